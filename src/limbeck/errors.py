@@ -1,0 +1,46 @@
+"""Every error that Limbeck raises on purpose.
+
+    LimbeckError
+    ├── ObjectiveError (ValueError)   a temperature, weight or divergence that cannot be used
+    ├── TargetError (ValueError)      a teacher said something that is no distribution over the classes
+    ├── ShapeError (ValueError)       shapes or numbers of classes that do not fit together
+    ├── DataError (ValueError)        a transfer set, file or label that cannot be used
+    ├── ModelError (ValueError)       a folder, name or object that is not the model it should be
+    ├── CheckpointError (ValueError)  nothing in a run's folder from which it can go on
+    └── ConfigError (ValueError)      settings that contradict each other
+
+A message says what was expected, what was got and what to do. Each class is also the builtin it
+resembles, so code that knows nothing of Limbeck can catch it.
+"""
+
+
+class LimbeckError(Exception):
+    """The root of the tree: `except LimbeckError` catches what Limbeck refuses, and nothing else."""
+
+
+class ObjectiveError(LimbeckError, ValueError):
+    """A temperature, weight or divergence that cannot be used."""
+
+
+class TargetError(LimbeckError, ValueError):
+    """A teacher said something that is no distribution over the classes."""
+
+
+class ShapeError(LimbeckError, ValueError):
+    """Shapes or numbers of classes that do not fit together."""
+
+
+class DataError(LimbeckError, ValueError):
+    """A transfer set, file or label that cannot be used."""
+
+
+class ModelError(LimbeckError, ValueError):
+    """A folder, name or object that is not the model it should be."""
+
+
+class CheckpointError(LimbeckError, ValueError):
+    """Nothing in a run's folder from which it can go on."""
+
+
+class ConfigError(LimbeckError, ValueError):
+    """Settings that contradict each other."""

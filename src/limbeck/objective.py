@@ -1,0 +1,237 @@
+"""The objective: soft_weight * T^k * divergence + hard_weight * CE(labels, student at T = 1).
+
+The only place where positions are weighed, summed and counted. Each term has its own count, the sum of
+the weights of the positions that it was taken over, and is divided by it once, over the whole global
+batch: so accumulation, padding and the number of processes do not change the gradient.
+
+What this file does not know: models, batches, optimizers, where targets and labels come from.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.divergences import Divergence, forward_kl
+from limbeck.errors import ObjectiveError, ShapeError
+from limbeck.targets import SoftTargets, as_targets
+
+NO_LABEL = -100
+"""The label of a position without a hard term, as in torch and transformers."""
+
+
+class Counts(NamedTuple):
+    """How much each term was taken over: sums of weights, scalars."""
+
+    soft: Tensor
+    hard: Tensor
+
+
+class Part(NamedTuple):
+    """One term by itself, unweighted and detached: `sum / count` is its mean over positions, in nats."""
+
+    sum: Tensor
+    count: Tensor
+
+
+class Loss(NamedTuple):
+    """`sum / count` is the loss, differentiable; `parts` are the terms that make it, "soft" and "hard"."""
+
+    sum: Tensor
+    count: Tensor
+    parts: dict[str, Part]
+
+    @property
+    def mean(self) -> Tensor:
+        """sum / count; 0 where nothing was counted."""
+        return self.sum / torch.where(self.count == 0, 1.0, self.count)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a student is trained to do; call it on a batch of logits.
+
+    divergence: a Divergence, or any function `(log_q [..., E], log_p [..., E]) -> [...]`; a plain function is
+        differentiated by autograd and takes the temperature power 2, or its attribute `temperature_power`.
+    temperature: T > 0, softens teacher and student in the soft term. The student predicts at T = 1.
+    soft_weight, hard_weight: of the two terms, relative to each other; 0 switches a term off.
+
+    The soft term carries T^k with k the divergence's temperature power: soft gradients fall as 1/T^k, so the
+    balance of the terms stays when T changes (arXiv 1503.02531, end of section 2).
+    """
+
+    divergence: Divergence = forward_kl
+    temperature: float = 2.0
+    soft_weight: float = 1.0
+    hard_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise ObjectiveError(
+                f"The temperature must be above 0, but is {self.temperature}; 1 leaves the teacher as it is, "
+                "2 to 20 soften it."
+            )
+        for name in ("soft_weight", "hard_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ObjectiveError(f"{name} must be 0 or more, but is {getattr(self, name)}.")
+        if self.soft_weight == 0 and self.hard_weight == 0:
+            raise ObjectiveError(
+                "soft_weight and hard_weight are both 0, so there is nothing to learn; give one of them a weight."
+            )
+        if not isinstance(self.divergence, Divergence):
+            object.__setattr__(self, "divergence", _from_function(self.divergence))
+
+    def __call__(
+        self,
+        logits: Tensor,
+        targets: SoftTargets | Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+        counts: Counts | None = None,
+    ) -> Loss:
+        """The loss of the student's `logits`, `[..., C]`; leading axes are positions, n in all.
+
+        targets: of the same n positions; logits of a teacher do too. Needed where soft_weight > 0.
+        labels `[...]`: classes; -100 drops the hard term there. Needed where hard_weight > 0.
+        mask `[...]` bool: the positions that count at all; the others are dropped before any arithmetic.
+        weights `[...]`: of each position, in both terms and both counts; 1 by default.
+        counts: of the whole global batch, where this is a part of it; its own by default. The shares
+            `sum / count` of the parts then add up to the loss of the whole.
+        """
+        logits, targets, labels, weights = self._rows(logits, targets, labels, mask, weights)
+        own = _counts(len(logits), logits.device, labels, weights)
+        counts = counts or own
+        soft, hard = self.terms(logits, targets, labels, weights)
+        count = counts.soft if self.soft_weight else counts.hard
+        parts: dict[str, Part] = {}
+        total = logits.new_zeros((), dtype=soft.dtype if soft is not None else torch.float32)
+        if soft is not None:
+            parts["soft"] = Part(soft.detach(), own.soft)
+            total = total + self.soft_scale * soft
+        if hard is not None:
+            parts["hard"] = Part(hard.detach(), own.hard)
+            total = total + self.hard_weight * hard * _ratio(count, counts.hard)
+        return Loss(total, count, parts)
+
+    def terms(
+        self, logits: Tensor, targets: SoftTargets | None, labels: Tensor | None, weights: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The two sums over rows, without T^k and the terms' weights: `(soft, hard)`, None where switched off."""
+        soft = hard = None
+        if self.soft_weight:
+            assert targets is not None  # _rows refuses it before
+            divergence = targets.compared_by(self.divergence, self.temperature)
+            student_log_probs = (_wide(logits) / self.temperature).log_softmax(-1)
+            per_row = divergence(*targets.events(student_log_probs, self.temperature))
+            soft = (per_row if weights is None else per_row * weights).sum()
+        if self.hard_weight:
+            assert labels is not None
+            per_row = F.cross_entropy(_wide(logits), labels, ignore_index=NO_LABEL, reduction="none")
+            hard = (per_row if weights is None else per_row * weights).sum()
+        return soft, hard
+
+    @property
+    def soft_scale(self) -> float:
+        """soft_weight * T^k, the factor of the divergence in the loss."""
+        return self.soft_weight * self.temperature**self.divergence.temperature_power
+
+    def _rows(
+        self,
+        logits: Tensor,
+        targets: SoftTargets | Tensor | None,
+        labels: Tensor | None,
+        mask: Tensor | None,
+        weights: Tensor | None,
+    ) -> tuple[Tensor, SoftTargets | None, Tensor | None, Tensor | None]:
+        """Positions as rows, masked ones dropped, shapes checked."""
+        positions = logits.shape[:-1]
+        logits = logits.reshape(-1, logits.shape[-1])
+        if self.soft_weight and targets is None:
+            raise ObjectiveError("soft_weight is above 0 but there are no targets; give a teacher, or soft_weight=0.")
+        if self.hard_weight and labels is None:
+            raise ObjectiveError("hard_weight is above 0 but there are no labels; give labels, or hard_weight=0.")
+        rows = as_targets(targets) if targets is not None and self.soft_weight else None
+        if rows is not None and (len(rows), rows.num_classes) != tuple(logits.shape):
+            raise ShapeError(
+                f"The student gave {len(logits)} positions over {logits.shape[1]} classes, the teacher {len(rows)} "
+                f"over {rows.num_classes}; both must speak of the same positions and classes."
+            )
+        for name, value in (("labels", labels), ("mask", mask), ("weights", weights)):
+            if value is not None and value.shape != positions:
+                raise ShapeError(
+                    f"{name} must have one value per position, {list(positions)}, but are {list(value.shape)}."
+                )
+        labels = labels.reshape(-1) if labels is not None else None
+        weights = weights.reshape(-1) if weights is not None else None
+        if mask is None:
+            return logits, rows, labels, weights
+        kept = mask.reshape(-1).nonzero().squeeze(1)
+        return (
+            logits[kept],
+            rows[kept] if rows is not None else None,
+            labels[kept] if labels is not None else None,
+            weights[kept] if weights is not None else None,
+        )
+
+
+def count_positions(
+    positions: tuple[int, ...],
+    labels: Tensor | None = None,
+    mask: Tensor | None = None,
+    weights: Tensor | None = None,
+    *,
+    device: torch.device | str = "cpu",
+) -> Counts:
+    """The counts that an Objective takes over a batch of this shape, before any model has seen it.
+
+    Added over the parts of a global batch, they are the `counts` that every part is divided by.
+    """
+    if mask is not None:
+        kept = mask.to(torch.float32)
+        weights = kept if weights is None else kept * weights
+    rows = torch.Size(positions).numel()
+    flat_labels = labels.reshape(-1) if labels is not None else None
+    return _counts(rows, device, flat_labels, weights.reshape(-1) if weights is not None else None)
+
+
+def _counts(rows: int, device: torch.device | str, labels: Tensor | None, weights: Tensor | None) -> Counts:
+    soft = weights.sum() if weights is not None else torch.tensor(float(rows), device=device)
+    if labels is None:
+        return Counts(soft, torch.zeros_like(soft))
+    labelled = (labels != NO_LABEL).to(soft.dtype)
+    return Counts(soft, (labelled if weights is None else labelled * weights).sum())
+
+
+def _ratio(count: Tensor, own: Tensor) -> Tensor:
+    """count / own, and 0 where a term has no position at all."""
+    return torch.where(own == 0, 0.0, count / torch.where(own == 0, 1.0, own))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _from_function(function: object) -> Divergence:
+    if not callable(function):
+        raise ObjectiveError(f"A divergence is a function (log_q, log_p) -> [...], but got {function!r}.")
+    return Divergence(
+        name=getattr(function, "__name__", type(function).__name__),
+        value=function,
+        slope=getattr(function, "slope", None) or _slope_by_autograd(function),
+        temperature_power=getattr(function, "temperature_power", 2),
+        allows_zero=getattr(function, "allows_zero", True),
+    )
+
+
+def _slope_by_autograd(value: object) -> object:
+    def slope(log_q: Tensor, log_p: Tensor) -> Tensor:
+        with torch.enable_grad():
+            log_q = log_q.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(value(log_q, log_p).sum(), log_q)
+        return gradient
+
+    return slope

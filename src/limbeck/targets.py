@@ -1,0 +1,376 @@
+"""Soft targets: what a teacher said about `n` positions over `C` classes.
+
+Whatever its form, a SoftTargets answers one question: which two log-distributions are compared?
+
+    log_q, log_p = targets.events(student_log_probs, temperature)    # [n, E] each
+
+`student_log_probs` is `log_softmax(z / T)`, `[n, C]`; an event is one class, or one that stands for
+many (the tail). What this file does not know: which divergence compares them, labels, reductions,
+where the targets come from.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from limbeck.divergences import Divergence, cross_entropy, forward_kl, logit_matching
+from limbeck.errors import ObjectiveError, ShapeError, TargetError
+
+
+@runtime_checkable
+class SoftTargets(Protocol):
+    """What a teacher said about `len(targets)` positions over `num_classes` classes."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> "SoftTargets":
+        """The targets of some rows: a slice, an index tensor or a boolean mask."""
+        ...
+
+    def to(self, device: torch.device | str) -> "SoftTargets": ...
+
+    def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """`(log_q, log_p)`, `[n, E]` each: the student's and the teacher's log-probabilities per event."""
+        ...
+
+    def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
+        """The divergence to evaluate on these events; ObjectiveError where it would be wrong."""
+        ...
+
+    def bad_rows(self, divergence: Divergence) -> Tensor:
+        """`[n]` bool, on the targets' device: rows that are no distribution, or that `divergence` cannot use."""
+        ...
+
+
+def as_targets(said: Any) -> SoftTargets:
+    """A teacher's words as SoftTargets: a tensor `[..., C]` of logits becomes DenseTargets `[n, C]`."""
+    if isinstance(said, Tensor):
+        return DenseTargets(said.reshape(-1, said.shape[-1]))
+    if isinstance(said, SoftTargets):
+        return said
+    raise TargetError(
+        f"A teacher must return logits (a tensor [n, C]) or SoftTargets, but it returned {type(said).__name__}."
+    )
+
+
+class _Rows:
+    """Rows of a dataclass of tensors: slicing, moving and counting, for every kind of targets."""
+
+    def __len__(self) -> int:
+        return len(self._tensors()[0][1])
+
+    def __getitem__(self, rows: Any) -> Self:
+        return self._map(lambda tensor: tensor[rows])
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same targets on another device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, change: Any) -> Self:
+        return replace(self, **{name: change(tensor) for name, tensor in self._tensors()})  # type: ignore[type-var]
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
+        return [(name, value) for name, value in pairs if isinstance(value, Tensor)]
+
+    def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
+        """Every divergence applies as it is."""
+        return divergence
+
+
+@dataclass(frozen=True)
+class DenseTargets(_Rows):
+    """Logits `[n, C]` over all classes (E = C). Log-probabilities are logits too; probabilities are not."""
+
+    logits: Tensor
+
+    def __post_init__(self) -> None:
+        if self.logits.ndim != 2:
+            raise ShapeError(f"DenseTargets hold logits [n, C], but got the shape {list(self.logits.shape)}.")
+
+    @classmethod
+    def from_probs(cls, probs: Tensor) -> Self:
+        """From probabilities `[n, C]`, as `predict_proba` gives them; a zero becomes -inf."""
+        return cls(probs.log())
+
+    @property
+    def num_classes(self) -> int:
+        return self.logits.shape[1]
+
+    def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """All classes: `log_softmax(v / T)` beside the student's."""
+        return student_log_probs, _log_softmax(self.logits, temperature)
+
+    def bad_rows(self, divergence: Divergence) -> Tensor:
+        """Rows with nan, +inf or only -inf; with any -inf, where the divergence is infinite there."""
+        bad = ~self.logits.amax(-1).isfinite()  # amax passes nan on
+        if not divergence.allows_zero:
+            bad |= self.logits.amin(-1) == -torch.inf
+        return bad
+
+
+@dataclass(frozen=True)
+class SparseTargets(_Rows):
+    """The teacher's `K` most probable classes and one tail event for all the others (E = K + 1).
+
+    ids `[n, K]`: classes, none twice in a row.
+    log_probs `[n, K]`: their log-probabilities in the teacher's full softmax, never renormalised.
+    classes: C. With K = C there is no tail event, and the targets equal the dense ones.
+    tail `[n]`: log of the mass of the other classes; by default what `log_probs` leave of 1.
+    tail_mean `[n]`: the tail's mean log-probability. With it the targets can be read at higher
+        temperatures: with beta = (made at) / T, m the tail's mass, M its number of classes, mu its mean,
+        log S(beta) ~ log M + mu beta + (log m - log M - mu) beta^2, exact at beta = 1 and to first
+        order as T grows.
+    made_at: the temperature of the softmax that log_probs and tail come from.
+
+    The student's tail is what its full softmax leaves, so for every divergence but logit matching the
+    value is a lower bound of the dense one (data processing inequality).
+    """
+
+    ids: Tensor
+    log_probs: Tensor
+    classes: int
+    tail: Tensor | None = None
+    tail_mean: Tensor | None = None
+    made_at: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 2 or self.ids.shape != self.log_probs.shape:
+            raise ShapeError(
+                "SparseTargets need ids [n, K] and log_probs [n, K], but got "
+                f"{list(self.ids.shape)} and {list(self.log_probs.shape)}."
+            )
+        if not 1 <= self.ids.shape[1] <= self.classes:
+            raise ShapeError(f"SparseTargets keep 1 to {self.classes} classes a row, but K is {self.ids.shape[1]}.")
+
+    @classmethod
+    def from_logits(cls, logits: Tensor, k: int, temperature: float = 1.0) -> Self:
+        """The `k` most probable classes of `log_softmax(logits / temperature)`, with their tail."""
+        log_probs = _log_softmax(logits, temperature)
+        if not 1 <= k <= log_probs.shape[-1]:
+            raise ShapeError(f"k must be between 1 and the {log_probs.shape[-1]} classes, but is {k}.")
+        top, ids = log_probs.topk(k, dim=-1)
+        classes = log_probs.shape[-1]
+        if k == classes:
+            return cls(ids, top, classes, made_at=temperature)
+        others = log_probs.scatter(-1, ids, -torch.inf)
+        tail_mean = log_probs.scatter(-1, ids, 0.0).sum(-1) / (classes - k)
+        return cls(ids, top, classes, others.logsumexp(-1), tail_mean, temperature)
+
+    @property
+    def num_classes(self) -> int:
+        return self.classes
+
+    def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """The K classes, then the tail; the student's tail is a logsumexp, never log(1 - sum)."""
+        kept = student_log_probs.gather(-1, self.ids)
+        log_p = self._log_p(temperature)
+        if self.ids.shape[1] == self.classes:
+            return kept, log_p
+        tail = student_log_probs.scatter(-1, self.ids, -torch.inf).logsumexp(-1, keepdim=True)
+        return torch.cat([kept, tail], -1), log_p
+
+    def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
+        """Refuses logit matching over a tail, and temperatures that the tail cannot be read at."""
+        complete = self.ids.shape[1] == self.classes
+        if divergence is logit_matching and not complete:
+            raise ObjectiveError(
+                f"logit_matching needs every class, but these targets keep {self.ids.shape[1]} of {self.classes}; "
+                "use dense targets or another divergence."
+            )
+        if temperature != self.made_at and not complete:
+            if self.tail_mean is None:
+                raise ObjectiveError(
+                    f"These sparse targets hold the teacher at temperature {self.made_at:g} and cannot be read at "
+                    f"{temperature:g}: make them at {temperature:g}, or keep tail_mean."
+                )
+            if temperature < self.made_at:
+                raise ObjectiveError(
+                    f"The tail of sparse targets made at temperature {self.made_at:g} cannot be sharpened to "
+                    f"{temperature:g}; use a temperature of {self.made_at:g} or more, or dense targets."
+                )
+        return divergence
+
+    def bad_rows(self, divergence: Divergence) -> Tensor:
+        """Rows with nan or +inf, with an id outside the classes or twice, or with a mass above 1."""
+        log_p = self._log_p(self.made_at)
+        ordered = self.ids.sort(-1).values
+        bad = (ordered[:, 0] < 0) | (ordered[:, -1] >= self.classes) | (ordered.diff(dim=-1) == 0).any(-1)
+        bad |= ~(log_p.logsumexp(-1) < 1e-2)  # 8-bit log-probabilities overshoot 1 a little; nan fails too
+        bad |= log_p.amax(-1) == -torch.inf
+        if not divergence.allows_zero:
+            bad |= log_p.amin(-1) == -torch.inf
+        return bad
+
+    def _log_p(self, temperature: float) -> Tensor:
+        log_probs = _wide(self.log_probs)
+        beta = self.made_at / temperature
+        if self.ids.shape[1] == self.classes:
+            return log_probs if beta == 1 else (log_probs * beta).log_softmax(-1)
+        tail = self.tail
+        if tail is None:  # what is left of 1; a sum rounded up to 1 leaves nothing
+            tail = torch.log1p(-log_probs.exp().sum(-1).clamp(max=1.0))
+        tail = _wide(tail)
+        if beta != 1:
+            assert self.tail_mean is not None  # compared_by refuses it before
+            log_m = math.log(self.classes - self.ids.shape[1])
+            mean = _wide(self.tail_mean)
+            tail = log_m + mean * beta + (tail - log_m - mean) * beta**2
+        log_p = torch.cat([log_probs * beta, tail.unsqueeze(-1)], -1)
+        return log_p if beta == 1 else log_p.log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class SampledTargets(_Rows):
+    """Classes drawn from a proposal r, with importance weights: an unbiased view of the teacher's gradient.
+
+    ids `[n, K]`: classes, as drawn, repeats and all.
+    weights `[n, K]`: p_c / (K r_c), never renormalised (arXiv 2503.16870).
+    classes: C. made_at: the temperature of the p that was sampled.
+
+    These are no partition into events. Only cross_entropy and forward_kl accept them, at the temperature
+    they were drawn for; for both, the value is the cross-entropy (forward KL up to the teacher's entropy,
+    which samples do not tell) and its expected gradient is the dense one's.
+    """
+
+    ids: Tensor
+    weights: Tensor
+    classes: int
+    made_at: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 2 or self.ids.shape != self.weights.shape:
+            raise ShapeError(
+                "SampledTargets need ids [n, K] and weights [n, K], but got "
+                f"{list(self.ids.shape)} and {list(self.weights.shape)}."
+            )
+
+    @classmethod
+    def draw(
+        cls, logits: Tensor, k: int, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Self:
+        """`k` classes a row, drawn with replacement from the teacher's own softmax at `temperature`."""
+        probs = _log_softmax(logits, temperature).exp()
+        ids = torch.multinomial(probs, k, replacement=True, generator=generator)
+        return cls(ids, torch.full_like(ids, 1 / k, dtype=probs.dtype), probs.shape[-1], temperature)
+
+    @property
+    def num_classes(self) -> int:
+        return self.classes
+
+    def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """The drawn classes with log-weights in the place of log-probabilities."""
+        return student_log_probs.gather(-1, self.ids), _wide(self.weights).log()
+
+    def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
+        """cross_entropy for itself and for forward_kl; ObjectiveError for all else."""
+        if divergence is not forward_kl and divergence is not cross_entropy:
+            raise ObjectiveError(
+                f"Sampled targets estimate cross_entropy and forward_kl only, not {divergence.name}; "
+                "use one of those, or dense or sparse targets."
+            )
+        if temperature != self.made_at:
+            raise ObjectiveError(
+                f"These samples were drawn at temperature {self.made_at:g} and hold for no other, but the objective's "
+                f"is {temperature:g}; draw them at {temperature:g}."
+            )
+        return cross_entropy
+
+    def bad_rows(self, divergence: Divergence) -> Tensor:
+        """Rows with an id outside the classes, or a weight that is negative or not finite."""
+        bad = ((self.ids < 0) | (self.ids >= self.classes)).any(-1)
+        return bad | ~((self.weights >= 0) & self.weights.isfinite()).all(-1)
+
+
+@dataclass(frozen=True)
+class MixedTargets:
+    """An ensemble's targets, mixed where they are used.
+
+    members: targets over all classes, of the same n and C.
+    mean: "arithmetic", sum_k w_k p_k, or "geometric", the normalised product of p_k^w_k.
+    weights: one per member, relative to each other; equal by default.
+
+    Each member is softened first: the arithmetic mean is that of softmax(v_k / T), which is not
+    softmax(mean(v) / T); that is what the geometric mean is (arXiv 1503.02531, sections 4 and 5.3).
+    """
+
+    members: Sequence[SoftTargets]
+    mean: str = "arithmetic"
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise TargetError("MixedTargets need at least one member, but got none.")
+        if self.mean not in ("arithmetic", "geometric"):
+            raise ObjectiveError(f'The mean of an ensemble is "arithmetic" or "geometric", not {self.mean!r}.')
+        shapes = {(len(member), member.num_classes) for member in self.members}
+        if len(shapes) > 1:
+            raise ShapeError(
+                "The members of an ensemble must speak of the same rows and classes, but their (n, C) are "
+                f"{sorted(shapes)}."
+            )
+        if any(isinstance(member, SparseTargets | SampledTargets) for member in self.members):
+            raise TargetError(
+                "Sparse and sampled targets of several teachers speak of different classes and cannot be mixed; "
+                "mix the teachers first and keep the top classes of the mixture."
+            )
+        object.__setattr__(self, "weights", member_weights(self.weights, len(self.members)))
+
+    @property
+    def num_classes(self) -> int:
+        return self.members[0].num_classes
+
+    def __len__(self) -> int:
+        return len(self.members[0])
+
+    def __getitem__(self, rows: Any) -> "MixedTargets":
+        return replace(self, members=[member[rows] for member in self.members])
+
+    def to(self, device: torch.device | str) -> "MixedTargets":
+        """The same targets on another device."""
+        return replace(self, members=[member.to(device) for member in self.members])
+
+    def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """All classes; the mixture of the members' softened log-probabilities."""
+        assert self.weights is not None  # set in __post_init__
+        said = torch.stack([member.events(student_log_probs, temperature)[1] for member in self.members])
+        weights = said.new_tensor(self.weights).view(-1, 1, 1)  # [members, 1, 1]
+        if self.mean == "arithmetic":
+            return student_log_probs, (said + weights.log()).logsumexp(0)
+        return student_log_probs, torch.where(weights == 0, 0.0, weights * said).sum(0).log_softmax(-1)
+
+    def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
+        """Every divergence applies as it is."""
+        return divergence
+
+    def bad_rows(self, divergence: Divergence) -> Tensor:
+        """Rows where any member, or the mixture, is no distribution that `divergence` can use."""
+        bad = torch.stack([member.bad_rows(forward_kl) for member in self.members]).any(0)
+        log_p = self.events(torch.zeros(len(self), self.num_classes, device=bad.device), 1.0)[1]
+        return bad | DenseTargets(log_p).bad_rows(divergence)
+
+
+def member_weights(weights: Sequence[float] | None, members: int) -> tuple[float, ...]:
+    """The shares of an ensemble's members, summing to 1: equal where no weights are given."""
+    if weights is None:
+        return (1 / members,) * members
+    if len(weights) != members or not all(0 <= w < math.inf for w in weights) or sum(weights) == 0:
+        raise ObjectiveError(
+            f"An ensemble of {members} needs {members} weights of 0 or more, not all 0, but got {list(weights)}."
+        )
+    return tuple(w / sum(weights) for w in weights)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    return (_wide(logits) / temperature).log_softmax(-1)
