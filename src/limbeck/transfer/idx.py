@@ -1,0 +1,112 @@
+"""Folders of MNIST-format IDX files: MNIST, Fashion-MNIST, EMNIST and the like.
+
+The format (LeCun, Cortes and Burges, "The MNIST database"): big-endian, a magic number whose last byte is the
+number of axes, the length of each axis in 4 bytes, then the bytes themselves.
+"""
+
+import math
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import DataError
+from limbeck.transfer.rows import TransferSet
+
+_NAME = re.compile(r"(?P<set>.*)(?P<split>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(\.gz)?")
+_AXES = {"images": 3, "labels": 1}
+
+
+def idx(folder: str | Path) -> dict[str, TransferSet]:
+    """The sets of a folder, "train" and "test" (whichever is there): column "inputs", images `[N, H, W]`.
+
+    Files are named `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...`; with `.gz`, with a dot
+    before idx, or with `test` for `t10k` they are found too. The images stay uint8 in memory. DataError, with the
+    file's name, where one is missing, cut off, corrupt or of another format.
+    """
+    folder = Path(folder)
+    read = {}
+    for split, (images_file, labels_file) in _find(folder).items():
+        images, labels = _read(images_file, "images"), _read(labels_file, "labels")
+        if len(images) != len(labels):
+            raise DataError(
+                f"Images and labels must be as many, but {images_file} has {len(images)} and {labels_file} "
+                f"{len(labels)}."
+            )
+        if images.numel() == 0:
+            raise DataError(f"{images_file} holds no images: its shape is {list(images.shape)}.")
+        read[split] = images, labels
+    num_classes = max(int(labels.max()) for _, labels in read.values()) + 1  # one number for all of the sets
+    return {
+        split: TransferSet({"inputs": images}, labels, num_classes=num_classes)
+        for split, (images, labels) in read.items()
+    }
+
+
+def _find(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """split -> (its images' file, its labels' file)."""
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
+    found: dict[tuple[str, str], Path] = {}
+    for match in filter(None, map(_NAME.fullmatch, names or [])):
+        key = "train" if match["split"] == "train" else "test", match["kind"]
+        other = found.get(key)
+        if other is not None and other.name.removesuffix(".gz") != match[0].removesuffix(".gz"):
+            raise DataError(f"{folder} has several files of {key[0]} {key[1]}, {other.name} and {match[0]}; keep one.")
+        found.setdefault(key, folder / match[0])  # the plain file sorts before its .gz
+    if not found:
+        there = "there is no such folder" if names is None else f"the folder has {names[:10] or 'nothing in it'}"
+        raise DataError(
+            f"Looked in {folder} for train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+            f"t10k-labels-idx1-ubyte, plain or with .gz, but {there}."
+        )
+    pairs = {}
+    for split in ("train", "test"):
+        kinds = [kind for kind in _AXES if (split, kind) in found]
+        if len(kinds) == 1:
+            absent = "labels" if kinds == ["images"] else "images"
+            raise DataError(f"{folder} has {found[split, kinds[0]].name}, but not the {absent} that belong to it.")
+        if kinds:
+            pairs[split] = found[split, "images"], found[split, "labels"]
+    return pairs
+
+
+def _read(file: Path, kind: str) -> Tensor:
+    """The array in a file, uint8."""
+    raw, has_end = _unpacked(file)
+    axes = _AXES[kind]
+    header = 4 + 4 * axes
+    if len(raw) < header:
+        raise DataError(f"{file} is cut off: a header of {header} bytes was expected, but it has {len(raw)} bytes.")
+    magic, *shape = struct.unpack_from(f">{1 + axes}I", raw)
+    if magic != 0x0800 + axes:
+        raise DataError(
+            f"{file} is no IDX file of {kind}: it should start with the magic number {0x0800 + axes}, but starts "
+            f"with {magic}."
+        )
+    expected = header + math.prod(shape)
+    if len(raw) != expected:
+        raise DataError(
+            f"{file} is {'cut off' if len(raw) < expected else 'too long'}: with its shape {shape} it should have "
+            f"{expected} bytes{' unpacked' if file.suffix == '.gz' else ''}, but has {len(raw)}; download it again."
+        )
+    if not has_end:
+        raise DataError(f"{file} is cut off within the checksum at its end; download it again.")
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8)[header:].reshape(shape)
+
+
+def _unpacked(file: Path) -> tuple[bytes, bool]:
+    """The bytes of a file, unpacked where it is a gzip file, and whether that has its end.
+
+    A gzip file that is cut off gives what it has: the IDX header then says how much is missing.
+    """
+    raw = file.read_bytes()
+    if raw[:2] != b"\x1f\x8b":
+        return raw, True
+    unpacker = zlib.decompressobj(wbits=31)  # gzip's format, with its checksum
+    try:
+        return unpacker.decompress(raw), unpacker.eof
+    except zlib.error as error:
+        raise DataError(f"{file} is a corrupt gzip file ({error}); download it again.") from error

@@ -1,0 +1,289 @@
+"""The transfer set: examples in columns, gathered a whole batch at a time.
+
+    examples = arrays(images, labels)                  # NumPy or torch, [N, ...] and [N]
+    batch = examples.__getitems__([5, 2, 9])           # {"inputs": [3, ...], "labels": [3], "row_id": [3]}
+    loader = DataLoader(examples, batch_size=128, collate_fn=collate)
+
+Every example has a row id that stays with it through `select` and `split`: what is drawn for it, or was said
+about it, is found by that id and never by its place.
+
+What this file does not know: files, tokenizers, models, losses.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from limbeck.errors import DataError
+from limbeck.transfer import draws
+
+NO_LABEL = -100
+"""The label of an example that has none, as in torch and transformers."""
+
+Batch = dict[str, Tensor]
+
+
+class Column(Protocol):
+    """What a column must be able to do, where it is not simply an array: tokens, images in files."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The values of the given rows, `[n, ...]`, for `rows` `[n]` int64."""
+        ...
+
+
+def arrays(
+    inputs: Any, labels: Any = None, *, label_names: Sequence[str] | None = None, column: str = "inputs"
+) -> "TransferSet":
+    """A transfer set of one input column, from NumPy or torch: inputs `[N, ...]`, labels `[N]` or None.
+
+    NumPy's float64 becomes float32, as models are; a torch tensor keeps its type.
+    """
+    if not isinstance(inputs, Tensor):
+        inputs = np.asarray(inputs)
+        inputs = inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs
+    return TransferSet({column: inputs}, labels, label_names=label_names)
+
+
+def collate(batch: Batch) -> Batch:
+    """For a DataLoader's `collate_fn`: a TransferSet hands over batches that are gathered already."""
+    return batch
+
+
+class TransferSet(Dataset):
+    """Examples with or without labels, as columns.
+
+    columns: name -> array or tensor `[N, ...]` (or a Column). Kept as they are; uint8 becomes float32 in [0, 1],
+        divided by 255, when it is gathered.
+    labels: whole numbers `[N]`, or `[N, L]` for positions (gathered as wide as the first column); -100 = no label.
+    label_names: the classes' names, in order. num_classes: how many, where there are no names; by default the
+        highest label + 1.
+    row_ids: int64 `[N]`, distinct; by default 0 to N - 1.
+    transform: a pure function `batch -> batch` applied to each gathered batch.
+
+    DataError where columns, labels, names and ids do not fit together.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Any],
+        labels: Any = None,
+        *,
+        label_names: Sequence[str] | None = None,
+        num_classes: int | None = None,
+        row_ids: Any = None,
+        transform: Callable[[Batch], Batch] | None = None,
+    ) -> None:
+        self._columns = {name: _as_column(name, values) for name, values in columns.items()}
+        length = _common_length(self._columns)
+        self.label_names = _distinct_names(label_names)
+        self.labels = None if labels is None else _whole_numbers("labels", labels, length)
+        self.num_classes = len(self.label_names) if self.label_names is not None else num_classes
+        if self.labels is not None:
+            self.num_classes = _num_classes(self.labels, self.num_classes)
+        self.row_ids = torch.arange(length) if row_ids is None else _distinct_ids(row_ids, length)
+        self.transform = transform
+        self._rows: Tensor | None = None  # where a set is a part of another: its rows in the shared columns
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The batch of these examples: every column `[n, ...]`, `row_id` `[n]`, `labels` `[n]` where there are any."""
+        return self._gather(torch.as_tensor(indices, dtype=torch.int64))
+
+    def __getitem__(self, index: int) -> Batch:
+        """One example: as a batch of one, without the batch's axis."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Example {index} of a transfer set of {len(self)}.")
+        batch = self._gather(torch.tensor([index % len(self)]))
+        return {name: values[0] for name, values in batch.items()}
+
+    def _gather(self, indices: Tensor) -> Batch:
+        rows = indices if self._rows is None else self._rows[indices]
+        batch = {name: _as_input(column.gather(rows)) for name, column in self._columns.items()}
+        if self.labels is not None:
+            labels = self.labels[indices]
+            batch["labels"] = labels if labels.dim() == 1 else labels[:, : next(iter(batch.values())).shape[1]]
+        batch["row_id"] = self.row_ids[indices]
+        return batch if self.transform is None else self.transform(batch)
+
+    def select(self, indices: Any) -> "TransferSet":
+        """The examples at these places (numbers, or a bool mask `[N]`), in this order, with their row ids.
+
+        Columns are shared with this set, not copied; the number of classes stays.
+        """
+        places = _places(indices, len(self))
+        if len(places) == 0:
+            raise DataError("A transfer set needs at least one example, but the selection is empty.")
+        if int(places.bincount().max()) > 1:
+            place = int(places.bincount().argmax())
+            raise DataError(f"An example can be selected once, but place {place} is named several times.")
+        part = self._copy()
+        part._rows = places if self._rows is None else self._rows[places]
+        part.row_ids = self.row_ids[places]
+        part.labels = None if self.labels is None else self.labels[places]
+        return part
+
+    def split(self, fraction: float, seed: int = 0) -> tuple["TransferSet", "TransferSet"]:
+        """`(rest, part)`: a random `part` of round(fraction * N) examples, each class in its share (+-1).
+
+        Which examples of a class go into the part depends on the seed and on the row ids in the set only.
+        """
+        size = round(fraction * len(self))
+        if not 0 < size < len(self):
+            raise DataError(
+                f"A fraction of {fraction} of {len(self)} examples is {size}; both parts need at least one example."
+            )
+        order = draws.bits(seed, draws.BEFORE_TRAINING, self.row_ids, 1).squeeze(1).argsort(stable=True)
+        if self.labels is not None and self.labels.dim() == 1:
+            order = order[self.labels[order].argsort(stable=True)]
+        steps = torch.arange(len(self) + 1) * size // len(self)  # evenly through the classes, one after the other
+        chosen = torch.zeros(len(self), dtype=torch.bool)
+        chosen[order] = steps[1:] > steps[:-1]
+        return self.select(~chosen), self.select(chosen)
+
+    def without_labels(self, except_rows: Any = None) -> "TransferSet":
+        """The same examples with no labels; or with those at the places `except_rows` only, -100 elsewhere.
+
+        The number of classes and their names stay.
+        """
+        bare = self._copy()
+        bare.labels = None
+        if except_rows is not None and self.labels is not None:
+            places = _places(except_rows, len(self))
+            bare.labels = torch.full_like(self.labels, NO_LABEL)
+            bare.labels[places] = self.labels[places]
+        return bare
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns of a batch, `labels` and `row_id` aside."""
+        return tuple(self._columns)
+
+    def __repr__(self) -> str:
+        classes = "no classes" if self.num_classes is None else f"{self.num_classes} classes"
+        labels = "no labels" if self.labels is None else "labels"
+        return f"TransferSet({len(self)} examples of {', '.join(self._columns)}; {labels}, {classes})"
+
+    def _copy(self) -> "TransferSet":
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        return copy
+
+
+class _Array:
+    """A column that is a tensor `[N, ...]` in memory."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        return self.values.index_select(0, rows)
+
+
+def _as_input(values: Tensor) -> Tensor:
+    return values.to(torch.float32).div_(255) if values.dtype == torch.uint8 else values
+
+
+def _as_column(name: str, values: Any) -> Column:
+    if name in ("labels", "row_id"):
+        raise DataError(f"{name!r} is no input column; give labels and row_ids by their own arguments.")
+    if hasattr(values, "gather") and not isinstance(values, Tensor):
+        column: Column = values
+        return column
+    tensor = _as_tensor(f"Column {name!r}", values)
+    if tensor.dim() == 0:
+        raise DataError(f"Column {name!r} must have one value per example, [N, ...], but is the number {values}.")
+    return _Array(tensor)
+
+
+def _as_tensor(what: str, values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    try:
+        with warnings.catch_warnings():  # torch warns of arrays that are read-only; nothing is written to a column
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.from_numpy(np.ascontiguousarray(array) if array.ndim else array)
+    except (TypeError, ValueError):
+        raise DataError(f"{what} must be an array of native numbers, but has the type {array.dtype}.") from None
+
+
+def _common_length(columns: Mapping[str, Column]) -> int:
+    lengths = {name: len(column) for name, column in columns.items()}
+    if not lengths:
+        raise DataError("A transfer set needs at least one input column, but got none.")
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"All columns must have the same number of examples, but they have {lengths}.")
+    length = next(iter(lengths.values()))
+    if length == 0:
+        raise DataError(f"A transfer set needs at least one example, but the columns {list(lengths)} are empty.")
+    return length
+
+
+def _distinct_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    texts = tuple(str(name) for name in names)
+    repeated = [name for name, times in Counter(texts).items() if times > 1]
+    if not texts or repeated:
+        got = f"{repeated[0]!r} is given to several" if repeated else "there are none"
+        raise DataError(f"label_names must be one distinct name per class, but {got}.")
+    return texts
+
+
+def _whole_numbers(what: str, values: Any, length: int) -> Tensor:
+    tensor = _as_tensor(what, values)
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise DataError(f"{what} must be whole numbers (int64), but are {tensor.dtype}; convert them with .long().")
+    if tensor.dim() == 0 or len(tensor) != length:
+        raise DataError(f"{what} must have one entry per example, {length}, but have the shape {list(tensor.shape)}.")
+    return tensor.to(torch.int64)
+
+
+def _num_classes(labels: Tensor, known: int | None) -> int | None:
+    """The number of classes, all labels being -100 or one of them."""
+    highest = int(labels.max())
+    count = known if known is not None else max(highest + 1, 0)
+    bad = ((labels != NO_LABEL) & ((labels < 0) | (labels >= count))).nonzero()
+    if len(bad):
+        place = tuple(bad[0].tolist())
+        where = f"row {place[0]}" + (f", position {place[1]}," if len(place) > 1 else "")
+        raise DataError(
+            f"labels must be classes in [0, {count}) or {NO_LABEL} (no label), but {where} has {int(labels[place])}"
+            f" ({len(bad)} such in all)."
+        )
+    return count or None
+
+
+def _distinct_ids(row_ids: Any, length: int) -> Tensor:
+    ids = _whole_numbers("row_ids", row_ids, length)
+    ordered = ids.sort().values
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(repeated):
+        raise DataError(f"row_ids must be distinct, but {int(repeated[0])} is given to several examples.")
+    return ids
+
+
+def _places(indices: Any, length: int) -> Tensor:
+    places = torch.as_tensor(indices)
+    if places.dtype == torch.bool:
+        if places.shape != (length,):
+            raise DataError(f"A bool mask must have one entry per example, {length}, but is {list(places.shape)}.")
+        return places.nonzero().squeeze(1)
+    places = places.to(torch.int64).reshape(-1)
+    bad = places[(places < 0) | (places >= length)]
+    if len(bad):
+        raise DataError(f"The places of {length} examples are 0 to {length - 1}, but {int(bad[0])} was asked for.")
+    return places

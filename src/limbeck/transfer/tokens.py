@@ -1,0 +1,158 @@
+"""Text as columns of token ids, cut to a length, kept ragged and padded a batch at a time.
+
+Padding is always on the right, as wide as the longest text of the batch, and never seen by a model that
+honours `attention_mask`. What this file does not know: where the text comes from, what the classes are.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limbeck.errors import DataError
+from limbeck.transfer import arrow
+from limbeck.transfer.rows import NO_LABEL
+
+_CUT, _WORD = "is_cut", "word"  # of each text: whether it was too long; of each token: the word that it begins
+
+
+class Ragged:
+    """A column of rows of different lengths: gathered as `[n, longest]` int64, filled up with `padding`.
+
+    values: all rows, one after the other; lengths `[N]`.
+    """
+
+    def __init__(self, values: Tensor, lengths: Tensor, padding: int) -> None:
+        self.values, self.lengths, self.padding = values, lengths, padding
+        self.starts = lengths.cumsum(0) - lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        lengths = self.lengths[rows]
+        places = torch.arange(int(lengths.max()))
+        inside = places < lengths[:, None]
+        values = self.values[torch.where(inside, self.starts[rows, None] + places, 0)]
+        return torch.where(inside, values, self.padding).long()
+
+    def equals(self, other: "Ragged") -> bool:
+        """Whether both gather the same, row by row."""
+        same_rows = torch.equal(self.lengths, other.lengths) and torch.equal(self.values, other.values)
+        return same_rows and self.padding == other.padding
+
+
+def encode(dataset: Any, text: Sequence[str], tokenizer: Any, max_length: int, where: str) -> dict[str, Ragged]:
+    """`input_ids`, `attention_mask` and whatever else the tokenizer gives, of each text of a datasets.Dataset.
+
+    text: the column of strings; two for pairs of sentences. A column of lists of words is tokenised word by word.
+    Texts of more than `max_length` tokens are cut, and a warning says how many. where: the split, for messages.
+    """
+    paddings = _paddings(tokenizer)
+    words = _is_words(dataset, text)
+    for name in text:
+        missing = arrow.column(dataset, name).is_null().to_numpy(zero_copy_only=False)
+        if missing.any():
+            raise DataError(
+                f"Every example needs a text, but in {where} row {int(missing.argmax())} has none in {name!r} "
+                f"({int(missing.sum())} such in all); remove them."
+            )
+    settings = {"text": list(text), "tokenizer": tokenizer, "max_length": max_length, "words": words}
+    encoded = dataset.map(
+        _encode, batched=True, fn_kwargs=settings, remove_columns=dataset.column_names, desc=f"Tokenising {where}"
+    )
+    cut = int(np.count_nonzero(arrow.column(encoded, _CUT).to_numpy(zero_copy_only=False)))
+    if cut:
+        warnings.warn(
+            f"{cut} of {len(encoded)} texts in {where} have more than {max_length} tokens and were cut; "
+            "raise max_length to keep them whole.",
+            stacklevel=4,  # where table() is called
+        )
+    columns = {}
+    for name in encoded.column_names:
+        if name != _CUT:
+            values, lengths = arrow.lists(encoded, name)
+            columns[name] = Ragged(torch.from_numpy(values), torch.from_numpy(lengths), paddings.get(name, 0))
+    empty = (columns["input_ids"].lengths == 0).nonzero()
+    if len(empty):
+        raise DataError(f"Every text needs a token, but in {where} row {int(empty[0])} has none; remove such rows.")
+    return columns
+
+
+def position_labels(columns: dict[str, Ragged], word_labels: Tensor, word_counts: Tensor, where: str) -> Tensor:
+    """Labels of words as labels of tokens: `[N, longest]`, the word's on its first token, -100 on all others.
+
+    columns: of `encode` on words; the one that only this needs is taken out. word_labels: of all words, row after
+    row; word_counts `[N]`: how many of them each row has.
+    """
+    words = columns.pop(_WORD)
+    most = torch.full((len(words),), -1).scatter_reduce(0, _rows_of(words.lengths), words.values.long(), "amax")
+    short = (most >= word_counts).nonzero()
+    if len(short):
+        row = int(short[0])
+        raise DataError(
+            f"Every word needs a label, but in {where} row {row} has {int(word_counts[row])} labels and at least "
+            f"{int(most[row]) + 1} words."
+        )
+    first_of_row = (word_counts.cumsum(0) - word_counts)[_rows_of(words.lengths)]
+    begins = words.values >= 0
+    labels = torch.full((len(words.values),), NO_LABEL)
+    labels[begins] = word_labels[(first_of_row + words.values)[begins]]
+    return Ragged(labels, words.lengths, NO_LABEL).gather(torch.arange(len(words)))
+
+
+def without_words(columns: dict[str, Ragged]) -> dict[str, Ragged]:
+    """The columns that a model reads."""
+    return {name: column for name, column in columns.items() if name != _WORD}
+
+
+def _encode(
+    batch: Mapping[str, list[Any]], text: Sequence[str], tokenizer: Any, max_length: int, words: bool
+) -> dict[str, list[Any]]:
+    """Of a batch of texts, for datasets.map."""
+
+    def tokenise(rows: Sequence[int], most: int) -> Any:
+        texts = [[batch[name][row] for row in rows] for name in text]
+        return tokenizer(*texts, truncation=True, max_length=most, is_split_into_words=words)
+
+    everyone = range(len(batch[text[0]]))
+    said = tokenise(everyone, max_length + 1)  # one more than there may be shows which texts are too long
+    columns = {name: list(values) for name, values in said.items()}
+    if words:
+        columns[_WORD] = [_begun_words(said.word_ids(row)) for row in everyone]
+    cut = [row for row in everyone if len(columns["input_ids"][row]) > max_length]
+    if cut:
+        again = tokenise(cut, max_length)
+        for place, row in enumerate(cut):
+            for name in again:
+                columns[name][row] = again[name][place]
+            if words:
+                columns[_WORD][row] = _begun_words(again.word_ids(place))
+    return {**columns, _CUT: [len(said["input_ids"][row]) > max_length for row in everyone]}
+
+
+def _begun_words(words: Sequence[int | None]) -> list[int]:
+    """For each token the word that it is the first token of; -1 where it is not the first, or of no word."""
+    before = [None, *words[:-1]]
+    return [-1 if word is None or word == last else word for word, last in zip(words, before, strict=True)]
+
+
+def _paddings(tokenizer: Any) -> dict[str, int]:
+    if tokenizer.pad_token_id is None:
+        raise DataError(
+            f"The tokenizer {type(tokenizer).__name__} has no padding token, which batches need; set one, for example "
+            "tokenizer.pad_token = tokenizer.eos_token."
+        )
+    return {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+
+
+def _is_words(dataset: Any, text: Sequence[str]) -> bool:
+    return len(text) == 1 and arrow.is_list(dataset, text[0])
+
+
+def _rows_of(lengths: Tensor) -> Tensor:
+    """The row that each value belongs to."""
+    return torch.repeat_interleave(torch.arange(len(lengths)), lengths)
