@@ -1,0 +1,243 @@
+"""What every kind of soft targets must do. A new kind is a row of `KINDS` and inherits everything below."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from limbeck.divergences import forward_kl, reverse_kl
+from limbeck.targets import (
+    DenseTargets,
+    MixedTargets,
+    SampledTargets,
+    SoftTargets,
+    SparseTargets,
+    as_targets,
+    concatenate,
+)
+
+INF, NAN = math.inf, math.nan
+N, C, BAD = 6, 7, 3  # positions, classes, the row that is spoiled
+T = 2.0
+
+
+def logits(seed: int) -> Tensor:
+    return 2 * torch.randn(N, C, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def row_set(tensor: Tensor, values: Any) -> Tensor:
+    """The tensor with row `BAD` changed."""
+    tensor = tensor.clone()
+    tensor[BAD] = torch.as_tensor(values, dtype=tensor.dtype)
+    return tensor
+
+
+def sparse(k: int = 3, **changed: Any) -> SparseTargets:
+    targets = SparseTargets.from_logits(logits(1), k, T)
+    return dataclasses.replace(targets, **{name: change(getattr(targets, name)) for name, change in changed.items()})
+
+
+def sampled(**changed: Any) -> SampledTargets:
+    targets = SampledTargets.draw(logits(1), 4, T, torch.Generator().manual_seed(0))
+    return dataclasses.replace(targets, **{name: change(getattr(targets, name)) for name, change in changed.items()})
+
+
+def mixed(mean: str, spoil: Callable[[Tensor], Tensor] = lambda v: v) -> MixedTargets:
+    return MixedTargets([DenseTargets(logits(1)), DenseTargets(spoil(logits(2)))], mean, weights=[3, 1])
+
+
+not_logits = {
+    "nan": lambda v: row_set(v, [NAN, *[0.0] * (C - 1)]),
+    "+inf": lambda v: row_set(v, [INF, *[0.0] * (C - 1)]),
+    "only -inf": lambda v: row_set(v, [-INF] * C),
+}
+
+
+def spoiled_sparse(k: int) -> dict[str, Callable[[], SoftTargets]]:
+    spoiled = {
+        "nan": lambda: sparse(k, log_probs=lambda x: row_set(x, [NAN, *[-2.0] * (k - 1)])),
+        "+inf": lambda: sparse(k, log_probs=lambda x: row_set(x, [INF, *[-2.0] * (k - 1)])),
+        "only -inf": lambda: sparse(
+            k, log_probs=lambda x: row_set(x, [-INF] * k), tail=lambda x: None if x is None else row_set(x, -INF)
+        ),
+        "mass above 1": lambda: sparse(k, log_probs=lambda x: row_set(x, [0.1] * k)),
+        "id too high": lambda: sparse(k, ids=lambda x: row_set(x, [C, *range(k - 1)])),
+        "id below 0": lambda: sparse(k, ids=lambda x: row_set(x, [-1, *range(k - 1)])),
+    }
+    if k > 1:
+        spoiled["a class twice"] = lambda: sparse(k, ids=lambda x: row_set(x, [0, *range(k - 1)]))
+        spoiled["mass below 1"] = lambda: sparse(
+            k, log_probs=lambda x: row_set(x, [-4.0] * k), tail=lambda x: None if x is None else row_set(x, -50.0)
+        )
+    if k < C:
+        spoiled["nan in the tail"] = lambda: sparse(k, tail=lambda x: row_set(x, NAN))
+        spoiled["nan in the tail's mean"] = lambda: sparse(k, tail_mean=lambda x: row_set(x, NAN))
+    return spoiled
+
+
+class Kind(NamedTuple):
+    name: str
+    make: Callable[[], SoftTargets]
+    events: int  # E
+    spoiled: dict[str, Callable[[], SoftTargets]]  # the same, with row BAD no distribution
+    partition: bool = True  # of all classes: probabilities of the events sum to 1
+
+
+KINDS = [
+    Kind(
+        "dense",
+        lambda: DenseTargets(logits(1)),
+        C,
+        {name: lambda spoil=spoil: DenseTargets(spoil(logits(1))) for name, spoil in not_logits.items()},
+    ),
+    Kind(
+        "from_probs",
+        lambda: DenseTargets.from_probs(logits(1).softmax(-1)),
+        C,
+        {
+            "negative": lambda: DenseTargets.from_probs(row_set(logits(1).softmax(-1), [-0.1, 1.1, *[0.0] * (C - 2)])),
+            "all 0": lambda: DenseTargets.from_probs(row_set(logits(1).softmax(-1), [0.0] * C)),
+        },
+    ),
+    *[Kind(f"sparse-{k}", lambda k=k: sparse(k), min(k + 1, C), spoiled_sparse(k)) for k in (1, 3, C)],
+    Kind("sparse without its tail", lambda: sparse(tail=lambda _: None, tail_mean=lambda _: None), 4, {}),
+    Kind(
+        "sampled",
+        sampled,
+        4,
+        {
+            "id too high": lambda: sampled(ids=lambda x: row_set(x, [0, 1, 2, C])),
+            "id below 0": lambda: sampled(ids=lambda x: row_set(x, [0, 1, 2, -1])),
+            "nan": lambda: sampled(weights=lambda x: row_set(x, [0.1, 0.1, 0.1, NAN])),
+            "inf": lambda: sampled(weights=lambda x: row_set(x, [0.1, 0.1, 0.1, INF])),
+            "negative": lambda: sampled(weights=lambda x: row_set(x, [0.1, 0.1, 0.1, -0.1])),
+        },
+        partition=False,
+    ),
+    *[
+        Kind(
+            f"mixed-{mean}",
+            lambda mean=mean: mixed(mean),
+            C,
+            {name: lambda mean=mean, spoil=spoil: mixed(mean, spoil) for name, spoil in not_logits.items()},
+        )
+        for mean in ("arithmetic", "geometric")
+    ],
+    Kind(
+        "mixed of mixed",
+        lambda: MixedTargets([mixed("geometric"), DenseTargets(logits(3))]),
+        C,
+        {name: lambda spoil=spoil: MixedTargets([mixed("geometric", spoil)]) for name, spoil in not_logits.items()},
+    ),
+]
+
+every = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+STUDENT = (logits(9) / T).log_softmax(-1)
+
+
+@every
+def test_it_is_soft_targets(kind: Kind) -> None:
+    targets = kind.make()
+    assert isinstance(targets, SoftTargets)
+    assert as_targets(targets) is targets
+    assert (len(targets), targets.num_classes) == (N, C)
+
+
+@every
+def test_events_are_two_rows_of_log_probabilities(kind: Kind) -> None:
+    student = STUDENT.clone().requires_grad_()
+    log_q, log_p = kind.make().events(student, T)
+    assert log_q.shape == log_p.shape == (N, kind.events)
+    assert log_q.requires_grad
+    assert not log_p.requires_grad
+    if kind.partition:
+        torch.testing.assert_close(log_q.exp().sum(-1), torch.ones(N, dtype=torch.float64), rtol=0, atol=1e-12)
+        torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(N, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert (log_q <= 1e-12).all()
+    assert (log_p <= 1e-12).all()
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_teachers_side_is_float32_or_wider(kind: Kind, dtype: torch.dtype) -> None:
+    """Targets stored in half precision are widened before they are softened."""
+    narrow = _cast(kind.make(), dtype)
+    log_q, log_p = narrow.events(STUDENT.float(), T)
+    assert log_q.dtype == log_p.dtype == torch.float32
+    exact = kind.make().events(STUDENT, T)[1]
+    torch.testing.assert_close(log_p.double(), exact, rtol=2e-2, atol=5e-2)
+
+
+@every
+@pytest.mark.parametrize(
+    "rows",
+    [
+        slice(1, 4),
+        slice(None, None, 2),
+        slice(0, 0),
+        torch.tensor([4, 0, 0]),
+        torch.tensor([True, False, True, True, False, False]),
+        torch.zeros(N, dtype=torch.bool),
+    ],
+    ids=["slice", "step", "empty slice", "index", "mask", "empty mask"],
+)
+def test_the_events_of_some_rows_are_those_rows_of_the_events(kind: Kind, rows: Any) -> None:
+    targets = kind.make()
+    some = targets[rows]
+    assert len(some) == len(STUDENT[rows])
+    assert some.num_classes == C
+    log_q, log_p = targets.events(STUDENT, T)
+    some_q, some_p = some.events(STUDENT[rows], T)
+    torch.testing.assert_close(some_q, log_q[rows], rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(some_p, log_p[rows], rtol=1e-13, atol=1e-13)
+    assert some.bad_rows(forward_kl).tolist() == targets.bad_rows(forward_kl)[rows].tolist()
+
+
+@every
+def test_parts_put_together_are_the_whole(kind: Kind) -> None:
+    targets = kind.make()
+    whole = concatenate([targets[:1], targets[1:1], targets[1:4], targets[4:]])
+    assert (type(whole), len(whole), whole.num_classes) == (type(targets), N, C)
+    for one, other in zip(whole.events(STUDENT, T), targets.events(STUDENT, T), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-13, atol=1e-13)
+
+
+@every
+def test_good_rows_are_not_bad(kind: Kind) -> None:
+    bad = kind.make().bad_rows(forward_kl)
+    assert bad.dtype == torch.bool
+    assert bad.tolist() == [False] * N
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoiled"),
+    [(kind, name) for kind in KINDS for name in kind.spoiled],
+    ids=lambda x: x.name if isinstance(x, Kind) else x,
+)
+@pytest.mark.parametrize("divergence", [forward_kl, reverse_kl])
+def test_the_row_that_is_no_distribution_is_named(kind: Kind, spoiled: str, divergence: Any) -> None:
+    bad = kind.spoiled[spoiled]().bad_rows(divergence)
+    assert bad.tolist() == [row == BAD for row in range(N)]
+
+
+@every
+def test_to_moves_every_tensor(kind: Kind) -> None:
+    """The meta device has shapes and no numbers: a tensor left behind on the CPU raises."""
+    targets = kind.make().to("meta")
+    log_q, log_p = targets.events(STUDENT.to("meta"), T)
+    assert log_q.device.type == log_p.device.type == "meta"
+    assert log_q.shape == log_p.shape == (N, kind.events)
+    assert (len(targets), targets.num_classes) == (N, C)
+    assert targets.bad_rows(forward_kl).device.type == "meta"
+
+
+def _cast(targets: Any, dtype: torch.dtype) -> Any:
+    if isinstance(targets, MixedTargets):
+        return dataclasses.replace(targets, members=[_cast(member, dtype) for member in targets.members])
+    values = {field.name: getattr(targets, field.name) for field in dataclasses.fields(targets)}
+    floats = {k: v.to(dtype) for k, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    return dataclasses.replace(targets, **floats)

@@ -1,0 +1,299 @@
+"""The house: who may import whom, what `import limbeck` costs, what is public, what is never done.
+
+Every rule is a function from source to offences, tried on an offender first.
+"""
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import limbeck
+
+SOURCE = Path(limbeck.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# Who may import whom: a room (a module, or a package and all in it) -> the rooms it may import from. What is
+# not listed here has no place yet: draw it in docs/design.md and give it a line. The longest name that fits counts.
+LOSSES = {"errors", "divergences", "targets", "objective"}
+RUNS = LOSSES | {"linear", "metrics", "models", "teachers", "transfer", "students", "preflight"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "_version": set(),
+    "errors": set(),
+    "divergences": {"errors"},
+    "targets": {"errors", "divergences"},
+    "objective": {"errors", "divergences", "targets"},
+    "linear": LOSSES,
+    "metrics": {"errors", "divergences"},
+    "verdict": {"errors", "metrics"},
+    "latency": {"errors"},
+    "checkpoints": {"errors"},
+    "models": {"errors"},  # asks a network for logits, and knows no loss
+    "students": {"errors", "models"},
+    "transfer": {"errors", "models"},
+    "language": {"errors", "models", "transfer"},
+    "store": {"errors", "divergences", "targets"},
+    "teachers": {"errors", "divergences", "targets", "models"},
+    "teachers.stored": {"errors", "divergences", "targets", "models", "store"},
+    "preflight": LOSSES | {"models", "teachers"},
+    "trainer": RUNS | {"checkpoints"},
+    "evaluation": RUNS | {"verdict", "latency"},
+    "report": {"errors"},  # it draws old runs again from their JSON
+    "paper": {"limbeck"},  # the public API
+    "commands": {"*"},
+    "cli": {"*"},
+    "__main__": {"cli"},
+}
+
+# Rooms that work in anyone's training loop: with torch alone on import, and never with these.
+TORCH_ONLY = {"divergences", "targets", "objective", "metrics", "linear"}
+TORCH = {"torch", "triton"}
+NEVER_IN_LOSSES = {"transformers", "datasets", "accelerate", "sklearn"}
+
+# Hugging Face's libraries: where batches are made, models are loaded by name and training is run.
+HUGGING_FACE = {"transformers", "datasets", "accelerate"}
+MAY_IMPORT_HUGGING_FACE = {"trainer", "language", "transfer", "store", "evaluation", "cli", "commands", "students"}
+MAY_IMPORT_HUGGING_FACE |= {"teachers", "teachers.stored"}
+
+
+def room_of(module: str, rooms: set[str]) -> str | None:
+    """The longest room that `module` ("teachers.stored.x", without "limbeck.") lies in."""
+    inside = [room for room in rooms if module == room or module.startswith(room + ".")]
+    return max(inside, key=len, default=None)
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(source: str, module: str, is_package: bool) -> Iterator[tuple[str, bool]]:
+    """(full name, whether importing the file imports it) of every module in it, also in functions."""
+    package = f"limbeck.{module}".split(".")[: None if is_package else -1]
+    tree = ast.parse(source)
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    later = {inner for function in functions for inner in ast.walk(function)}
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            # `from limbeck import x` may import the module x or a public name
+            names = [f"{base}.{alias.name}" for alias in node.names] if base == "limbeck" else [base]
+        yield from ((name, node not in later) for name in names)
+
+
+def wrong_arrows(source: str, module: str, is_package: bool = False) -> list[str]:
+    own = room_of(module, set(MAY_IMPORT))
+    if own is None:
+        return [f"limbeck.{module} has no line in MAY_IMPORT: say there which rooms it may import from"]
+    allowed, wrong = MAY_IMPORT[own], []
+    for name, at_once in sorted(set(imports(source, module, is_package))):
+        top, _, inner = name.partition(".")
+        if top == "limbeck":
+            room = room_of(inner, set(MAY_IMPORT)) or "limbeck"
+            within = room == own or room.startswith(own + ".")
+            if not (within or room == "_version" or room in allowed or "*" in allowed):
+                may = ", ".join(sorted(allowed)) or "nothing of ours"
+                wrong.append(f"limbeck.{module} imports {name}: {own} -> {room} is no arrow of ours; {own} may: {may}")
+        elif own in TORCH_ONLY and (top in NEVER_IN_LOSSES or (at_once and top not in TORCH | sys.stdlib_module_names)):
+            wrong.append(f"limbeck.{module} imports {name}: {own} works with torch alone")
+        elif top in HUGGING_FACE and own not in MAY_IMPORT_HUGGING_FACE:
+            wrong.append(f"limbeck.{module} imports {name}: only {', '.join(sorted(MAY_IMPORT_HUGGING_FACE))} may")
+    return wrong
+
+
+def unsafe(source: str) -> list[str]:
+    """What runs code out of files: pickle, eval and exec, torch.load of objects, code from the hub."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            pickles = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+            found += [f"line {node.lineno}: import {name}" for name in names if name.split(".")[0] in pickles]
+        elif isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            wrong = (
+                name in ("eval", "exec", "compile", "__import__")
+                or (name == "torch.load" and given.get("weights_only") != "True")
+                or (name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load"))
+                or given.get("trust_remote_code") == "True"
+                or given.get("allow_pickle") == "True"
+            )
+            found += [f"line {node.lineno}: {ast.unparse(node)}"] if wrong else []
+        elif isinstance(node, ast.Dict):
+            keys = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
+            pairs = dict(zip(keys, map(ast.unparse, node.values), strict=True))
+            found += [f"line {node.lineno}: trust_remote_code"] if pairs.get("trust_remote_code") == "True" else []
+    return found
+
+
+every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if path != SOURCE / "__init__.py"],  # the front door names every room and opens none
+    ids=lambda path: str(path.relative_to(SOURCE)),
+)
+def test_arrows_point_one_way(path: Path) -> None:
+    assert wrong_arrows(path.read_text(), module_of(path), path.name == "__init__.py") == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "arrow"),
+    [
+        ("divergences", "from limbeck.targets import DenseTargets", "divergences -> targets"),
+        ("objective", "import limbeck.teachers.model", "objective -> teachers"),
+        ("objective", "def f():\n    from limbeck.store import open", "objective -> store"),
+        ("teachers.model", "from limbeck.objective import Objective", "teachers -> objective"),
+        ("teachers.model", "from ..store import read", "teachers -> store"),
+        ("transfer.rows", "from limbeck import objective", "transfer -> objective"),
+        ("evaluation", "from limbeck.trainer import DistillConfig", "evaluation -> trainer"),
+        ("models", "from .targets import as_targets", "models -> targets"),
+        ("report.page", "import limbeck", "report -> limbeck"),
+        ("targets", "import transformers", "torch alone"),
+        ("metrics", "def f():\n    from sklearn.metrics import f1_score", "torch alone"),
+        ("objective", "import numpy", "torch alone"),
+        ("report.page", "import datasets", "only"),
+        ("utils", "", "no line in MAY_IMPORT"),
+    ],
+)
+def test_a_wrong_arrow_is_named(module: str, line: str, arrow: str) -> None:
+    (offence,) = wrong_arrows(line, module)
+    assert arrow in offence
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("teachers.stored", "from limbeck.store import read"),
+        ("teachers.ensemble", "from limbeck.teachers.model import ModelTeacher"),
+        ("teachers", "from limbeck.teachers.model import ModelTeacher"),
+        ("trainer", "from transformers import Trainer\nfrom limbeck.linear.chunked import linear_divergence"),
+        ("metrics", "import torch\nfrom limbeck.divergences import forward_kl\ndef f():\n    import scipy"),
+        ("paper.mnist", "from limbeck import Objective"),
+        ("cli", "from limbeck import __version__\nfrom limbeck.report.page import draw"),
+    ],
+)
+def test_a_right_arrow_is_not(module: str, line: str) -> None:
+    assert wrong_arrows(line, module, is_package="." not in module and module == "teachers") == []
+
+
+def modules_after(code: str) -> tuple[str, set[str], float]:
+    """What a fresh interpreter prints, has imported, and the seconds of processor time that it took."""
+    end = "import sys, time; print('\\nMODULES', time.process_time(), *sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{end}"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    said, _, rest = run.stdout.partition("\nMODULES ")
+    seconds, *names = rest.split()
+    return said, set(names), float(seconds)
+
+
+HEAVY = {"torch", "transformers", "datasets", "accelerate", "sklearn", "pandas", "matplotlib"}
+
+
+def test_import_is_light() -> None:
+    _, modules, _ = modules_after("import limbeck; limbeck.__version__; dir(limbeck)")
+    assert modules & HEAVY == set()
+
+
+def test_help_is_light_and_answers_in_half_a_second() -> None:
+    """Processor time, best of three: what it costs, not what else the machine is doing."""
+    code = (
+        "import sys; sys.argv = ['limbeck', '--help']\n"
+        "from limbeck.cli import main\n"
+        "try: code = main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "assert not code, code"
+    )
+    runs = [modules_after(code) for _ in range(3)]
+    said, modules, _ = runs[0]
+    assert modules & HEAVY == set()
+    for command in ("demo", "distill", "evaluate"):
+        assert command in said
+    assert min(seconds for _, _, seconds in runs) < 0.5
+
+
+def test_all_is_what_is_visible() -> None:
+    """Public names of the front door: no more, no less, each of which opens."""
+    rooms = {path.stem if path.name != "__init__.py" else path.parent.name for path in FILES}
+    visible = {
+        name
+        for name in dir(limbeck)
+        if not name.startswith("_") and not (name in rooms and isinstance(getattr(limbeck, name), ModuleType))
+    }
+    assert visible == {name for name in limbeck.__all__ if not name.startswith("_")}
+    assert len(limbeck.__all__) == len(set(limbeck.__all__))
+    assert "__version__" in limbeck.__all__
+
+
+@pytest.mark.parametrize("name", limbeck.__all__)
+def test_every_public_name_opens_and_says_what_it_is(name: str) -> None:
+    thing = getattr(limbeck, name)
+    if isinstance(thing, type) or (callable(thing) and hasattr(thing, "__name__")):
+        assert thing.__doc__, f"limbeck.{name} has no docstring"
+
+
+def test_what_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="alpha"):
+        _ = limbeck.alpha
+    with pytest.raises(ImportError):
+        importlib.import_module("limbeck.utils")
+
+
+@every_file
+def test_every_module_says_what_it_is(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring, f"{path.relative_to(SOURCE)} has no docstring"
+
+
+@every_file
+def test_nothing_runs_code_out_of_a_file(path: Path) -> None:
+    assert unsafe(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from joblib import load",
+        "def f():\n    import dill",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "eval(text)",
+        "exec(text)",
+        "__import__(name)",
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+        "options = {'trust_remote_code': True}",
+        "numpy.load(path, allow_pickle=True)",
+        "yaml.load(text, Loader=yaml.Loader)",
+    ],
+)
+def test_what_would_run_code_is_found(line: str) -> None:
+    assert len(unsafe(line)) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "model.eval()",
+        "torch.load(path, weights_only=True)",
+        "re.compile(x)",
+        "torch.compile(model)",
+        "from_pretrained(name, trust_remote_code=trust)",
+        "yaml.safe_load(text)",
+    ],
+)
+def test_what_would_not_is_not(line: str) -> None:
+    assert unsafe(line) == []
