@@ -78,6 +78,8 @@ def test_columns_about_the_examples_are_never_inputs() -> None:
         return pixels
 
     assert torch.equal(logits_of(greedy, {"pixels": X, "teacher_pixels": -X, **ABOUT}), X)
+    model = nn.Linear(3, 2)
+    assert torch.equal(logits_of(model, {"teacher_pixels": -X, "features": X, **ABOUT}), model(X))
 
 
 @pytest.mark.parametrize("model", [Keywords(), PixelsAndKeywords()], ids=lambda model: type(model).__name__)
