@@ -5,6 +5,7 @@ import io
 import json
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -309,10 +310,10 @@ def test_size_and_latency():
 
     start = time.perf_counter()
     assert 4 / 2 <= latency_ms(sleepy, torch.zeros(2, 1), 2, seconds=0.05) < 20
-    assert time.perf_counter() - start < 0.5
+    assert time.perf_counter() - start < 2
 
 
-def test_results_survive_the_file_and_others_are_refused(results, tmp_path):
+def test_results_survive_the_file_and_others_are_refused(results, tmp_path, monkeypatch):
     path = tmp_path / "run" / "results.json"
     write_results(results, path)
     assert read_results(path) == results
@@ -320,6 +321,10 @@ def test_results_survive_the_file_and_others_are_refused(results, tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_results(results | {"test": math.nan}, path)
     assert read_results(path) == results  # the file that was there is still whole
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", _fail)
+        with pytest.raises(OSError, match="disk"):
+            write_results(results, path)
     assert [p.name for p in path.parent.iterdir()] == ["results.json"]
     for text, message in (
         ("{", "is no JSON file"),
@@ -330,6 +335,22 @@ def test_results_survive_the_file_and_others_are_refused(results, tmp_path):
         path.write_text(text)
         with pytest.raises(DataError, match=message):
             read_results(path)
+
+
+def _fail(*_):
+    raise OSError("disk full")
+
+
+def test_every_field_is_documented(results):
+    text = (Path(__file__).parent.parent / "docs" / "results.md").read_text(encoding="utf-8")
+
+    def names(value):
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return set(value if isinstance(value, dict) else ()).union(*map(names, parts))
+
+    found = names(results)
+    assert len(found) > 40
+    assert sorted(name for name in found if f"`{name}`" not in text and f'"{name}":' not in text) == []
 
 
 def test_curves_are_passed_on_and_not_finite_numbers_become_null():
@@ -344,6 +365,8 @@ def test_what_does_not_fit_is_refused():
         evaluate([student, student], rows(), baseline=student)
     with pytest.raises(ConfigError, match="at least one student"):
         evaluate([], rows())
+    with pytest.raises(ConfigError, match="got 2 teachers; make one of them: Ensemble"):
+        evaluate(student, rows(), teacher=[teacher, teacher])
     with pytest.raises(ConfigError, match="test set itself"):
         evaluate(student, test := rows(), held_out=test)
     with pytest.raises(ShapeError, match=r"must be \[90, 5\], but are \[90, 6\]"):
@@ -389,7 +412,7 @@ def test_one_trained_pair_that_is_clearly_better():
     assert verdict["sentence"] == (
         "The student is better than the baseline: 95.0 % against 89.0 % right, +6.0 points (95 % interval "
         f"{low} to {high}), and recovers 67 % ({least} to {most} %) of the gap to the teacher. It speaks of these "
-        "models only (one trained pair), not of training them again."
+        "models only (one seed), not of training them again."
     )
 
 
@@ -435,7 +458,7 @@ def test_three_seeds_are_resampled_two_are_not():
     weak = student.copy()
     weak[0, changed] = 0
     two = judge(np.vstack([student, student]), np.vstack([baseline] * 2))
-    assert "(2 trained pairs)" in two["sentence"]
+    assert "(2 seeds)" in two["sentence"]
     three = judge(np.vstack([student, student, weak]), np.vstack([baseline] * 3))
     assert three["seeds_resampled"]
     assert "these models only" not in three["sentence"]

@@ -161,6 +161,11 @@ def read_results(path: str | Path) -> dict[str, Any]:
 def _check(models: Mapping[str, Sequence[Any]], test: Any, held_out: Any) -> None:
     if "student" not in models:
         raise ConfigError("An evaluation needs at least one student, but got none.")
+    if len(teachers := models.get("teacher", ())) > 1:
+        raise ConfigError(
+            f"An evaluation compares with one teacher, but got {len(teachers)} teachers; make one of them: "
+            "Ensemble([...])."
+        )
     if len(test) == 0:
         raise DataError("The test set is empty; an evaluation needs at least one example.")
     if held_out is test:

@@ -212,8 +212,8 @@ def _sentence(verdict: dict[str, Any], student: float, baseline: float) -> str:
         share, least, most = (100 * gap[name] for name in ("mean", "low", "high"))
         sentence += f", and recovers {share:.0f} % ({least:.0f} to {most:.0f} %) of the gap to the teacher"
     if not verdict["seeds_resampled"]:
-        models = "one trained pair" if verdict["seeds"] == 1 else f"{verdict['seeds']} trained pairs"
-        sentence += f". It speaks of these models only ({models}), not of training them again"
+        seeds = "one seed" if verdict["seeds"] == 1 else f"{verdict['seeds']} seeds"
+        sentence += f". It speaks of these models only ({seeds}), not of training them again"
     return sentence + "."
 
 
