@@ -1,5 +1,97 @@
-"""Limbeck: knowledge distillation."""
+"""Limbeck: knowledge distillation, from Hinton's classifier with a temperature to language models.
+
+Everything public is here, flat; the modules behind the names are imported when a name is first used, so that
+`import limbeck` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from limbeck._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from limbeck.divergences import (
+        Divergence,
+        cross_entropy,
+        forward_kl,
+        jensen_shannon,
+        logit_matching,
+        reverse_kl,
+        skewed_kl,
+        skewed_reverse_kl,
+        total_variation,
+    )
+    from limbeck.errors import LimbeckError
+    from limbeck.evaluation import compare, evaluate, predict, read_results, write_results
+    from limbeck.objective import Loss, Objective
+    from limbeck.students import load, mlp, save
+    from limbeck.targets import DenseTargets, MixedTargets, SampledTargets, SoftTargets, SparseTargets
+    from limbeck.teachers import Ensemble, ModelTeacher, Teacher, record
+    from limbeck.trainer import DistillConfig, DistillTrainer
+    from limbeck.transfer import TransferSet, arrays, augmentation, digits, idx, jitter, table
+
+_MODULE_OF = {
+    "divergences": "Divergence cross_entropy forward_kl jensen_shannon logit_matching reverse_kl skewed_kl "
+    "skewed_reverse_kl total_variation",
+    "errors": "LimbeckError",
+    "evaluation": "compare evaluate predict read_results write_results",
+    "objective": "Loss Objective",
+    "students": "load mlp save",
+    "targets": "DenseTargets MixedTargets SampledTargets SoftTargets SparseTargets",
+    "teachers": "Ensemble ModelTeacher Teacher record",
+    "trainer": "DistillConfig DistillTrainer",
+    "transfer": "TransferSet arrays augmentation digits idx jitter table",
+}
+_HOME = {name: f"limbeck.{module}" for module, names in _MODULE_OF.items() for name in names.split()}
+
+__all__ = [
+    "DenseTargets",
+    "DistillConfig",
+    "DistillTrainer",
+    "Divergence",
+    "Ensemble",
+    "LimbeckError",
+    "Loss",
+    "MixedTargets",
+    "ModelTeacher",
+    "Objective",
+    "SampledTargets",
+    "SoftTargets",
+    "SparseTargets",
+    "Teacher",
+    "TransferSet",
+    "__version__",
+    "arrays",
+    "augmentation",
+    "compare",
+    "cross_entropy",
+    "digits",
+    "evaluate",
+    "forward_kl",
+    "idx",
+    "jensen_shannon",
+    "jitter",
+    "load",
+    "logit_matching",
+    "mlp",
+    "predict",
+    "read_results",
+    "record",
+    "reverse_kl",
+    "save",
+    "skewed_kl",
+    "skewed_reverse_kl",
+    "table",
+    "total_variation",
+    "write_results",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'limbeck' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

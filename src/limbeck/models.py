@@ -49,6 +49,16 @@ def logits_of(model: Any, batch: Batch) -> Tensor:
     return logits
 
 
+def label_names_of(model: Any) -> tuple[str, ...] | None:
+    """The names of the classes in order, where the model carries any that say more than their number."""
+    names = getattr(model, "label_names", None)
+    if names is None:
+        names = list((getattr(getattr(model, "config", None), "id2label", None) or {}).values())
+        if all(str(name) == f"LABEL_{i}" for i, name in enumerate(names)):
+            return None
+    return tuple(str(name) for name in names)
+
+
 def teacher_view(batch: Batch) -> Batch:
     """The batch as the teacher reads it: `teacher_X` in the place of `X`, where the batch has it."""
     own = {k.removeprefix(TEACHER_PREFIX): v for k, v in batch.items() if k.startswith(TEACHER_PREFIX)}

@@ -8,13 +8,13 @@ What this file does not know: models, batches, optimizers, where targets and lab
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.divergences import Divergence, forward_kl
+from limbeck.divergences import Divergence, PositionFunction, forward_kl
 from limbeck.errors import ObjectiveError, ShapeError
 from limbeck.targets import SoftTargets, as_targets
 
@@ -33,14 +33,14 @@ class Part(NamedTuple):
     """One term by itself, unweighted and detached: `sum / count` is its mean over positions, in nats."""
 
     sum: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]
 
 
 class Loss(NamedTuple):
     """`sum / count` is the loss, differentiable; `parts` are the terms that make it, "soft" and "hard"."""
 
     sum: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]
     parts: dict[str, Part]
 
     @property
@@ -105,33 +105,35 @@ class Objective:
         logits, targets, labels, weights = self._rows(logits, targets, labels, mask, weights)
         own = _counts(len(logits), logits.device, labels, weights)
         counts = counts or own
-        soft, hard = self.terms(logits, targets, labels, weights)
         count = counts.soft if self.soft_weight else counts.hard
+        soft, hard = self.per_position(logits, targets, labels)
         parts: dict[str, Part] = {}
-        total = logits.new_zeros((), dtype=soft.dtype if soft is not None else torch.float32)
+        total = torch.zeros((), device=logits.device)
         if soft is not None:
+            soft = (soft if weights is None else soft * weights).sum()
             parts["soft"] = Part(soft.detach(), own.soft)
             total = total + self.soft_scale * soft
         if hard is not None:
+            hard = (hard if weights is None else hard * weights).sum()
             parts["hard"] = Part(hard.detach(), own.hard)
-            total = total + self.hard_weight * hard * _ratio(count, counts.hard)
+            total = total + self.hard_weight * _ratio(count, counts.hard) * hard
         return Loss(total, count, parts)
 
-    def terms(
-        self, logits: Tensor, targets: SoftTargets | None, labels: Tensor | None, weights: Tensor | None
+    def per_position(
+        self, logits: Tensor, targets: SoftTargets | None, labels: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The two sums over rows, without T^k and the terms' weights: `(soft, hard)`, None where switched off."""
+        """Each term at each of the n rows of `logits [n, C]`, unweighted and without T^k: `(soft [n], hard [n])`.
+
+        None for a term that is switched off, or that has no targets or labels to be taken from; the hard
+        term is 0 where the label is -100.
+        """
         soft = hard = None
-        if self.soft_weight:
-            assert targets is not None  # _rows refuses it before
+        if self.soft_weight and targets is not None:
             divergence = targets.compared_by(self.divergence, self.temperature)
             student_log_probs = (_wide(logits) / self.temperature).log_softmax(-1)
-            per_row = divergence(*targets.events(student_log_probs, self.temperature))
-            soft = (per_row if weights is None else per_row * weights).sum()
-        if self.hard_weight:
-            assert labels is not None
-            per_row = F.cross_entropy(_wide(logits), labels, ignore_index=NO_LABEL, reduction="none")
-            hard = (per_row if weights is None else per_row * weights).sum()
+            soft = divergence(*targets.events(student_log_probs, self.temperature))
+        if self.hard_weight and labels is not None:
+            hard = F.cross_entropy(_wide(logits), labels, ignore_index=NO_LABEL, reduction="none")
         return soft, hard
 
     @property
@@ -215,7 +217,7 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _from_function(function: object) -> Divergence:
+def _from_function(function: Any) -> Divergence:
     if not callable(function):
         raise ObjectiveError(f"A divergence is a function (log_q, log_p) -> [...], but got {function!r}.")
     return Divergence(
@@ -227,7 +229,7 @@ def _from_function(function: object) -> Divergence:
     )
 
 
-def _slope_by_autograd(value: object) -> object:
+def _slope_by_autograd(value: PositionFunction) -> PositionFunction:
     def slope(log_q: Tensor, log_p: Tensor) -> Tensor:
         with torch.enable_grad():
             log_q = log_q.detach().requires_grad_()

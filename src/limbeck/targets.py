@@ -60,6 +60,20 @@ def as_targets(said: Any) -> SoftTargets:
     )
 
 
+def concatenate(targets: Sequence[SoftTargets]) -> SoftTargets:
+    """Targets of one kind, made alike, one after the other: the rows of the first, then of the second, ..."""
+    first = targets[0]
+    if any(type(other) is not type(first) for other in targets):
+        kinds = sorted({type(other).__name__ for other in targets})
+        raise TargetError(f"Only targets of one kind can be concatenated, but got {', '.join(kinds)}.")
+    if isinstance(first, MixedTargets):
+        each = zip(*(other.members for other in targets), strict=True)  # type: ignore[attr-defined]
+        return replace(first, members=[concatenate(member) for member in each])
+    names = [name for name, _ in first._tensors()]  # type: ignore[attr-defined]
+    joined = {name: torch.cat([getattr(other, name) for other in targets]) for name in names}
+    return replace(first, **joined)  # type: ignore[type-var]
+
+
 class _Rows:
     """Rows of a dataclass of tensors: slicing, moving and counting, for every kind of targets."""
 
@@ -253,9 +267,7 @@ class SampledTargets(_Rows):
             )
 
     @classmethod
-    def draw(
-        cls, logits: Tensor, k: int, temperature: float = 1.0, generator: torch.Generator | None = None
-    ) -> Self:
+    def draw(cls, logits: Tensor, k: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Self:
         """`k` classes a row, drawn with replacement from the teacher's own softmax at `temperature`."""
         probs = _log_softmax(logits, temperature).exp()
         ids = torch.multinomial(probs, k, replacement=True, generator=generator)

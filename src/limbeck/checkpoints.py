@@ -1,0 +1,69 @@
+"""Which checkpoints of a run are whole.
+
+A checkpoint is sealed when everything in it has been written: `limbeck_checkpoint.json`, written last, lists
+its files and their sizes. One without a seal, or that no longer agrees with it, was cut off while it was being
+written or deleted; it is skipped, and said so.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from limbeck.errors import CheckpointError
+
+SEAL = "limbeck_checkpoint.json"
+
+
+def seal(checkpoint: str | Path) -> None:
+    """Marks a checkpoint as whole."""
+    checkpoint = Path(checkpoint)
+    temporary = checkpoint / f"{SEAL}.partial"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump({"files": _sizes(checkpoint)}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, checkpoint / SEAL)
+
+
+def fault(checkpoint: str | Path) -> str | None:
+    """What is wrong with a checkpoint, in words; None where it is whole."""
+    checkpoint = Path(checkpoint)
+    try:
+        listed = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))["files"]
+    except FileNotFoundError:
+        return "it was cut off while it was being written"
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return f"its {SEAL} cannot be read"
+    sizes = _sizes(checkpoint)
+    for name, size in listed.items():
+        if name not in sizes:
+            return f"{name} is missing"
+        if sizes[name] != size:
+            return f"{name} has {sizes[name]} bytes instead of {size}"
+    return None
+
+
+def newest_whole(run: str | Path) -> tuple[Path | None, dict[Path, str]]:
+    """The newest whole checkpoint of a run, or None; and the newer ones that are not, with what is wrong."""
+    found = [p for p in Path(run).glob("checkpoint-*") if p.is_dir() and re.fullmatch(r"checkpoint-\d+", p.name)]
+    skipped: dict[Path, str] = {}
+    for checkpoint in sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
+        wrong = fault(checkpoint)
+        if wrong is None:
+            return checkpoint, skipped
+        skipped[checkpoint] = wrong
+    return None, skipped
+
+
+def require_whole(checkpoint: str | Path) -> Path:
+    """The checkpoint, or CheckpointError with what is wrong with it."""
+    wrong = fault(checkpoint) if Path(checkpoint).is_dir() else "there is no such folder"
+    if wrong is not None:
+        raise CheckpointError(f"{checkpoint} cannot be resumed from: {wrong}. Resume from an earlier checkpoint.")
+    return Path(checkpoint)
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    files = (p for p in sorted(checkpoint.rglob("*")) if p.is_file() and not p.name.startswith(SEAL))
+    return {p.relative_to(checkpoint).as_posix(): p.stat().st_size for p in files}

@@ -1,0 +1,73 @@
+"""The command `limbeck`: text becomes objects here, and only here.
+
+    limbeck demo                                       see distillation work, in a minute and a half
+    limbeck distill --data D --teacher T --student S   train a student; without --teacher, on labels alone
+    limbeck evaluate --data D --student S              measure students against a teacher and baselines
+
+Each command builds its parser when it is used, so that `limbeck --help` imports neither torch nor transformers.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from limbeck._version import __version__
+from limbeck.errors import LimbeckError
+
+COMMANDS = {
+    "demo": "see distillation work on handwritten digits, in a minute and a half",
+    "distill": "train a small model to behave like a big one; without --teacher, train it on labels",
+    "evaluate": "measure students against a teacher and against baselines",
+}
+
+HELP = f"""usage: limbeck COMMAND [options]
+
+Knowledge distillation: a small model learns to behave like a big one.
+
+commands:
+{chr(10).join(f"  {name:<10} {text}" for name, text in COMMANDS.items())}
+
+limbeck COMMAND --help shows the options that matter first. limbeck --version prints {__version__}.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns 0, 1 for what Limbeck refuses, 2 for a command line that it cannot read."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    if words[0] not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        print(
+            f"limbeck: there is no command {words[0]!r}.{hint} The commands are {', '.join(COMMANDS)}.", file=sys.stderr
+        )
+        return 2
+    try:
+        _command(words[0])(words[1:])
+    except LimbeckError as error:
+        print(f"limbeck {words[0]}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nlimbeck {words[0]}: stopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _command(name: str) -> Callable[[list[str]], None]:
+    if name == "demo":
+        from limbeck.commands import demo as command
+    elif name == "distill":
+        from limbeck.commands import distill as command  # type: ignore[no-redef]
+    else:
+        from limbeck.commands import evaluate as command  # type: ignore[no-redef]
+    return command.run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""What the commands print: tables, the verdict, progress; and the log of a run as a file.
+
+What this file does not know: how a number came about.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bar,
+)
+from rich.table import Table
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+
+from limbeck.objective import Objective
+from limbeck.trainer import DistillConfig
+
+console = Console(highlight=False, soft_wrap=True)
+
+LINES: dict[str, tuple[tuple[str, ...], str]] = {
+    "right": (("accuracy", "mean"), "{:.2%}"),
+    "errors": (("errors", "mean"), "{:,.1f}"),
+    "NLL, nats": (("nll", "mean"), "{:.4f}"),
+    "Brier score": (("brier", "mean"), "{:.4f}"),
+    "calibration error (ECE)": (("ece", "mean"), "{:.4f}"),
+    "  after temperature scaling": (("scaled", "ece", "mean"), "{:.4f}"),
+    "agrees with the teacher": (("to_teacher", "agreement", "mean"), "{:.2%}"),
+    "  where the teacher is right": (("to_teacher", "agreement_where_teacher_right", "mean"), "{:.2%}"),
+    "  where the teacher is wrong": (("to_teacher", "agreement_where_teacher_wrong", "mean"), "{:.2%}"),
+    "KL(teacher‖student), nats": (("to_teacher", "forward_kl", "mean"), "{:.4f}"),
+    "KL(student‖teacher), nats": (("to_teacher", "reverse_kl", "mean"), "{:.4f}"),
+    "parameters": (("parameters",), "{:,}"),
+    "bytes": (("bytes",), "{:,}"),
+    "ms per example, batch of 1": (("latency_ms", "batch_1"), "{:.3f}"),
+    "ms per example, batch of 256": (("latency_ms", "batch_256"), "{:.4f}"),
+}
+"""A line of the table -> where in a role's results it stands, and how it is printed."""
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal; what comes from data is not read as markup."""
+    console.print(escape(text))
+
+
+def say_plan(
+    student: Any, teacher: Any, objective: Objective, splits: Mapping[str, Any], config: DistillConfig
+) -> None:
+    """What is about to happen."""
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items())
+    what = "labels alone"
+    if teacher is not None and objective.soft_weight:
+        what = f"{objective.soft_weight:g} × {objective.divergence} at T = {objective.temperature:g}"
+        what += f" + {objective.hard_weight:g} × labels" if objective.hard_weight else ""
+    trained = f"{config.max_steps:,} steps" if config.max_steps > 0 else f"{config.num_train_epochs:g} epochs"
+    parameters = sum(p.numel() for p in student.parameters())
+    say(f"Examples: {sizes}. Student: {parameters:,} parameters. Objective: {what}.")
+    say(f"Training: {trained} in batches of {config.train_batch_size}, learning rate {config.learning_rate:g}.")
+
+
+def results_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Table:
+    """A column per role; a line that no role has a value for is left out. names: role -> what to call it."""
+    test, roles = results["test"], results["roles"]
+    table = Table(title=f"{test['examples']:,} test examples, {test['classes']:,} classes", title_justify="left")
+    table.add_column("")
+    for role, of in roles.items():
+        seeds = f" ({of['seeds']} seeds)" if of["seeds"] > 1 else ""
+        table.add_column(escape((names or {}).get(role, role) + seeds), justify="right")
+    for line, (path, form) in LINES.items():
+        values = [_at(of, path) for of in roles.values()]
+        if any(value is not None for value in values):
+            table.add_row(line, *("" if value is None else form.format(value) for value in values))
+    return table
+
+
+def print_results(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
+    """The table and the verdict."""
+    console.print(results_table(results, names))
+    say(results["verdict"]["sentence"])
+
+
+class Progress(TrainerCallback):
+    """A bar for training, in the place of Trainer's own; silent where the output is no terminal."""
+
+    def __init__(self, what: str):
+        self.bar = Bar(
+            TextColumn(escape(what)),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Starts the bar, where training does: also in the middle, after resuming."""
+        self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, note="")
+        self.bar.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Moves the bar."""
+        self.bar.update(self.task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Shows the latest losses."""
+        shown = [
+            f"{k.removeprefix('eval_')} {v:.4g}" for k, v in (logs or {}).items() if k in ("loss", "eval_accuracy")
+        ]
+        if shown:
+            self.bar.update(self.task, note=", ".join(shown))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Clears the bar."""
+        self.bar.stop()
+
+
+class LogFile(TrainerCallback):
+    """The log of a run, a JSON object per line, written anew at each log so that it is never half a line."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Writes what has been logged since the run's first step, resumed or not."""
+        if state.is_world_process_zero:
+            partial = self.path.with_name(f"{self.path.name}.partial")
+            partial.write_text("".join(json.dumps(line) + "\n" for line in state.log_history), encoding="utf-8")
+            os.replace(partial, self.path)
+
+
+def quiet(trainer: Any) -> Any:
+    """A trainer whose progress is shown by our own bar, not by Trainer's bars and printed dicts."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def _at(of: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        of = of.get(key) if isinstance(of, Mapping) else None
+    return of

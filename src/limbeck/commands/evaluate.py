@@ -1,0 +1,38 @@
+"""`limbeck evaluate`: students measured beside a teacher and baselines, on data that none was trained on."""
+
+from pathlib import Path
+
+from limbeck.commands import console
+from limbeck.commands.options import DataOptions, EvaluateOptions, TeacherOptions, evaluate_parser, options_of
+from limbeck.commands.texts import open_data, open_model, open_teacher, open_tokenizer
+from limbeck.errors import ConfigError, DataError
+from limbeck.evaluation import evaluate, write_results
+
+
+def run(words: list[str]) -> None:
+    """The command; `words` are its arguments."""
+    parser = evaluate_parser()
+    chosen = parser.parse_args(words)
+    options, data = options_of(EvaluateOptions, chosen), options_of(DataOptions, chosen)
+    teachers = options_of(TeacherOptions, chosen)
+    if not options.student:
+        raise ConfigError("There is nothing to measure; give --student with one folder or more.")
+    tokenizer = next((t for t in map(open_tokenizer, [data.tokenizer, *options.student]) if t is not None), None)
+    of_teacher = next((t for t in map(open_tokenizer, teachers.teacher) if t is not None), None)
+    splits = open_data(data, tokenizer, of_teacher)
+    if options.split not in splits:
+        raise DataError(f"{data.data} has no split {options.split!r}; it has {', '.join(splits)}.")
+    results = evaluate(
+        [open_model(text) for text in options.student],
+        splits[options.split],
+        baseline=[open_model(text) for text in options.baseline],
+        teacher=open_teacher(teachers.teacher, teachers.mean),
+        held_out=splits.get("validation") if options.split != "validation" else None,
+        batch_size=options.batch_size,
+        show=None if tokenizer is None else lambda row: tokenizer.decode(row["input_ids"], skip_special_tokens=True),
+    )
+    results["settings"] = {k: v for k, v in chosen.as_dict().items() if k != "config"}
+    Path(options.output).parent.mkdir(parents=True, exist_ok=True)
+    write_results(results, options.output)
+    console.print_results(results)
+    console.say(f"{options.output}: all that was measured")

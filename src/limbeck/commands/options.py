@@ -1,0 +1,185 @@
+"""The options of the subcommands: flags and YAML from the same typed dataclasses.
+
+`--help` shows the few that matter first; `--help_all` all of them, every TrainingArguments field included.
+What this file does not know: what the words of an option stand for, and what is done with them.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, TypeVar, get_args, get_origin
+
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
+
+from limbeck.trainer import DistillConfig
+
+T = TypeVar("T")
+
+SHOWN = {
+    *("num_train_epochs", "max_steps", "per_device_train_batch_size", "weight_decay", "bf16", "seed"),
+    *("logging_steps", "report_to"),
+}
+"""The trainer's arguments that `--help` shows."""
+
+TRAINER_DEFAULTS = {
+    "per_device_train_batch_size": 128,
+    "per_device_eval_batch_size": 256,
+    "num_train_epochs": 20.0,
+    "lr_scheduler_type": "cosine",
+    "logging_steps": 50,
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+}
+"""Where the command's defaults differ from TrainingArguments'."""
+
+
+def _option(default: Any, text: str) -> Any:
+    if callable(default):
+        return field(default_factory=default, metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The transfer set."""
+
+    data: str = _option(
+        "digits",
+        "digits (embedded); a folder in MNIST's format; a csv, tsv, json, jsonl or parquet file; an imagefolder; the "
+        "name of a dataset on the Hugging Face hub; or package.module:callable that returns a TransferSet, or a dict of "
+        "them by split",
+    )
+    text_column: str | None = _option(None, "which column holds the text, where it cannot be guessed")
+    image_column: str | None = _option(None, "which column holds the image, where it cannot be guessed")
+    label_column: str | None = _option(None, "which column holds the label, where it cannot be guessed")
+    image_size: int | None = _option(None, "resize images to this many pixels, in height and width")
+    max_length: int | None = _option(None, "truncate texts to this many tokens")
+    tokenizer: str | None = _option(None, "folder or hub name; by default the student's, or else the teacher's")
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How the transfer set is used."""
+
+    validation: float = _option(
+        0.1, "share of the training examples held out for calibration and early stopping, where there is no such split"
+    )
+    labelled: int | None = _option(
+        None, "keep only this many labels, evenly over the classes; the other examples serve without theirs"
+    )
+    jitter: int = _option(0, "shift training images by up to this many pixels, alike for teacher and student")
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """The teacher."""
+
+    teacher: list[str] = _option(list, "folder, hub name or package.module:callable; several make an ensemble")
+    mean: str = _option("arithmetic", "of an ensemble's probabilities: arithmetic or geometric")
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """The student."""
+
+    student: str = _option("mlp", "mlp; or a folder, hub name or package.module:callable to start from")
+    hidden: list[int] = _option(lambda: [800, 800], "units of each hidden layer of an mlp")
+    dropout: float = _option(0.0, "probability of dropping a hidden unit of an mlp")
+    input_dropout: float = _option(0.0, "probability of dropping an input of an mlp")
+    max_norm: float | None = _option(None, "bound on the L2 norm of the weights into each hidden unit of an mlp")
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """What the student is trained to do."""
+
+    divergence: str = _option(
+        "forward_kl",
+        "forward_kl, reverse_kl, cross_entropy, total_variation, logit_matching; jensen_shannon:0.5, skewed_kl:0.1, "
+        "skewed_reverse_kl:0.1; or package.module:function",
+    )
+    temperature: float = _option(2.0, "softens teacher and student in the soft term")
+    soft_weight: float = _option(1.0, "of the divergence from the teacher")
+    hard_weight: float = _option(0.0, "of the cross-entropy with the labels, relative to soft_weight")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The run."""
+
+    output_dir: str = _option("runs/distill", "the run's folder; student, results and log are left there")
+    baseline: bool = _option(
+        False,
+        "train the same student on the labels alone too, same initial weights and steps, and judge the difference",
+    )
+    resume: bool = _option(False, "go on from the run's last whole checkpoint")
+    overwrite: bool = _option(False, "replace the run that is in the folder")
+    early_stopping: int | None = _option(
+        None, "stop after this many evaluations without a lower validation loss, and keep the best"
+    )
+    learning_rate: float | None = _option(
+        None, "by default 1e-3, and 5e-5 for a transformers model that was trained before"
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What is measured."""
+
+    student: list[str] = _option(
+        list, "folders, hub names or package.module:callable; several are seeds of one student"
+    )
+    baseline: list[str] = _option(list, "as many as students, each paired with one by its place; may be left out")
+    split: str = _option("test", "the split of the data that is measured on")
+    output: str = _option("results.json", "the file that the results are written to")
+    batch_size: int = _option(256, "examples that are measured at a time")
+
+
+def distill_parser() -> ArgumentParser:
+    """The parser of `limbeck distill`."""
+    parser = _parser("distill", "Train a small model to behave like a big one; without --teacher, on labels alone.")
+    parser.add_argument("--help_all", action="help", help="show every option, those of transformers' Trainer too")
+    groups = (DataOptions, SplitOptions, TeacherOptions, StudentOptions, ObjectiveOptions, RunOptions)
+    for options in groups:
+        _add(parser, options)
+    parser.add_class_arguments(DistillConfig, skip={"output_dir", "label_names", "learning_rate", "run_name"})
+    parser.set_defaults(TRAINER_DEFAULTS)
+    shown = {f.name for options in groups for f in fields(options)} | SHOWN | {"help", "help_all", "config"}
+    if "--help_all" not in sys.argv:
+        for action in parser._actions:
+            if action.dest not in shown:
+                action.help = SUPPRESS  # it works all the same
+    return parser
+
+
+def evaluate_parser() -> ArgumentParser:
+    """The parser of `limbeck evaluate`."""
+    parser = _parser("evaluate", "Measure students against a teacher and against baselines.")
+    for options in (EvaluateOptions, TeacherOptions, DataOptions):
+        _add(parser, options)
+    return parser
+
+
+def options_of(kind: Callable[..., T], namespace: Namespace) -> T:
+    """The dataclass of these options, made from the flags that are its fields."""
+    given = namespace.as_dict()
+    return kind(**{f.name: given[f.name] for f in fields(kind) if f.init and f.name in given})  # type: ignore[arg-type]
+
+
+def _parser(name: str, description: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=f"limbeck {name}", description=description, usage=f"limbeck {name} [options]")
+    parser.add_argument("--config", action="config", help="a YAML file of options; flags after it win")
+    return parser
+
+
+def _add(parser: ArgumentParser, options: type) -> None:
+    """The fields of a dataclass as flags; a list takes one word or more."""
+    group = parser.add_argument_group((options.__doc__ or "").rstrip("."))
+    for f in fields(options):
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        kind: dict[str, Any] = {"type": f.type}
+        if get_origin(f.type) is list:
+            kind = {"type": get_args(f.type)[0], "nargs": "+"}
+        elif f.type is bool:
+            kind = {"action": "store_true"}
+        group.add_argument(f"--{f.name}", default=default, help=f.metadata["help"], **kind)

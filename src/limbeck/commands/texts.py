@@ -1,0 +1,129 @@
+"""Words of a command line or a YAML file, and the objects that they stand for.
+
+    "digits", "data/mnist", "reviews.csv", "imdb"    transfer sets      open_data
+    "runs/teacher", "google-bert/bert-base-cased"    models             open_model
+    "my_package.networks:resnet"                     the user's own     own_object
+    "jensen_shannon:0.3"                             divergences        divergence_from_text
+
+What this file does not know: options, training, printing.
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limbeck import divergences
+from limbeck.commands.options import DataOptions
+from limbeck.errors import ConfigError, DataError, ModelError
+from limbeck.students import load
+from limbeck.teachers import Ensemble, as_teacher
+from limbeck.transfer import TransferSet, digits, idx, table
+
+PLAIN = ("forward_kl", "reverse_kl", "cross_entropy", "total_variation", "logit_matching")
+WITH_PARAMETER = ("jensen_shannon", "skewed_kl", "skewed_reverse_kl")
+
+
+def open_data(options: DataOptions, tokenizer: Any = None, teacher_tokenizer: Any = None) -> dict[str, TransferSet]:
+    """The splits of the data, by name: at least "train" or "test"."""
+    if options.data == "digits":
+        rest, test = digits().split(0.2, seed=0)
+        return {"train": rest, "test": test}
+    if _names_python(options.data):
+        made = own_object(options.data)
+        made = made() if callable(made) else made
+        splits = {"train": made} if isinstance(made, TransferSet) else made
+        if not isinstance(splits, dict) or not all(isinstance(s, TransferSet) for s in splits.values()):
+            raise DataError(
+                f"{options.data} must return a TransferSet, or a dict of them by split, but gave {type(made).__name__}."
+            )
+        return splits
+    path = Path(options.data)
+    if path.is_dir() and any(path.glob("*idx[13]-ubyte*")):
+        return idx(path)
+    wanted: dict[str, Any] = {"text_column": options.text_column, "image_column": options.image_column}
+    wanted |= {"label_column": options.label_column, "image_size": options.image_size}
+    if options.max_length is not None:
+        wanted["max_length"] = options.max_length
+    return table(options.data, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer, **wanted)
+
+
+def open_model(text: str) -> Any:
+    """A network (or any teacher) by folder, hub name or `package.module:callable`."""
+    if not _names_python(text):
+        return load(text)
+    made = own_object(text)
+    if isinstance(made, nn.Module) or not callable(made) or hasattr(made, "fingerprint"):
+        return made
+    return made()
+
+
+def open_teacher(texts: list[str], mean: str = "arithmetic") -> Any:
+    """The teacher that the words name: None for none, an ensemble for several."""
+    teachers = [as_teacher(open_model(text)) for text in texts]
+    return Ensemble(teachers, mean=mean) if len(teachers) > 1 else next(iter(teachers), None)
+
+
+def own_object(text: str) -> Any:
+    """What `package.module:name` names, looked up from the current folder and from what is installed."""
+    module, _, name = text.partition(":")
+    if os.getcwd() not in sys.path:  # a console script does not look into the current folder
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise  # the module is there, and something that it imports is not
+        raise ModelError(
+            f"There is no module {module!r} to take {text!r} from; write package.module:name, and start in the folder "
+            "that holds the package."
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ModelError(f"{module} has no {name!r}; it has {_some_names(found)}.")
+        found = getattr(found, part)
+    return found
+
+
+def open_tokenizer(text: str | None) -> Any:
+    """The tokenizer of a model's folder or hub name; None where it has none."""
+    if text is None or _names_python(text) or text == "mlp":
+        return None
+    from transformers import AutoTokenizer
+
+    if Path(text).is_dir() and not any(Path(text).glob("token*")) and not any(Path(text).glob("vocab*")):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(text, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"No tokenizer could be loaded from {text}: {error}") from error
+
+
+def divergence_from_text(text: str) -> Any:
+    """A divergence by name, with its parameter behind a colon: `jensen_shannon:0.3`; or `package.module:function`."""
+    name, _, parameter = text.replace("(", ":").rstrip(")").partition(":")
+    if name in PLAIN and not parameter:
+        return getattr(divergences, name)
+    if name in WITH_PARAMETER:
+        try:
+            return getattr(divergences, name)(*([float(parameter)] if parameter else []))
+        except ValueError as error:
+            raise ConfigError(f"{text!r}: {error}") from error
+    if _names_python(text):
+        return own_object(text)
+    raise ConfigError(
+        f"There is no divergence {text!r}; there are {', '.join(PLAIN)}, and with a parameter "
+        f"{', '.join(f'{n}:0.1' for n in WITH_PARAMETER)}, or your own as package.module:function."
+    )
+
+
+def _names_python(text: str) -> bool:
+    module, colon, name = text.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *name.split(".")])
+
+
+def _some_names(module: Any) -> str:
+    return ", ".join([name for name in dir(module) if not name.startswith("_")][:12]) or "nothing public"

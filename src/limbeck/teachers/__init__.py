@@ -1,0 +1,22 @@
+"""Teachers: anything that says what it believes about a batch, as SoftTargets.
+
+    targets = teacher(batch)     # a batch is a dict of tensors
+    teacher.fingerprint()        # a hash of what it is made of, never of where it lies
+
+`as_teacher` makes one of a network, of a scikit-learn classifier or of a function of the batch.
+"""
+
+from limbeck.teachers.ensemble import Ensemble
+from limbeck.teachers.model import ClassifierTeacher, FunctionTeacher, ModelTeacher, Teacher, as_teacher
+from limbeck.teachers.recorded import RecordedTeacher, record
+
+__all__ = [
+    "ClassifierTeacher",
+    "Ensemble",
+    "FunctionTeacher",
+    "ModelTeacher",
+    "RecordedTeacher",
+    "Teacher",
+    "as_teacher",
+    "record",
+]

@@ -1,0 +1,181 @@
+"""One model as a teacher: a network, a scikit-learn classifier, or a function of the batch.
+
+What this file does not know: the objective, temperatures, where batches come from.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import ModelError
+from limbeck.models import NOT_INPUTS, Batch, label_names_of, logits_of, teacher_view
+from limbeck.targets import DenseTargets, SoftTargets, as_targets
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """One verb: what it believes about a batch. Its fingerprint tells one teacher from another."""
+
+    def __call__(self, batch: Batch) -> SoftTargets: ...
+
+    def fingerprint(self) -> str:
+        """A hash of weights, configuration and dtype."""
+        ...
+
+
+def as_teacher(model: Any) -> Teacher:
+    """A teacher made of what the user has.
+
+    model: a teacher (returned as it is), an nn.Module, a fitted scikit-learn classifier with
+        `predict_proba`, or a function `batch -> logits [n, C]` (or SoftTargets).
+    """
+    if isinstance(model, nn.Module):
+        return ModelTeacher(model)
+    if isinstance(model, Teacher):
+        return model
+    if hasattr(model, "predict_proba"):
+        return ClassifierTeacher(model)
+    if callable(model):
+        return FunctionTeacher(model)
+    raise ModelError(
+        "A teacher is a network, a classifier with predict_proba, or a function of the batch that returns logits, "
+        f"but got {type(model).__name__}."
+    )
+
+
+class ModelTeacher:
+    """A network as a teacher: in eval mode, without gradient, frozen, and kept so.
+
+    model: any nn.Module or transformers model; it is put in eval mode and its parameters stop requiring gradients.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> DenseTargets:
+        """The model's logits, `[n, C]`; token classifiers give one row per token, example by example."""
+        if self.model.training:  # somebody called train() on it since
+            self.model.eval()
+        logits = logits_of(self.model, teacher_view(batch))
+        return DenseTargets(logits.reshape(-1, logits.shape[-1]))
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, where the model knows them."""
+        return label_names_of(self.model)
+
+    def to(self, device: torch.device | str) -> "ModelTeacher":
+        """Moves the model."""
+        self.model.to(device)
+        return self
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the class's name, the configuration, and every tensor's name, dtype, shape and bytes."""
+        config: Any = getattr(self.model, "config", None)
+        described: Any = config.to_dict() if hasattr(config, "to_dict") else getattr(self.model, "settings", None)
+        for volatile in ("_name_or_path", "transformers_version"):
+            if isinstance(described, dict):
+                described.pop(volatile, None)
+        digest = hashlib.sha256(type(self.model).__qualname__.encode())
+        digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+class ClassifierTeacher:
+    """A fitted scikit-learn classifier as a teacher, through `predict_proba`; a probability of 0 becomes -inf.
+
+    It reads the batch's single input column, each example flattened to a row of features.
+    """
+
+    def __init__(self, classifier: Any):
+        if not hasattr(classifier, "predict_proba"):
+            raise ModelError(f"{type(classifier).__name__} has no predict_proba, which a teacher of this kind needs.")
+        if not hasattr(classifier, "classes_"):
+            raise ModelError(f"This {type(classifier).__name__} has not been fitted; call fit before it teaches.")
+        self.classifier = classifier
+
+    def __call__(self, batch: Batch) -> DenseTargets:
+        """log of the class probabilities, `[n, C]`."""
+        features = _only_input(teacher_view(batch))
+        probs = self.classifier.predict_proba(features.detach().cpu().flatten(1).numpy())
+        return DenseTargets.from_probs(torch.as_tensor(probs, dtype=torch.float32)).to(features.device)
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The classifier's own classes, in its order: what it was fitted on."""
+        return tuple(str(name) for name in self.classifier.classes_)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the class's name and every fitted array that can be reached from it."""
+        digest = hashlib.sha256(type(self.classifier).__qualname__.encode())
+        _digest_value(digest, self.classifier, set())
+        return digest.hexdigest()
+
+
+class FunctionTeacher:
+    """A function of the batch as a teacher.
+
+    function: `batch -> logits [n, C]`, or SoftTargets; called without gradient.
+    fingerprint: a name for what the function computes; needed only where targets are stored.
+    """
+
+    def __init__(self, function: Callable[[Batch], Tensor | SoftTargets], fingerprint: str | None = None):
+        self.function = function
+        self._fingerprint = fingerprint
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> SoftTargets:
+        """What the function said, as SoftTargets."""
+        return as_targets(self.function(batch))
+
+    def fingerprint(self) -> str:
+        """The one it was given; a function cannot be hashed."""
+        if self._fingerprint is None:
+            raise ModelError(
+                "A function cannot be told from another one; give it a name that changes when what it computes does: "
+                'FunctionTeacher(function, fingerprint="...").'
+            )
+        return self._fingerprint
+
+
+def _only_input(batch: Batch) -> Tensor:
+    inputs = [v for k, v in batch.items() if k not in NOT_INPUTS]
+    if len(inputs) != 1:
+        raise ModelError(
+            f"A scikit-learn teacher reads one input column, but the batch has {sorted(set(batch) - NOT_INPUTS)}."
+        )
+    features: Tensor = inputs[0]
+    return features
+
+
+def _digest_value(digest: Any, value: Any, seen: set[int]) -> None:
+    """Feeds arrays, numbers and texts below `value` to the digest, in a fixed order."""
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        digest.update(f"{value.dtype} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    elif isinstance(value, str | int | float | bool | bytes | None):
+        digest.update(repr(value).encode())
+    elif id(value) not in seen:
+        seen.add(id(value))
+        if isinstance(value, dict):
+            parts: Any = sorted(value.items(), key=lambda item: str(item[0]))
+        elif isinstance(value, list | tuple | np.ndarray):
+            parts = enumerate(value)
+        elif hasattr(value, "__getstate__") and isinstance(state := value.__getstate__(), dict):
+            parts = sorted((k, v) for k, v in state.items() if not k.startswith("_sklearn"))
+        elif hasattr(value, "__reduce__") and hasattr(value, "__array__"):
+            parts = [("array", np.asarray(value))]
+        else:
+            parts = []
+        for name, part in parts:
+            digest.update(str(name).encode())
+            _digest_value(digest, part, seen)

@@ -1,0 +1,66 @@
+"""A teacher asked once about every row of a transfer set, and its answers looked up after that.
+
+The answers belong to the rows as they are, without augmentation: the trainer refuses to mix the two.
+What this file does not know: files (that is the store), the objective.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import DataError
+from limbeck.models import Batch
+from limbeck.targets import SoftTargets, concatenate
+from limbeck.teachers.model import Teacher, as_teacher
+
+
+def record(teacher: Any, transfer_set: Any, batch_size: int = 512) -> "RecordedTeacher":
+    """What `teacher` says about each row of `transfer_set`, as a teacher that needs no network any more.
+
+    One pass of the teacher then serves any number of students, temperatures and divergences.
+    """
+    teacher = as_teacher(teacher)
+    said, ids = [], []
+    for start in range(0, len(transfer_set), batch_size):
+        batch = transfer_set.__getitems__(list(range(start, min(start + batch_size, len(transfer_set)))))
+        said.append(teacher(batch).to("cpu"))
+        ids.append(batch["row_id"].cpu())
+    return RecordedTeacher(concatenate(said), torch.cat(ids), teacher)
+
+
+class RecordedTeacher:
+    """What a teacher said about the rows `row_ids [n]`, looked up by `batch["row_id"]`.
+
+    teacher: the one that said it; asked for its fingerprint and label names, never again for targets.
+    """
+
+    one_view = True  # its answers hold for the rows as they were read, without augmentation
+
+    def __init__(self, targets: SoftTargets, row_ids: Tensor, teacher: Teacher):
+        self.targets = targets
+        self.teacher = teacher
+        self._position = torch.full((int(row_ids.max()) + 1,), -1)
+        self._position[row_ids] = torch.arange(len(row_ids))
+
+    def __call__(self, batch: Batch) -> SoftTargets:
+        """The recorded targets of the batch's rows."""
+        asked = batch["row_id"]
+        ids = asked.cpu()
+        known = (ids >= 0) & (ids < len(self._position))
+        at = torch.where(known, self._position[ids.clamp(0, len(self._position) - 1)], -1)
+        if (at < 0).any():
+            raise DataError(
+                f"Row {int(ids[at < 0][0])} was not in the transfer set that this teacher was recorded on; record it "
+                "on all the rows that the student is trained on."
+            )
+        return self.targets[at].to(asked.device)
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, where the teacher knows them."""
+        return getattr(self.teacher, "label_names", None)
+
+    def fingerprint(self) -> str:
+        """The fingerprint of the teacher that spoke."""
+        return self.teacher.fingerprint()

@@ -1,0 +1,337 @@
+"""DistillTrainer: transformers' Trainer, with a teacher and an Objective in the place of the model's own loss.
+
+Loops, devices, mixed precision, accumulation, logging, resuming: Trainer's and Accelerate's. Written here: what a
+batch is worth (objective, counts), what is measured (metrics), and that nothing cut off is resumed from.
+
+What this file does not know: how the loss is computed, what teachers and transfer sets are made of.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
+from transformers.trainer_utils import rotate_checkpoints
+
+from limbeck.checkpoints import newest_whole, require_whole, seal
+from limbeck.errors import CheckpointError, ConfigError, TargetError
+from limbeck.metrics import position_statistics
+from limbeck.models import Batch, logits_of
+from limbeck.objective import Counts, Objective, count_positions
+from limbeck.preflight import check_batch, check_student
+from limbeck.students.folder import write_model
+from limbeck.targets import DenseTargets, MixedTargets, SoftTargets
+from limbeck.teachers.model import as_teacher
+
+log = logging.getLogger("limbeck")
+
+
+@dataclass
+class DistillConfig(TrainingArguments):
+    """transformers.TrainingArguments with the defaults that distillation needs.
+
+    A loss of nan is logged as nan, no column of a batch is thrown away, and nothing is reported elsewhere unless
+    `report_to` asks for it.
+    """
+
+    output_dir: str | None = "runs/student"
+    logging_nan_inf_filter: bool = False
+    remove_unused_columns: bool | None = False
+    report_to: str | list[str] | None = "none"
+    dataloader_pin_memory: bool = field(default_factory=torch.accelerator.is_available)
+    label_names: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.logging_nan_inf_filter:
+            raise ConfigError("logging_nan_inf_filter hides a loss of nan behind an average; leave it off.")
+        if self.label_names is None:
+            self.label_names = ["labels"]
+
+
+class DistillTrainer(Trainer):
+    """Trains a student on an Objective: towards a teacher, towards labels, or both.
+
+    student: any nn.Module or transformers model (image, text or token classification).
+    teacher: a network, a teacher, a classifier with predict_proba or a function of the batch; None for labels alone.
+    objective: by default soft targets at T = 2 where there is a teacher, labels where there is none.
+    args: DistillConfig, or any TrainingArguments with remove_unused_columns off.
+    train_dataset, eval_dataset: TransferSets, or any dataset whose batches are dicts of tensors; labels optional.
+    augment: `(batch, epoch) -> batch`, the same view for teacher and student; training only.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Any = None,
+        objective: Objective | None = None,
+        args: TrainingArguments | None = None,
+        *,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        augment: Callable[[Batch, int], Batch] | None = None,
+        data_collator: Callable[[Any], Batch] | None = None,
+        processing_class: Any = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        optimizers: tuple[Any, Any] = (None, None),
+    ):
+        self.teacher = None if teacher is None else as_teacher(teacher)
+        hard_only = Objective(soft_weight=0.0, hard_weight=1.0)
+        self.objective = objective or (Objective() if teacher is not None else hard_only)
+        self.augment = augment
+        self.teacher_passes = self.teacher is not None and self.objective.soft_weight > 0
+        if self.objective.soft_weight and self.teacher is None:
+            raise ConfigError("The objective has a soft_weight but there is no teacher; give one, or soft_weight=0.")
+        if augment is not None and self.teacher_passes and getattr(self.teacher, "one_view", False):
+            raise ConfigError(
+                "A recorded teacher spoke of the examples as they are, so its words are wrong for an augmented view; "
+                "leave augment out, or train with the live teacher."
+            )
+        constraint = getattr(student, "max_norm", None)
+        extra = [MaxNorm(constraint)] if constraint else []
+        super().__init__(
+            model=student,
+            args=args or DistillConfig(),
+            data_collator=_AsGathered(data_collator or default_data_collator),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=self._summarise,
+            callbacks=[*callbacks, *extra],
+            optimizers=optimizers,
+        )
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the global counts itself
+        if self.teacher is not None and hasattr(self.teacher, "to"):
+            self.teacher.to(self.args.device)
+        self._logged: dict[str, Tensor] = {}  # part -> (sum, count) since the last log, on the device
+        self._first_bad_row = torch.tensor(-1, device=self.args.device)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Trains; every setting, label and the first batch are checked before.
+
+        resume_from_checkpoint: a checkpoint's folder, or True for the newest whole one in output_dir.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(self.last_checkpoint())
+        elif resume_from_checkpoint:
+            resume_from_checkpoint = str(require_whole(resume_from_checkpoint))
+        self.check()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def check(self) -> None:
+        """Refuses what cannot work before a step is taken: train calls it."""
+        check_student(self.model, self.teacher if self.teacher_passes else None, self.train_dataset)
+        rows = range(min(len(self.train_dataset), self.args.train_batch_size))
+        gather = getattr(self.train_dataset, "__getitems__", lambda rows: [self.train_dataset[i] for i in rows])
+        batch = self._prepare_inputs(self.data_collator(gather(list(rows))))
+        if self.augment is not None:
+            batch = self.augment(batch, 0)
+        all_labels = getattr(self.train_dataset, "labels", None)
+        check_batch(self.model, self.teacher, self.objective, batch, all_labels)
+
+    def last_checkpoint(self) -> Path:
+        """The newest whole checkpoint in output_dir; a newer one that is not is skipped with a warning."""
+        newest, skipped = newest_whole(str(self.args.output_dir))
+        for checkpoint, wrong in skipped.items():
+            log.warning("%s is skipped: %s.", checkpoint, wrong)
+        if newest is None:
+            raise CheckpointError(f"{self.args.output_dir} holds no whole checkpoint; train without resuming.")
+        if skipped:
+            log.warning("Resuming from %s.", newest)
+        return newest
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """This batch's share of the loss of the global batch."""
+        if self.augment is not None and model.training:
+            inputs = self.augment(inputs, int(self.state.epoch or 0))
+        counts = Counts(*num_items_in_batch) if num_items_in_batch is not None else None
+        targets = self._ask_teacher(inputs) if self.teacher_passes else None
+        logits = logits_of(model, inputs)
+        positions = positions_of(inputs, logits.ndim - 1)
+        loss = self.objective(
+            logits, targets, positions.labels, mask=positions.mask, weights=positions.weights, counts=counts
+        )
+        for name, part in loss.parts.items():
+            self._logged[name] = self._logged.get(name, 0) + torch.stack([part.sum, part.count])
+        share = loss.mean
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            share = share * self.accelerator.num_processes  # DDP takes the mean over processes of what is a sum
+        return (share, {"logits": logits}) if return_outputs else share
+
+    def _ask_teacher(self, inputs: Batch) -> SoftTargets:
+        with self.accelerator.autocast():
+            targets = self.teacher(inputs)
+        bad = targets.bad_rows(self.objective.divergence)
+        rows = inputs.get("row_id")
+        rows = (
+            torch.arange(len(bad), device=bad.device) if rows is None else rows.repeat_interleave(len(bad) // len(rows))
+        )
+        found = torch.where(bad.any(), rows[bad.int().argmax()], -1)
+        self._first_bad_row = torch.where(self._first_bad_row < 0, found, self._first_bad_row)
+        return targets
+
+    def _raise_bad_targets(self) -> None:
+        row = int(self._first_bad_row)
+        if row >= 0:
+            raise TargetError(
+                f"The teacher gave nan, infinity or an impossible distribution for the example with row_id {row}; "
+                "look at that example, or at the teacher's dtype. The last checkpoint was written before."
+            )
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor | None:
+        """The counts of both terms over the global batch, `[2]`, also where there are no labels."""
+        if not batch_samples:
+            return None
+        each = [positions_of(batch, self._position_axes).counts() for batch in batch_samples]
+        counts = torch.stack([torch.stack(c) for c in each]).sum(0).to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            counts = self.accelerator.gather(counts).view(-1, 2).sum(0)
+        return counts
+
+    @property
+    def _position_axes(self) -> int:
+        """1 where every example is a position, 2 where every token is."""
+        return 2 if "TokenClassification" in type(self.accelerator.unwrap_model(self.model)).__name__ else 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the two terms, each the mean over its own positions since the last log, to the training loss."""
+        self._raise_bad_targets()
+        if "loss" in logs:
+            for name, part in self._logged.items():
+                total, count = self.accelerator.reduce(part, "sum").tolist()
+                logs[f"{name}_loss"] = total / count if count else math.nan
+            self._logged = {}
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[None, Tensor, Tensor]:
+        """Statistics per position in the place of logits: `[n, L, m]`, L = 1 for whole examples."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            logits = logits_of(model, inputs)
+            targets = self._ask_teacher(inputs) if self.teacher_passes else None
+            positions = positions_of(inputs, logits.ndim - 1)
+            flat = logits.reshape(-1, logits.shape[-1])
+            labels = positions.labels.reshape(-1) if positions.labels is not None else None
+            soft, hard = self.objective.per_position(flat, targets, labels)
+            log_p = (
+                targets.events(flat.float().log_softmax(-1), 1.0)[1]
+                if isinstance(targets, DenseTargets | MixedTargets)
+                else None
+            )
+            statistics = position_statistics(flat, log_p, labels)
+        unlabelled = labels == -100 if labels is not None else None
+        if hard is not None:
+            hard = hard.masked_fill(unlabelled, math.nan)
+        columns = {**statistics, "soft_loss": soft, "hard_loss": hard, "weight": positions.weight()}
+        self._statistics = [name for name, value in columns.items() if value is not None]
+        stacked = torch.stack([columns[name].float().reshape(-1) for name in self._statistics], -1)
+        stacked = stacked.view(len(logits), -1, stacked.shape[-1])
+        return None, stacked, stacked[..., :0]
+
+    def _summarise(self, prediction: Any) -> dict[str, float]:
+        """The weighted mean of each statistic over the positions that have it, and the objective's value."""
+        rows = torch.as_tensor(prediction.predictions).flatten(0, 1).double()
+        column = dict(zip(self._statistics, rows.unbind(-1), strict=True))
+        column["accuracy"] = column.pop("correct")
+        weight = column.pop("weight").clamp(min=0)  # Trainer pads with -100
+        means = {}
+        for name, values in column.items():
+            there = torch.where(values.isnan(), 0.0, weight)
+            if there.sum() > 0:
+                means[name] = float((values.nan_to_num() * there).sum() / there.sum())
+        soft, hard = means.get("soft_loss"), means.get("hard_loss")
+        if soft is not None or hard is not None:
+            means["loss"] = self.objective.soft_scale * (soft or 0.0) + self.objective.hard_weight * (hard or 0.0)
+        return means
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer's checkpoint, sealed once it is whole; older ones are deleted only after that."""
+        self._raise_bad_targets()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            run = self._get_output_dir(trial=trial)
+            seal(Path(run) / f"checkpoint-{self.state.global_step}")
+            rotate_checkpoints(
+                output_dir=run,
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """A student's folder, as `limbeck.load` opens it: no pickled arguments beside it."""
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            names = getattr(self.train_dataset, "label_names", None)
+            student = self.accelerator.unwrap_model(self.model)
+            write_model(student, folder, label_names=names, tokenizer=self.processing_class)
+
+
+class MaxNorm(TrainerCallback):
+    """Bounds the L2 norm of the weights that come into each unit, after every optimizer step (arXiv 1207.0580).
+
+    It holds for every linear and convolutional layer of the student but the last one.
+    """
+
+    def __init__(self, max_norm: float):
+        self.max_norm = max_norm
+
+    @torch.no_grad()
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Scales the rows that have grown too long."""
+        layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+        for layer in layers[:-1]:
+            layer.weight.renorm_(2, 0, self.max_norm)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The positions of a batch: their shape, and what is said about each of them, `[*shape]`."""
+
+    shape: tuple[int, ...]
+    labels: Tensor | None
+    mask: Tensor | None
+    weights: Tensor | None
+    device: torch.device
+
+    def counts(self) -> Counts:
+        """Of both terms, before any model has seen the batch."""
+        return count_positions(self.shape, self.labels, self.mask, self.weights, device=self.device)
+
+    def weight(self) -> Tensor:
+        """Of each position; 0 where it is masked."""
+        weight = torch.ones(self.shape, device=self.device) if self.weights is None else self.weights
+        return weight if self.mask is None else weight * self.mask
+
+
+def positions_of(batch: Batch, axes: int) -> Positions:
+    """The positions of a batch: its examples (axes 1), or its tokens (axes 2), padding masked."""
+    labels, mask, weights = (batch.get(name) for name in ("labels", "mask", "weights"))
+    if axes == 2 and mask is None and "attention_mask" in batch:
+        mask = batch["attention_mask"].bool()
+    first = next(v for v in batch.values() if isinstance(v, Tensor) and v.ndim >= axes)
+    return Positions(tuple(first.shape[:axes]), labels, mask, weights, first.device)
+
+
+class _AsGathered:
+    """A collator that leaves a batch that the dataset gathered as it is."""
+
+    def __init__(self, collate: Callable[[Any], Batch]):
+        self.collate = collate
+
+    def __call__(self, gathered: Any) -> Batch:
+        return gathered if isinstance(gathered, Mapping) else self.collate(gathered)
