@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "linear": LOSSES,
     "metrics": {"errors", "divergences"},
     "verdict": {"errors", "metrics"},
-    "latency": {"errors"},
+    "latency": {"errors", "models"},
     "checkpoints": {"errors"},
     "models": {"errors"},  # asks a network for logits, and knows no loss
     "students": {"errors", "models"},

@@ -44,6 +44,10 @@ class Divergence:
     temperature_power: int = 2
     allows_zero: bool = True
 
+    def __post_init__(self) -> None:
+        slope = self.slope
+        object.__setattr__(self, "slope", lambda log_q, log_p: slope(_wide(log_q), _wide(log_p)))
+
     def __call__(self, log_q: Tensor, log_p: Tensor) -> Tensor:
         """The divergence at each position, `[...]`, in float32 or wider."""
         if log_q.shape != log_p.shape:
@@ -51,7 +55,14 @@ class Divergence:
                 f"{self.name} compares two distributions over the same events, but log_q is "
                 f"{list(log_q.shape)} and log_p {list(log_p.shape)}."
             )
-        return self.value(_wide(log_q), _wide(log_p))
+        value = self.value(_wide(log_q), _wide(log_p))
+        if value.shape != log_q.shape[:-1]:
+            raise ShapeError(
+                f"A divergence gives one value per position, {list(log_q.shape[:-1])} for events "
+                f"{list(log_q.shape)}, but {self.name} gave {list(value.shape)}; sum over the events, and leave the "
+                "mean over positions to the objective."
+            )
+        return value
 
     def __repr__(self) -> str:
         return self.name
@@ -60,7 +71,7 @@ class Divergence:
 def jensen_shannon(beta: float = 0.5) -> Divergence:
     """beta KL(p‖m) + (1 - beta) KL(q‖m) with m = beta p + (1 - beta) q, for 0 < beta < 1.
 
-    Generalised Jensen-Shannon divergence (arXiv 2306.13649, Eq. 2).
+    Generalised Jensen-Shannon divergence (arXiv 2306.13649).
     """
     _between_0_and_1("jensen_shannon", "beta", beta, at_0="forward_kl", at_1="reverse_kl")
 
@@ -78,7 +89,7 @@ def jensen_shannon(beta: float = 0.5) -> Divergence:
 
 
 def skewed_kl(skew: float = 0.1) -> Divergence:
-    """KL(p‖ skew p + (1 - skew) q), for 0 < skew < 1 (skew KL, arXiv 2402.03898, Eq. 3)."""
+    """KL(p‖ skew p + (1 - skew) q), for 0 < skew < 1 (skew KL, arXiv 2402.03898)."""
     _between_0_and_1("skewed_kl", "skew", skew, at_0="forward_kl")
 
     def value(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -92,7 +103,7 @@ def skewed_kl(skew: float = 0.1) -> Divergence:
 
 
 def skewed_reverse_kl(skew: float = 0.1) -> Divergence:
-    """KL(q‖ (1 - skew) p + skew q), for 0 < skew < 1 (skew reverse KL, arXiv 2402.03898, Eq. 4).
+    """KL(q‖ (1 - skew) p + skew q), for 0 < skew < 1 (skew reverse KL, arXiv 2402.03898).
 
     The reverse KL for teachers that give some classes a probability of zero: it stays finite.
     """
@@ -148,7 +159,7 @@ def _logit_matching_slope(log_q: Tensor, log_p: Tensor) -> Tensor:
 
 
 forward_kl = Divergence("forward_kl", _forward_kl, _teacher_slope)
-"""KL(p‖q) = sum p (log p - log q): 0 where the student equals the teacher, never below."""
+"""KL(p‖q) = sum p (log p - log q): 0 where the student equals the teacher, and never below but for rounding."""
 
 reverse_kl = Divergence("reverse_kl", _reverse_kl, _reverse_kl_slope, allows_zero=False)
 """KL(q‖p) = sum q (log q - log p). Infinite where the teacher says zero: see skewed_reverse_kl."""

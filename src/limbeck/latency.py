@@ -8,7 +8,9 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from limbeck.models import networks_of
 
 MOST_RUNS = 200
 
@@ -18,7 +20,7 @@ def size_of(model: Any) -> dict[str, int | None]:
 
     model: a module, or a teacher made of modules. None where a part of it is no module, as a scikit-learn classifier.
     """
-    networks = _networks(model)
+    networks = networks_of(model)
     if networks is None:
         return {"parameters": None, "bytes": None}
     parameters = {id(p): p for network in networks for p in network.parameters()}
@@ -46,16 +48,3 @@ def _run(ask: Callable[[Any], Tensor], batch: Any) -> float:
     start = time.perf_counter()
     ask(batch)[..., 0].cpu()  # a copy to the CPU waits for the device, whatever it is
     return time.perf_counter() - start
-
-
-def _networks(model: Any) -> list[nn.Module] | None:
-    """The modules that a model or teacher is made of; None where it is made of anything else."""
-    if isinstance(model, nn.Module):
-        return [model]
-    for name in ("model", "teacher"):  # what a ModelTeacher wraps, and a RecordedTeacher speaks for
-        if hasattr(model, name):
-            return _networks(getattr(model, name))
-    parts = [_networks(member) for member in getattr(model, "members", [])]
-    if not parts or any(part is None for part in parts):
-        return None
-    return [network for part in parts if part is not None for network in part]

@@ -8,8 +8,8 @@ What this file does not know: losses, targets, training.
 
 import inspect
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -29,9 +29,11 @@ def logits_of(model: Any, batch: Batch) -> Tensor:
     column in first place.
     """
     inputs = {k: v for k, v in batch.items() if k not in NOT_INPUTS and not k.startswith(TEACHER_PREFIX)}
-    names = _parameters(_forward(model))
+    names, takes_all = _parameters(model)
     named = {k: v for k, v in inputs.items() if k in names}
-    if named:
+    if takes_all and (named or not names):
+        said = model(**inputs)
+    elif named:
         said = model(**named)
     elif len(inputs) == 1:
         said = model(next(iter(inputs.values())))
@@ -53,31 +55,57 @@ def label_names_of(model: Any) -> tuple[str, ...] | None:
     """The names of the classes in order, where the model carries any that say more than their number."""
     names = getattr(model, "label_names", None)
     if names is None:
-        names = list((getattr(getattr(model, "config", None), "id2label", None) or {}).values())
+        by_id = getattr(getattr(model, "config", None), "id2label", None) or {}
+        names = [by_id[i] for i in sorted(by_id, key=int)]
         if all(str(name) == f"LABEL_{i}" for i, name in enumerate(names)):
             return None
     return tuple(str(name) for name in names)
 
 
 def teacher_view(batch: Batch) -> Batch:
-    """The batch as the teacher reads it: `teacher_X` in the place of `X`, where the batch has it."""
+    """The batch as the teacher reads it.
+
+    Where it has columns `teacher_X`, they are all of the teacher's inputs, as `X`; the student's are left out.
+    """
     own = {k.removeprefix(TEACHER_PREFIX): v for k, v in batch.items() if k.startswith(TEACHER_PREFIX)}
     if not own:
         return batch
     return {k: v for k, v in batch.items() if k in NOT_INPUTS} | own
 
 
-def _forward(model: Any) -> Any:
+def networks_of(model: Any) -> list[nn.Module] | None:
+    """The networks that a model or a teacher is made of; None where some of it is no network."""
     if isinstance(model, nn.Module):
-        inner = getattr(model, "module", model)  # as DistributedDataParallel wraps it
-        return type(inner).forward
-    return model
+        return [model]
+    for name in ("model", "teacher"):  # what a ModelTeacher wraps, and a RecordedTeacher speaks for
+        if hasattr(model, name):
+            return networks_of(getattr(model, name))
+    members = [networks_of(member) for member in getattr(model, "members", [])]
+    if not members or any(member is None for member in members):
+        return None
+    return [network for member in members for network in member or []]
 
 
-@lru_cache(maxsize=64)
-def _parameters(function: Any) -> frozenset[str]:
+def _parameters(model: Any) -> tuple[frozenset[str], bool]:
+    """The names that a model's forward takes, and whether it takes every other one too."""
+    if not isinstance(model, nn.Module):
+        return _signature(model)
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # torch.compile's, DDP's
+    if model not in _SIGNATURES:
+        names, takes_all = _signature(model.forward)
+        # transformers' models take **kwargs for their own switches, not for columns that they do not know
+        _SIGNATURES[model] = names, takes_all and not hasattr(model, "save_pretrained")
+    return _SIGNATURES[model]
+
+
+_SIGNATURES: WeakKeyDictionary[nn.Module, tuple[frozenset[str], bool]] = WeakKeyDictionary()
+
+
+def _signature(function: Any) -> tuple[frozenset[str], bool]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some builtins have no signature
-        return frozenset()
-    return frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        return frozenset(), False
+    names = frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    return names, any(p.kind == p.VAR_KEYWORD for p in parameters)

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.divergences import Divergence, PositionFunction, forward_kl
+from limbeck.divergences import (
+    Divergence,
+    PositionFunction,
+    forward_kl,
+    jensen_shannon,
+    skewed_kl,
+    skewed_reverse_kl,
+)
 from limbeck.errors import ObjectiveError, ShapeError
 from limbeck.targets import SoftTargets, as_targets
 
@@ -70,8 +77,8 @@ class Objective:
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
             raise ObjectiveError(
-                f"The temperature must be above 0, but is {self.temperature}; 1 leaves the teacher as it is, "
-                "2 to 20 soften it."
+                f"The temperature must be a finite number above 0, but is {self.temperature}; 1 leaves the teacher "
+                "as it is, 2 to 20 soften it."
             )
         for name in ("soft_weight", "hard_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
@@ -128,12 +135,13 @@ class Objective:
         term is 0 where the label is -100.
         """
         soft = hard = None
+        logits = _wide(logits)
         if self.soft_weight and targets is not None:
             divergence = targets.compared_by(self.divergence, self.temperature)
-            student_log_probs = (_wide(logits) / self.temperature).log_softmax(-1)
+            student_log_probs = (logits / self.temperature).log_softmax(-1)
             soft = divergence(*targets.events(student_log_probs, self.temperature))
         if self.hard_weight and labels is not None:
-            hard = F.cross_entropy(_wide(logits), labels, ignore_index=NO_LABEL, reduction="none")
+            hard = F.cross_entropy(logits, labels.long(), ignore_index=NO_LABEL, reduction="none")
         return soft, hard
 
     @property
@@ -167,8 +175,15 @@ class Objective:
                 raise ShapeError(
                     f"{name} must have one value per position, {list(positions)}, but are {list(value.shape)}."
                 )
+        if isinstance(targets, Tensor) and targets.shape[:-1] != positions:
+            raise ShapeError(
+                f"The student's positions are {list(positions)} and the teacher's {list(targets.shape[:-1])}; both "
+                "must speak of the same positions."
+            )
+        if labels is not None and labels.is_floating_point():
+            raise ObjectiveError(f"labels must be whole numbers, but are {labels.dtype}; soft labels are targets.")
         labels = labels.reshape(-1) if labels is not None else None
-        weights = weights.reshape(-1) if weights is not None else None
+        weights = _wide(weights.reshape(-1)) if weights is not None else None
         if mask is None:
             return logits, rows, labels, weights
         kept = mask.reshape(-1).nonzero().squeeze(1)
@@ -192,9 +207,9 @@ def count_positions(
 
     Added over the parts of a global batch, they are the `counts` that every part is divided by.
     """
+    weights = _wide(weights) if weights is not None else None
     if mask is not None:
-        kept = mask.to(torch.float32)
-        weights = kept if weights is None else kept * weights
+        weights = torch.where(mask, 1.0 if weights is None else weights, 0.0)
     rows = torch.Size(positions).numel()
     flat_labels = labels.reshape(-1) if labels is not None else None
     return _counts(rows, device, flat_labels, weights.reshape(-1) if weights is not None else None)
@@ -218,6 +233,10 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _from_function(function: Any) -> Divergence:
+    if function in (jensen_shannon, skewed_kl, skewed_reverse_kl):
+        raise ObjectiveError(
+            f"{function.__name__} makes a divergence: write {function.__name__}(0.1) or another share."
+        )
     if not callable(function):
         raise ObjectiveError(f"A divergence is a function (log_q, log_p) -> [...], but got {function!r}.")
     return Divergence(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.divergences import forward_kl
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
-from limbeck.models import Batch, label_names_of, logits_of
+from limbeck.models import Batch, label_names_of, logits_of, networks_of
 from limbeck.objective import NO_LABEL, Objective
 from limbeck.targets import DenseTargets, MixedTargets, SoftTargets
 from limbeck.teachers.model import Teacher
@@ -25,7 +25,9 @@ def check_student(student: nn.Module, teacher: Teacher | None, transfer_set: Any
     trainable = [p for p in student.parameters() if p.requires_grad]
     if not trainable:
         raise ModelError("No parameter of the student requires a gradient, so nothing could be learned.")
-    shared = {id(p) for model in _networks(teacher) for p in model.parameters()} & {id(p) for p in student.parameters()}
+    shared = {id(p) for model in networks_of(teacher) or [] for p in model.parameters()} & {
+        id(p) for p in student.parameters()
+    }
     if shared:
         raise ModelError(
             "Teacher and student share parameters, and a teacher is frozen; pass copy.deepcopy(model) as one of them."
@@ -143,9 +145,3 @@ def _refuse_probabilities(logits: Tensor, who: str, mend: str) -> None:
         raise TargetError(
             f"The {who} returns probabilities (every row is positive and sums to 1), but logits are needed: {mend}."
         )
-
-
-def _networks(teacher: Any) -> list[nn.Module]:
-    """The networks that a teacher is made of."""
-    members = getattr(teacher, "members", [teacher])
-    return [m.model for m in members if isinstance(getattr(m, "model", None), nn.Module)]

@@ -62,16 +62,26 @@ def as_targets(said: Any) -> SoftTargets:
 
 def concatenate(targets: Sequence[SoftTargets]) -> SoftTargets:
     """Targets of one kind, made alike, one after the other: the rows of the first, then of the second, ..."""
-    first = targets[0]
-    if any(type(other) is not type(first) for other in targets):
-        kinds = sorted({type(other).__name__ for other in targets})
-        raise TargetError(f"Only targets of one kind can be concatenated, but got {', '.join(kinds)}.")
+    if not targets:
+        raise TargetError("There are no targets to concatenate; give one or more.")
+    first, unlike = targets[0], {repr(_kind(other)) for other in targets}
+    if len(unlike) > 1:
+        raise TargetError(f"Only targets made alike can be concatenated, but got {' and '.join(sorted(unlike))}.")
     if isinstance(first, MixedTargets):
         each = zip(*(other.members for other in targets), strict=True)  # type: ignore[attr-defined]
         return replace(first, members=[concatenate(member) for member in each])
     names = [name for name, _ in first._tensors()]  # type: ignore[attr-defined]
     joined = {name: torch.cat([getattr(other, name) for other in targets]) for name in names}
     return replace(first, **joined)  # type: ignore[type-var]
+
+
+def _kind(targets: Any) -> list[Any]:
+    """All that is not rows: the class and its settings, and which tensors there are."""
+    settings = {f.name: getattr(targets, f.name) for f in fields(targets)}
+    kept = {k: "rows" if isinstance(v, Tensor) else v for k, v in settings.items()}
+    if isinstance(targets, MixedTargets):
+        kept["members"] = [_kind(member) for member in targets.members]
+    return [type(targets).__name__, kept]
 
 
 class _Rows:
@@ -99,7 +109,7 @@ class _Rows:
         return divergence
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DenseTargets(_Rows):
     """Logits `[n, C]` over all classes (E = C). Log-probabilities are logits too; probabilities are not."""
 
@@ -111,7 +121,10 @@ class DenseTargets(_Rows):
 
     @classmethod
     def from_probs(cls, probs: Tensor) -> Self:
-        """From probabilities `[n, C]`, as `predict_proba` gives them; a zero becomes -inf."""
+        """From probabilities `[n, C]`, as `predict_proba` gives them; a zero becomes -inf.
+
+        As logits, they are normalised where they are used, should a row not sum to 1.
+        """
         return cls(probs.log())
 
     @property
@@ -130,7 +143,7 @@ class DenseTargets(_Rows):
         return bad
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SparseTargets(_Rows):
     """The teacher's `K` most probable classes and one tail event for all the others (E = K + 1).
 
@@ -142,10 +155,12 @@ class SparseTargets(_Rows):
         temperatures: with beta = (made at) / T, m the tail's mass, M its number of classes, mu its mean,
         log S(beta) ~ log M + mu beta + (log m - log M - mu) beta^2, exact at beta = 1 and to first
         order as T grows.
+    tail_classes `[n]`: M, where some classes of the tail have a probability of zero and are not counted in
+        the mean; C - K by default.
     made_at: the temperature of the softmax that log_probs and tail come from.
 
-    The student's tail is what its full softmax leaves, so for every divergence but logit matching the
-    value is a lower bound of the dense one (data processing inequality).
+    The student's tail is what its full softmax leaves, so at the temperature made_at, for every divergence but
+    logit matching, the value is a lower bound of the dense one (data processing inequality).
     """
 
     ids: Tensor
@@ -154,6 +169,7 @@ class SparseTargets(_Rows):
     tail: Tensor | None = None
     tail_mean: Tensor | None = None
     made_at: float = 1.0
+    tail_classes: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.ids.ndim != 2 or self.ids.shape != self.log_probs.shape:
@@ -163,10 +179,15 @@ class SparseTargets(_Rows):
             )
         if not 1 <= self.ids.shape[1] <= self.classes:
             raise ShapeError(f"SparseTargets keep 1 to {self.classes} classes a row, but K is {self.ids.shape[1]}.")
+        for name in ("tail", "tail_mean", "tail_classes"):
+            value = getattr(self, name)
+            if value is not None and value.shape != self.ids.shape[:1]:
+                raise ShapeError(f"{name} has one value per row, [{len(self.ids)}], but is {list(value.shape)}.")
 
     @classmethod
     def from_logits(cls, logits: Tensor, k: int, temperature: float = 1.0) -> Self:
         """The `k` most probable classes of `log_softmax(logits / temperature)`, with their tail."""
+        _require_positive(temperature)
         log_probs = _log_softmax(logits, temperature)
         if not 1 <= k <= log_probs.shape[-1]:
             raise ShapeError(f"k must be between 1 and the {log_probs.shape[-1]} classes, but is {k}.")
@@ -175,8 +196,10 @@ class SparseTargets(_Rows):
         if k == classes:
             return cls(ids, top, classes, made_at=temperature)
         others = log_probs.scatter(-1, ids, -torch.inf)
-        tail_mean = log_probs.scatter(-1, ids, 0.0).sum(-1) / (classes - k)
-        return cls(ids, top, classes, others.logsumexp(-1), tail_mean, temperature)
+        there = others != -torch.inf
+        tail_classes = there.sum(-1)
+        tail_mean = torch.where(there, others, 0.0).sum(-1) / tail_classes.clamp(min=1)
+        return cls(ids, top, classes, others.logsumexp(-1), tail_mean, temperature, tail_classes)
 
     @property
     def num_classes(self) -> int:
@@ -188,13 +211,15 @@ class SparseTargets(_Rows):
         log_p = self._log_p(temperature)
         if self.ids.shape[1] == self.classes:
             return kept, log_p
-        tail = student_log_probs.scatter(-1, self.ids, -torch.inf).logsumexp(-1, keepdim=True)
+        others = student_log_probs.scatter(-1, self.ids, -torch.inf)
+        empty = others.detach().amax(-1, keepdim=True) == -torch.inf  # where a logsumexp has no gradient
+        tail = others.masked_fill(empty, 0.0).logsumexp(-1, keepdim=True).masked_fill(empty, -torch.inf)
         return torch.cat([kept, tail], -1), log_p
 
     def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
         """Refuses logit matching over a tail, and temperatures that the tail cannot be read at."""
         complete = self.ids.shape[1] == self.classes
-        if divergence is logit_matching and not complete:
+        if divergence == logit_matching and not complete:
             raise ObjectiveError(
                 f"logit_matching needs every class, but these targets keep {self.ids.shape[1]} of {self.classes}; "
                 "use dense targets or another divergence."
@@ -213,12 +238,13 @@ class SparseTargets(_Rows):
         return divergence
 
     def bad_rows(self, divergence: Divergence) -> Tensor:
-        """Rows with nan or +inf, with an id outside the classes or twice, or with a mass above 1."""
+        """Rows with nan or +inf, with an id outside the classes or twice, or with a mass that is not 1."""
         log_p = self._log_p(self.made_at)
         ordered = self.ids.sort(-1).values
         bad = (ordered[:, 0] < 0) | (ordered[:, -1] >= self.classes) | (ordered.diff(dim=-1) == 0).any(-1)
-        bad |= ~(log_p.logsumexp(-1) < 1e-2)  # 8-bit log-probabilities overshoot 1 a little; nan fails too
-        bad |= log_p.amax(-1) == -torch.inf
+        bad |= ~(log_p.logsumexp(-1).abs() < 1e-2)  # 8-bit log-probabilities miss 1 a little; nan fails too
+        if self.tail_mean is not None:
+            bad |= ~self.tail_mean.isfinite()
         if not divergence.allows_zero:
             bad |= log_p.amin(-1) == -torch.inf
         return bad
@@ -234,14 +260,16 @@ class SparseTargets(_Rows):
         tail = _wide(tail)
         if beta != 1:
             assert self.tail_mean is not None  # compared_by refuses it before
-            log_m = math.log(self.classes - self.ids.shape[1])
+            size = torch.full_like(tail, self.classes - self.ids.shape[1])
+            log_m = (size if self.tail_classes is None else self.tail_classes.to(size)).log()
             mean = _wide(self.tail_mean)
-            tail = log_m + mean * beta + (tail - log_m - mean) * beta**2
+            tempered = log_m + mean * beta + (tail - log_m - mean) * beta**2
+            tail = torch.where(tail == -torch.inf, tail, tempered)  # nothing stays nothing
         log_p = torch.cat([log_probs * beta, tail.unsqueeze(-1)], -1)
         return log_p if beta == 1 else log_p.log_softmax(-1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SampledTargets(_Rows):
     """Classes drawn from a proposal r, with importance weights: an unbiased view of the teacher's gradient.
 
@@ -269,6 +297,9 @@ class SampledTargets(_Rows):
     @classmethod
     def draw(cls, logits: Tensor, k: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Self:
         """`k` classes a row, drawn with replacement from the teacher's own softmax at `temperature`."""
+        _require_positive(temperature)
+        if k < 1:
+            raise ShapeError(f"At least one class is drawn per row, but k is {k}.")
         probs = _log_softmax(logits, temperature).exp()
         ids = torch.multinomial(probs, k, replacement=True, generator=generator)
         return cls(ids, torch.full_like(ids, 1 / k, dtype=probs.dtype), probs.shape[-1], temperature)
@@ -283,7 +314,7 @@ class SampledTargets(_Rows):
 
     def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
         """cross_entropy for itself and for forward_kl; ObjectiveError for all else."""
-        if divergence is not forward_kl and divergence is not cross_entropy:
+        if divergence not in (forward_kl, cross_entropy):
             raise ObjectiveError(
                 f"Sampled targets estimate cross_entropy and forward_kl only, not {divergence.name}; "
                 "use one of those, or dense or sparse targets."
@@ -301,7 +332,7 @@ class SampledTargets(_Rows):
         return bad | ~((self.weights >= 0) & self.weights.isfinite()).all(-1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MixedTargets:
     """An ensemble's targets, mixed where they are used.
 
@@ -320,6 +351,7 @@ class MixedTargets:
     def __post_init__(self) -> None:
         if not self.members:
             raise TargetError("MixedTargets need at least one member, but got none.")
+        object.__setattr__(self, "members", [as_targets(member) for member in self.members])
         if self.mean not in ("arithmetic", "geometric"):
             raise ObjectiveError(f'The mean of an ensemble is "arithmetic" or "geometric", not {self.mean!r}.')
         shapes = {(len(member), member.num_classes) for member in self.members}
@@ -352,11 +384,11 @@ class MixedTargets:
     def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """All classes; the mixture of the members' softened log-probabilities."""
         assert self.weights is not None  # set in __post_init__
-        said = torch.stack([member.events(student_log_probs, temperature)[1] for member in self.members])
-        weights = said.new_tensor(self.weights).view(-1, 1, 1)  # [members, 1, 1]
+        heard = [(m, w) for m, w in zip(self.members, self.weights, strict=True) if w > 0]
+        said = [(member.events(student_log_probs, temperature)[1], weight) for member, weight in heard]
         if self.mean == "arithmetic":
-            return student_log_probs, (said + weights.log()).logsumexp(0)
-        return student_log_probs, torch.where(weights == 0, 0.0, weights * said).sum(0).log_softmax(-1)
+            return student_log_probs, torch.stack([log_p + math.log(w) for log_p, w in said]).logsumexp(0)
+        return student_log_probs, torch.stack([log_p * w for log_p, w in said]).sum(0).log_softmax(-1)
 
     def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
         """Every divergence applies as it is."""
@@ -378,6 +410,11 @@ def member_weights(weights: Sequence[float] | None, members: int) -> tuple[float
             f"An ensemble of {members} needs {members} weights of 0 or more, not all 0, but got {list(weights)}."
         )
     return tuple(w / sum(weights) for w in weights)
+
+
+def _require_positive(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise ObjectiveError(f"A temperature is a finite number above 0, but is {temperature}.")
 
 
 def _wide(x: Tensor) -> Tensor:

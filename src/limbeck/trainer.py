@@ -22,7 +22,7 @@ from limbeck.checkpoints import newest_whole, require_whole, seal
 from limbeck.errors import CheckpointError, ConfigError, TargetError
 from limbeck.metrics import position_statistics
 from limbeck.models import Batch, logits_of
-from limbeck.objective import Counts, Objective, count_positions
+from limbeck.objective import NO_LABEL, Counts, Objective, count_positions
 from limbeck.preflight import check_batch, check_student
 from limbeck.students.folder import write_model
 from limbeck.targets import DenseTargets, MixedTargets, SoftTargets
@@ -167,7 +167,7 @@ class DistillTrainer(Trainer):
 
     def _ask_teacher(self, inputs: Batch) -> SoftTargets:
         with self.accelerator.autocast():
-            targets = self.teacher(inputs)
+            targets = self.teacher(inputs)  # type: ignore[misc]  # asked only where there is one
         bad = targets.bad_rows(self.objective.divergence)
         rows = inputs.get("row_id")
         rows = (
@@ -228,12 +228,12 @@ class DistillTrainer(Trainer):
                 else None
             )
             statistics = position_statistics(flat, log_p, labels)
-        unlabelled = labels == -100 if labels is not None else None
         if hard is not None:
-            hard = hard.masked_fill(unlabelled, math.nan)
-        columns = {**statistics, "soft_loss": soft, "hard_loss": hard, "weight": positions.weight()}
-        self._statistics = [name for name, value in columns.items() if value is not None]
-        stacked = torch.stack([columns[name].float().reshape(-1) for name in self._statistics], -1)
+            hard = torch.where(labels == NO_LABEL, math.nan, hard)
+        said = {**statistics, "soft_loss": soft, "hard_loss": hard, "weight": positions.weight()}
+        columns = {name: values for name, values in said.items() if values is not None}
+        self._statistics = list(columns)
+        stacked = torch.stack([values.float().reshape(-1) for values in columns.values()], -1)
         stacked = stacked.view(len(logits), -1, stacked.shape[-1])
         return None, stacked, stacked[..., :0]
 

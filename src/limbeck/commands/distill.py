@@ -222,7 +222,7 @@ def _claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Pa
         for name in sorted(settings):
             if before.get(name) != settings[name]:
                 console.say(f"Note: {name} was {before.get(name)} when the run began and is {settings[name]} now.")
-    kept = Namespace(**settings)
+    kept = Namespace(**settings)  # type: ignore[no-untyped-call]
     parser.save(kept, folder / SETTINGS, overwrite=True, skip_validation=True)
     return folder
 

@@ -46,8 +46,8 @@ class DataOptions:
     data: str = _option(
         "digits",
         "digits (embedded); a folder in MNIST's format; a csv, tsv, json, jsonl or parquet file; an imagefolder; the "
-        "name of a dataset on the Hugging Face hub; or package.module:callable that returns a TransferSet, or a dict of "
-        "them by split",
+        "name of a dataset on the Hugging Face hub; or package.module:callable that returns a TransferSet, or a dict "
+        "of them by split",
     )
     text_column: str | None = _option(None, "which column holds the text, where it cannot be guessed")
     image_column: str | None = _option(None, "which column holds the image, where it cannot be guessed")
