@@ -228,7 +228,7 @@ class DistillTrainer(Trainer):
                 else None
             )
             statistics = position_statistics(flat, log_p, labels)
-        if hard is not None:
+        if hard is not None and labels is not None:
             hard = torch.where(labels == NO_LABEL, math.nan, hard)
         said = {**statistics, "soft_loss": soft, "hard_loss": hard, "weight": positions.weight()}
         columns = {name: values for name, values in said.items() if values is not None}
