@@ -62,10 +62,10 @@ def check_batch(
     objective: Objective,
     batch: Batch,
     all_labels: Tensor | None = None,
-) -> None:
-    """Whether teacher and student speak of the same classes for a batch, in finite logits, and labels fit.
+) -> Tensor:
+    """The student's logits for a batch, if teacher and student speak of the same classes in finite logits.
 
-    all_labels: those of the whole transfer set, where they are at hand.
+    all_labels: those of the whole transfer set, where they are at hand; they must be classes of the student.
     """
     was_training = student.training
     with torch.random.fork_rng(), torch.no_grad():
@@ -81,6 +81,7 @@ def check_batch(
     _check_labels(objective, logits.shape[-1], batch.get("labels"), all_labels, rows)
     if targets is not None:
         _check_targets(objective, logits, targets, rows)
+    return logits
 
 
 def _check_targets(objective: Objective, logits: Tensor, targets: SoftTargets, rows: Tensor) -> None:

@@ -110,6 +110,7 @@ class DistillTrainer(Trainer):
             self.teacher.to(self.args.device)
         self._logged: dict[str, Tensor] = {}  # part -> (sum, count) since the last log, on the device
         self._first_bad_row = torch.tensor(-1, device=self.args.device)
+        self._position_axes = 1  # 2 where every token is a position: check sees it
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Trains; every setting, label and the first batch are checked before.
@@ -132,7 +133,8 @@ class DistillTrainer(Trainer):
         if self.augment is not None:
             batch = self.augment(batch, 0)
         all_labels = getattr(self.train_dataset, "labels", None)
-        check_batch(self.model, self.teacher, self.objective, batch, all_labels)
+        logits = check_batch(self.model, self.teacher, self.objective, batch, all_labels)
+        self._position_axes = logits.ndim - 1
 
     def last_checkpoint(self) -> Path:
         """The newest whole checkpoint in output_dir; a newer one that is not is skipped with a warning."""
@@ -194,11 +196,6 @@ class DistillTrainer(Trainer):
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             counts = self.accelerator.gather(counts).view(-1, 2).sum(0)
         return counts
-
-    @property
-    def _position_axes(self) -> int:
-        """1 where every example is a position, 2 where every token is."""
-        return 2 if "TokenClassification" in type(self.accelerator.unwrap_model(self.model)).__name__ else 1
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the two terms, each the mean over its own positions since the last log, to the training loss."""

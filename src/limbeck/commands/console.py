@@ -72,11 +72,12 @@ def say_plan(
 def results_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Table:
     """A column per role; a line that no role has a value for is left out. names: role -> what to call it."""
     test, roles = results["test"], results["roles"]
-    table = Table(title=f"{test['examples']:,} test examples, {test['classes']:,} classes", title_justify="left")
+    seeds = max(of["seeds"] for of in roles.values())
+    title = f"{test['examples']:,} test examples, {test['classes']:,} classes"
+    table = Table(title=title + (f", mean of {seeds} seeds" if seeds > 1 else ""), title_justify="left")
     table.add_column("")
-    for role, of in roles.items():
-        seeds = f" ({of['seeds']} seeds)" if of["seeds"] > 1 else ""
-        table.add_column(escape((names or {}).get(role, role) + seeds), justify="right")
+    for role in roles:
+        table.add_column(escape((names or {}).get(role, role)), justify="right")
     for line, (path, form) in LINES.items():
         values = [_at(of, path) for of in roles.values()]
         if any(value is not None for value in values):

@@ -7,6 +7,7 @@ so that each of the 1,797 images is tested once; several seeds. The same with al
 """
 
 import copy
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from limbeck.trainer import DistillConfig, DistillTrainer
 from limbeck.transfer import TransferSet, digits
 
 FOLDS, MEMBERS, LABELS = 5, 10, 100
-MEMBER_STEPS, STUDENT_STEPS = 120, 300
+MEMBER_STEPS, STUDENT_STEPS = 100, 250
 ON_LABELS = Objective(soft_weight=0.0, hard_weight=1.0)
-DISTILLED = Objective(temperature=4.0, hard_weight=0.1)
+DISTILLED = Objective(temperature=4.0, hard_weight=0.5)
 
 
 def run(words: list[str]) -> None:
@@ -38,6 +39,8 @@ def run(words: list[str]) -> None:
     chosen = parser.parse_args(words)
     folder = Path(chosen.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # the nets are so small that a second thread costs more than it gives
+    gc.freeze()  # Trainer collects garbage at every start, and need not look at the libraries each time
     say(f"Teacher: {MEMBERS} nets that have seen every label. Student: a small net that may see {LABELS} labels.")
     few, every = demonstrate(folder, chosen.seeds)
     names = {"teacher": "teacher", "student": "distilled", "baseline": "labels alone"}
@@ -61,7 +64,8 @@ def demonstrate(folder: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any
             members = []
             for member in range(MEMBERS):
                 torch.manual_seed(1000 * fold + member)
-                members.append(_fit(mlp([64, 200, 200, 10], dropout=0.3), None, ON_LABELS, train, MEMBER_STEPS, member))
+                member_net = mlp([64, 200, 200, 10], dropout=0.3)
+                members.append(_fit(member_net, None, ON_LABELS, train, MEMBER_STEPS, member, folder))
                 bar.advance(task)
             teacher = Ensemble(members)
             said = record(teacher, train)  # one pass serves every student
@@ -71,11 +75,11 @@ def demonstrate(folder: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any
                 students, baselines = [], []
                 for seed in range(seeds):
                     torch.manual_seed(seed)
-                    initial = mlp([64, 32, 10])
-                    log = folder / "log.jsonl" if pooled is few and fold == seed == 0 else None
+                    initial = mlp([64, 64, 10])
+                    logged = pooled is few and fold == seed == 0
                     distilled = copy.deepcopy(initial)
-                    students.append(_fit(distilled, said, DISTILLED, transfer_set, STUDENT_STEPS, seed, log))
-                    baselines.append(_fit(initial, None, ON_LABELS, with_labels, STUDENT_STEPS, seed))
+                    students.append(_fit(distilled, said, DISTILLED, transfer_set, STUDENT_STEPS, seed, folder, logged))
+                    baselines.append(_fit(initial, None, ON_LABELS, with_labels, STUDENT_STEPS, seed, folder))
                     bar.advance(task, 2)
                 timed = fold == 0
                 pooled.append(predict(students, test, baseline=baselines, teacher=teacher, latency=timed))
@@ -100,21 +104,22 @@ def _fit(
     transfer_set: TransferSet,
     steps: int,
     seed: int,
-    log: Path | None = None,
+    folder: Path,
+    logged: bool = False,
 ) -> nn.Module:
     config = DistillConfig(
-        output_dir="runs/demo/checkpoints",
+        output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=128,
         learning_rate=1e-2,
         lr_scheduler_type="cosine",
         seed=seed,
-        logging_strategy="steps" if log else "no",
+        logging_strategy="steps" if logged else "no",
         logging_steps=10,
         save_strategy="no",
         disable_tqdm=True,
     )
-    callbacks = [LogFile(log)] if log else []
+    callbacks = [LogFile(folder / "log.jsonl")] if logged else []
     quiet(DistillTrainer(net, teacher, objective, config, train_dataset=transfer_set, callbacks=callbacks)).train()
     return net
 
