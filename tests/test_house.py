@@ -21,7 +21,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Who may import whom: a room (a module, or a package and all in it) -> the rooms it may import from. What is
 # not listed here has no place yet: draw it in docs/design.md and give it a line. The longest name that fits counts.
 LOSSES = {"errors", "divergences", "targets", "objective"}
-RUNS = LOSSES | {"linear", "metrics", "models", "teachers", "transfer", "students", "preflight"}
+RUNS = LOSSES | {"linear", "metrics", "models", "teachers", "transfer", "students", "positions", "preflight"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),
@@ -40,7 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "store": {"errors", "divergences", "targets"},
     "teachers": {"errors", "divergences", "targets", "models"},
     "teachers.stored": {"errors", "divergences", "targets", "models", "store"},
-    "preflight": LOSSES | {"models", "teachers"},
+    "positions": LOSSES | {"models"},
+    "preflight": LOSSES | {"models", "positions", "teachers"},
     "trainer": RUNS | {"checkpoints"},
     "evaluation": RUNS | {"verdict", "latency"},
     "report": {"errors"},  # it draws old runs again from their JSON

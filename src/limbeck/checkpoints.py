@@ -16,8 +16,11 @@ SEAL = "limbeck_checkpoint.json"
 
 
 def seal(checkpoint: str | Path) -> None:
-    """Marks a checkpoint as whole."""
+    """Marks a checkpoint as whole, once all of it is on the disk."""
     checkpoint = Path(checkpoint)
+    for name in _sizes(checkpoint):
+        with open(checkpoint / name, "rb") as file:
+            os.fsync(file.fileno())
     temporary = checkpoint / f"{SEAL}.partial"
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump({"files": _sizes(checkpoint)}, file, indent=1)

@@ -14,17 +14,15 @@ from limbeck.divergences import forward_kl
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
 from limbeck.models import Batch, label_names_of, logits_of, networks_of
 from limbeck.objective import NO_LABEL, Objective
+from limbeck.positions import positions_of
 from limbeck.targets import DenseTargets, MixedTargets, SoftTargets
 from limbeck.teachers.model import Teacher
 
 
-def check_student(student: nn.Module, teacher: Teacher | None, transfer_set: Any) -> None:
+def check_student(student: nn.Module, teacher: Teacher | None, transfer_set: Any, evaluation_set: Any = None) -> None:
     """Whether there is something to train, on some examples, with classes that are called alike."""
     if len(transfer_set) == 0:
         raise DataError("The transfer set is empty; training needs at least one example.")
-    trainable = [p for p in student.parameters() if p.requires_grad]
-    if not trainable:
-        raise ModelError("No parameter of the student requires a gradient, so nothing could be learned.")
     shared = {id(p) for model in networks_of(teacher) or [] for p in model.parameters()} & {
         id(p) for p in student.parameters()
     }
@@ -32,10 +30,16 @@ def check_student(student: nn.Module, teacher: Teacher | None, transfer_set: Any
         raise ModelError(
             "Teacher and student share parameters, and a teacher is frozen; pass copy.deepcopy(model) as one of them."
         )
+    if not any(p.requires_grad for p in student.parameters()):
+        raise ModelError(
+            "No parameter of the student requires a gradient, so nothing could be learned; call "
+            "student.requires_grad_() on what is to be trained. (A model that once was a teacher has been frozen.)"
+        )
     said = {
         "the teacher": getattr(teacher, "label_names", None),
         "the student": label_names_of(student),
         "the transfer set": getattr(transfer_set, "label_names", None),
+        "the evaluation set": getattr(evaluation_set, "label_names", None),
     }
     check_label_names({who: names for who, names in said.items() if names})
 
@@ -46,7 +50,8 @@ def check_label_names(known: dict[str, Sequence[str]]) -> None:
     for who, other in others:
         if len(other) != len(names):
             raise ShapeError(
-                f"{first} has {len(names)} classes, {who} has {len(other)}; they must be the same classes."
+                f"The classes must be the same, but {first} has {len(names)} and {who} has {len(other)}; change the "
+                "last layer, or the label names, of one of them."
             )
         for i, (a, b) in enumerate(zip(names, other, strict=True)):
             if a != b:
@@ -56,35 +61,58 @@ def check_label_names(known: dict[str, Sequence[str]]) -> None:
                 )
 
 
-def check_batch(
-    student: nn.Module,
-    teacher: Teacher | None,
-    objective: Objective,
-    batch: Batch,
-    all_labels: Tensor | None = None,
-) -> Tensor:
-    """The student's logits for a batch, if teacher and student speak of the same classes in finite logits.
+def check_classes(classes: int, objective: Objective, transfer_set: Any, evaluation_set: Any = None) -> None:
+    """Whether sets speak of as many classes as the student has outputs, and have the labels that are learned."""
+    for who, examples in (("transfer", transfer_set), ("evaluation", evaluation_set)):
+        names, labels = getattr(examples, "label_names", None), getattr(examples, "labels", None)
+        if names and len(names) != classes:
+            raise ShapeError(
+                f"The {who} set has {len(names)} classes and the student {classes} outputs; it needs one output per "
+                "class. Change the student's last layer."
+            )
+        if isinstance(labels, Tensor):
+            check_labels(labels, classes, f" of the {who} set")
+    labels = getattr(transfer_set, "labels", None)
+    if objective.hard_weight and isinstance(labels, Tensor) and (labels == NO_LABEL).all():
+        raise ConfigError("hard_weight is above 0 but every label is -100; give labels, or hard_weight=0.")
 
-    all_labels: those of the whole transfer set, where they are at hand; they must be classes of the student.
-    """
-    was_training = student.training
-    with torch.random.fork_rng(), torch.no_grad():
-        logits = logits_of(student.eval(), batch)
-        targets = teacher(batch) if teacher is not None and objective.soft_weight else None
-    student.train(was_training)
+
+def check_labels(labels: Tensor, classes: int, where: str = "") -> None:
+    """Labels `[N]` or `[N, L]` are classes of the student, or -100."""
+    outside = (labels != NO_LABEL) & ((labels < 0) | (labels >= classes))
+    if outside.any():
+        at = int(outside.reshape(len(labels), -1).any(-1).int().argmax())
+        raise DataError(
+            f"Label {int(labels[outside][0])} of example {at}{where} is outside the {classes} classes of the student, "
+            f"0 to {classes - 1} (or -100 for none); correct the labels, or give the student more outputs."
+        )
+
+
+def check_batch(student: nn.Module, teacher: Teacher | None, objective: Objective, batch: Batch) -> Tensor:
+    """The student's logits for a batch, if teacher and student speak of the same classes in finite logits."""
+    modes = [(module, module.training) for module in student.modules()]
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            logits = logits_of(student.eval(), batch)
+            targets = teacher(batch) if teacher is not None and objective.soft_weight else None
+    finally:
+        for module, training in modes:
+            module.training = training
     if logits.ndim < 2:
         raise ShapeError(f"The student must return logits [n, C], but returned the shape {list(logits.shape)}.")
     if not logits.isfinite().all():
         raise ModelError("The student's logits are not finite for the first batch; look at its weights or its inputs.")
     _refuse_probabilities(logits, "student", "leave its softmax out")
-    rows = batch.get("row_id", torch.arange(len(logits)))
-    _check_labels(objective, logits.shape[-1], batch.get("labels"), all_labels, rows)
+    if (labels := batch.get("labels")) is not None:
+        check_labels(labels, logits.shape[-1])
+    elif objective.hard_weight:
+        raise ConfigError("hard_weight is above 0 but the batches have no labels; give labels, or hard_weight=0.")
     if targets is not None:
-        _check_targets(objective, logits, targets, rows)
+        _check_targets(objective, logits, targets, batch)
     return logits
 
 
-def _check_targets(objective: Objective, logits: Tensor, targets: SoftTargets, rows: Tensor) -> None:
+def _check_targets(objective: Objective, logits: Tensor, targets: SoftTargets, batch: Batch) -> None:
     classes, positions = logits.shape[-1], logits.shape[:-1].numel()
     if targets.num_classes != classes:
         raise ShapeError(
@@ -104,10 +132,12 @@ def _check_targets(objective: Objective, logits: Tensor, targets: SoftTargets, r
                 "teacher",
                 "return probs.log(), or DenseTargets.from_probs(probs), or leave its softmax out",
             )
-    bad = targets.bad_rows(objective.divergence)
+    compared = positions_of(batch, logits.ndim - 1).compared
+    bad = compared(targets.bad_rows(objective.divergence))
     if bad.any():
-        row = int(rows.cpu().repeat_interleave(len(bad) // len(rows))[bad.cpu()][0])
-        if targets.bad_rows(forward_kl).any():  # finite wherever there is a distribution at all
+        rows = batch.get("row_id", torch.arange(len(logits))).cpu()
+        row = int(rows.repeat_interleave(len(bad) // len(rows))[bad.cpu()][0])
+        if compared(targets.bad_rows(forward_kl)).any():  # finite wherever there is a distribution at all
             raise TargetError(
                 f"The teacher gave nan, infinity or an impossible distribution for the example with row_id {row} "
                 f"({int(bad.sum())} of {len(bad)} positions of the first batch); look at that example, or at the "
@@ -118,26 +148,6 @@ def _check_targets(objective: Objective, logits: Tensor, targets: SoftTargets, r
             f"{objective.divergence.name} is infinite; use skewed_reverse_kl, forward_kl or jensen_shannon."
         )
     targets.compared_by(objective.divergence, objective.temperature)
-
-
-def _check_labels(
-    objective: Objective, classes: int, labels: Tensor | None, all_labels: Tensor | None, rows: Tensor
-) -> None:
-    if objective.hard_weight and labels is None:
-        raise ConfigError("hard_weight is above 0 but the batches have no labels; give labels, or hard_weight=0.")
-    known = all_labels if all_labels is not None else labels
-    if known is None:
-        return
-    if objective.hard_weight and (known == NO_LABEL).all():
-        raise ConfigError("hard_weight is above 0 but every label is -100; give labels, or hard_weight=0.")
-    outside = (known != NO_LABEL) & ((known < 0) | (known >= classes))
-    if outside.any():
-        at = int(outside.reshape(len(known), -1).any(-1).int().argmax())
-        wrong = int(known[outside][0])
-        raise DataError(
-            f"Label {wrong} of example {at} is outside the {classes} classes of the student, 0 to {classes - 1} (or "
-            "-100 for none); correct the labels, or give the student more outputs."
-        )
 
 
 def _refuse_probabilities(logits: Tensor, who: str, mend: str) -> None:

@@ -8,48 +8,55 @@ What this file does not know: how the loss is computed, what teachers and transf
 
 import logging
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 from transformers.trainer_utils import rotate_checkpoints
 
 from limbeck.checkpoints import newest_whole, require_whole, seal
-from limbeck.errors import CheckpointError, ConfigError, TargetError
+from limbeck.errors import CheckpointError, ConfigError, DataError, TargetError
 from limbeck.metrics import position_statistics
 from limbeck.models import Batch, logits_of
-from limbeck.objective import NO_LABEL, Counts, Objective, count_positions
-from limbeck.preflight import check_batch, check_student
+from limbeck.objective import NO_LABEL, Counts, Objective
+from limbeck.positions import Positions, positions_of
+from limbeck.preflight import check_batch, check_classes, check_student
 from limbeck.students.folder import write_model
 from limbeck.targets import DenseTargets, MixedTargets, SoftTargets
 from limbeck.teachers.model import as_teacher
 
 log = logging.getLogger("limbeck")
 
+OF_LABELS = ("correct", "nll", "brier", "hard_loss")
+OF_TEACHER = ("agreement", "acceptance", "forward_kl", "reverse_kl")
+"""Statistics that only positions with a label have, and only those where the teacher speaks of every class."""
+
 
 @dataclass
 class DistillConfig(TrainingArguments):
     """transformers.TrainingArguments with the defaults that distillation needs.
 
-    A loss of nan is logged as nan, no column of a batch is thrown away, and nothing is reported elsewhere unless
-    `report_to` asks for it.
+    A loss of nan is logged as nan, no column of a batch is thrown away, early stopping goes on counting where a
+    checkpoint left off, and nothing is reported elsewhere unless `report_to` asks for it.
     """
 
     output_dir: str | None = "runs/student"
     logging_nan_inf_filter: bool = False
     remove_unused_columns: bool | None = False
     report_to: str | list[str] | None = "none"
+    restore_callback_states_from_checkpoint: bool = True
     dataloader_pin_memory: bool = field(default_factory=torch.accelerator.is_available)
     label_names: list[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.logging_nan_inf_filter:
-            raise ConfigError("logging_nan_inf_filter hides a loss of nan behind an average; leave it off.")
+        _refuse_arguments(self)
         if self.label_names is None:
             self.label_names = ["labels"]
 
@@ -60,7 +67,7 @@ class DistillTrainer(Trainer):
     student: any nn.Module or transformers model (image, text or token classification).
     teacher: a network, a teacher, a classifier with predict_proba or a function of the batch; None for labels alone.
     objective: by default soft targets at T = 2 where there is a teacher, labels where there is none.
-    args: DistillConfig, or any TrainingArguments with remove_unused_columns off.
+    args: DistillConfig, or TrainingArguments with remove_unused_columns and logging_nan_inf_filter off.
     train_dataset, eval_dataset: TransferSets, or any dataset whose batches are dicts of tensors; labels optional.
     augment: `(batch, epoch) -> batch`, the same view for teacher and student; training only.
     """
@@ -80,6 +87,7 @@ class DistillTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
         optimizers: tuple[Any, Any] = (None, None),
     ):
+        _refuse_arguments(args := args or DistillConfig())
         self.teacher = None if teacher is None else as_teacher(teacher)
         hard_only = Objective(soft_weight=0.0, hard_weight=1.0)
         self.objective = objective or (Objective() if teacher is not None else hard_only)
@@ -96,7 +104,7 @@ class DistillTrainer(Trainer):
         extra = [MaxNorm(constraint)] if constraint else []
         super().__init__(
             model=student,
-            args=args or DistillConfig(),
+            args=args,
             data_collator=_AsGathered(data_collator or default_data_collator),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -108,9 +116,8 @@ class DistillTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the global counts itself
         if self.teacher is not None and hasattr(self.teacher, "to"):
             self.teacher.to(self.args.device)
-        self._logged: dict[str, Tensor] = {}  # part -> (sum, count) since the last log, on the device
-        self._first_bad_row = torch.tensor(-1, device=self.args.device)
         self._position_axes = 1  # 2 where every token is a position: check sees it
+        self._forget()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Trains; every setting, label and the first batch are checked before.
@@ -121,19 +128,28 @@ class DistillTrainer(Trainer):
             resume_from_checkpoint = str(self.last_checkpoint())
         elif resume_from_checkpoint:
             resume_from_checkpoint = str(require_whole(resume_from_checkpoint))
+        elif any(Path(str(self.args.output_dir)).glob("checkpoint-*")):
+            log.warning("%s holds checkpoints of an earlier run; resuming may find those.", self.args.output_dir)
+        self._forget()
         self.check()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def check(self) -> None:
         """Refuses what cannot work before a step is taken: train calls it."""
-        check_student(self.model, self.teacher if self.teacher_passes else None, self.train_dataset)
+        if not hasattr(self.train_dataset, "__len__"):
+            raise DataError(
+                "Training needs a train_dataset whose length is known, such as a TransferSet, but got "
+                f"{type(self.train_dataset).__name__}."
+            )
+        sets = self.train_dataset, self.eval_dataset
+        check_student(self.model, self.teacher if self.teacher_passes else None, *sets)
         rows = range(min(len(self.train_dataset), self.args.train_batch_size))
         gather = getattr(self.train_dataset, "__getitems__", lambda rows: [self.train_dataset[i] for i in rows])
         batch = self._prepare_inputs(self.data_collator(gather(list(rows))))
         if self.augment is not None:
             batch = self.augment(batch, 0)
-        all_labels = getattr(self.train_dataset, "labels", None)
-        logits = check_batch(self.model, self.teacher, self.objective, batch, all_labels)
+        logits = check_batch(self.model, self.teacher, self.objective, batch)
+        check_classes(logits.shape[-1], self.objective, *sets)
         self._position_axes = logits.ndim - 1
 
     def last_checkpoint(self) -> Path:
@@ -147,6 +163,11 @@ class DistillTrainer(Trainer):
             log.warning("Resuming from %s.", newest)
         return newest
 
+    def _forget(self) -> None:
+        """What is noted between logs, so that a second training begins as the first did."""
+        self._logged: dict[str, Tensor] = {}  # part -> (sum, count) since the last log, on the device
+        self._first_bad_row = torch.tensor(-1, device=self.args.device)
+
     def compute_loss(
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -154,9 +175,9 @@ class DistillTrainer(Trainer):
         if self.augment is not None and model.training:
             inputs = self.augment(inputs, int(self.state.epoch or 0))
         counts = Counts(*num_items_in_batch) if num_items_in_batch is not None else None
-        targets = self._ask_teacher(inputs) if self.teacher_passes else None
         logits = logits_of(model, inputs)
         positions = positions_of(inputs, logits.ndim - 1)
+        targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
         loss = self.objective(
             logits, targets, positions.labels, mask=positions.mask, weights=positions.weights, counts=counts
         )
@@ -167,10 +188,10 @@ class DistillTrainer(Trainer):
             share = share * self.accelerator.num_processes  # DDP takes the mean over processes of what is a sum
         return (share, {"logits": logits}) if return_outputs else share
 
-    def _ask_teacher(self, inputs: Batch) -> SoftTargets:
+    def _ask_teacher(self, inputs: Batch, positions: Positions) -> SoftTargets:
         with self.accelerator.autocast():
             targets = self.teacher(inputs)  # type: ignore[misc]  # asked only where there is one
-        bad = targets.bad_rows(self.objective.divergence)
+        bad = positions.compared(targets.bad_rows(self.objective.divergence))
         rows = inputs.get("row_id")
         rows = (
             torch.arange(len(bad), device=bad.device) if rows is None else rows.repeat_interleave(len(bad) // len(rows))
@@ -214,8 +235,8 @@ class DistillTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = logits_of(model, inputs)
-            targets = self._ask_teacher(inputs) if self.teacher_passes else None
             positions = positions_of(inputs, logits.ndim - 1)
+            targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
             flat = logits.reshape(-1, logits.shape[-1])
             labels = positions.labels.reshape(-1) if positions.labels is not None else None
             soft, hard = self.objective.per_position(flat, targets, labels)
@@ -225,10 +246,13 @@ class DistillTrainer(Trainer):
                 else None
             )
             statistics = position_statistics(flat, log_p, labels)
-        if hard is not None and labels is not None:
-            hard = torch.where(labels == NO_LABEL, math.nan, hard)
-        said = {**statistics, "soft_loss": soft, "hard_loss": hard, "weight": positions.weight()}
-        columns = {name: values for name, values in said.items() if values is not None}
+        if labels is None:
+            statistics = {name: values for name, values in statistics.items() if name not in OF_LABELS}
+        if log_p is None:
+            statistics = {name: values for name, values in statistics.items() if name not in OF_TEACHER}
+        known = None if labels is None else labels != NO_LABEL
+        said = {"soft_loss": soft, "hard_loss": hard, "labelled": known, "weight": positions.weight()}
+        columns = statistics | {name: values for name, values in said.items() if values is not None}
         self._statistics = list(columns)
         stacked = torch.stack([values.float().reshape(-1) for values in columns.values()], -1)
         stacked = stacked.view(len(logits), -1, stacked.shape[-1])
@@ -238,21 +262,48 @@ class DistillTrainer(Trainer):
         """The weighted mean of each statistic over the positions that have it, and the objective's value."""
         rows = torch.as_tensor(prediction.predictions).flatten(0, 1).double()
         column = dict(zip(self._statistics, rows.unbind(-1), strict=True))
-        column["accuracy"] = column.pop("correct")
         weight = column.pop("weight").clamp(min=0)  # Trainer pads with -100
+        labelled = column.pop("labelled", weight).clamp(min=0)
         means = {}
         for name, values in column.items():
-            there = torch.where(values.isnan(), 0.0, weight)
-            if there.sum() > 0:
-                means[name] = float((values.nan_to_num() * there).sum() / there.sum())
+            share = weight * labelled if name in OF_LABELS else weight
+            if share.sum() > 0:
+                values = torch.where(share > 0, values, 0.0)  # what is nan or infinite elsewhere does not count
+                means[name] = float((values * share).sum() / share.sum())
+        if "correct" in means:
+            means["accuracy"] = means.pop("correct")
         soft, hard = means.get("soft_loss"), means.get("hard_loss")
         if soft is not None or hard is not None:
             means["loss"] = self.objective.soft_scale * (soft or 0.0) + self.objective.hard_weight * (hard or 0.0)
         return means
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """The weights of a checkpoint, all of them or CheckpointError."""
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        except (RuntimeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{resume_from_checkpoint} does not hold this student: {error}. Resume with the student that the run "
+                "began with, or train without resuming."
+            ) from error
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Weights that were not loaded are an error here, but for those that others are tied to."""
+        weights = self.model.state_dict()
+        missing = set(load_result.missing_keys)
+        loaded = {weights[name].data_ptr() for name in weights.keys() - missing}
+        wrong = [name for name in missing if weights[name].data_ptr() not in loaded] + load_result.unexpected_keys
+        if wrong:
+            raise RuntimeError(f"{', '.join(sorted(wrong)[:3])} are not the same weights ({len(wrong)} in all)")
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Trainer's checkpoint, sealed once it is whole; older ones are deleted only after that."""
         self._raise_bad_targets()
+        run = self._get_output_dir(trial=trial)
+        checkpoint = Path(run) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(checkpoint, ignore_errors=True)  # cut off, or of an earlier run: no file of it may stay
+        self.accelerator.wait_for_everyone()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
@@ -260,12 +311,12 @@ class DistillTrainer(Trainer):
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            run = self._get_output_dir(trial=trial)
-            seal(Path(run) / f"checkpoint-{self.state.global_step}")
+            seal(checkpoint)
             rotate_checkpoints(
                 output_dir=run,
                 save_total_limit=limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
             )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -295,33 +346,22 @@ class MaxNorm(TrainerCallback):
             layer.weight.renorm_(2, 0, self.max_norm)
 
 
-@dataclass(frozen=True)
-class Positions:
-    """The positions of a batch: their shape, and what is said about each of them, `[*shape]`."""
-
-    shape: tuple[int, ...]
-    labels: Tensor | None
-    mask: Tensor | None
-    weights: Tensor | None
-    device: torch.device
-
-    def counts(self) -> Counts:
-        """Of both terms, before any model has seen the batch."""
-        return count_positions(self.shape, self.labels, self.mask, self.weights, device=self.device)
-
-    def weight(self) -> Tensor:
-        """Of each position; 0 where it is masked."""
-        weight = torch.ones(self.shape, device=self.device) if self.weights is None else self.weights
-        return weight if self.mask is None else weight * self.mask
-
-
-def positions_of(batch: Batch, axes: int) -> Positions:
-    """The positions of a batch: its examples (axes 1), or its tokens (axes 2), padding masked."""
-    labels, mask, weights = (batch.get(name) for name in ("labels", "mask", "weights"))
-    if axes == 2 and mask is None and "attention_mask" in batch:
-        mask = batch["attention_mask"].bool()
-    first = next(v for v in batch.values() if isinstance(v, Tensor) and v.ndim >= axes)
-    return Positions(tuple(first.shape[:axes]), labels, mask, weights, first.device)
+def _refuse_arguments(args: TrainingArguments) -> None:
+    """Arguments of Trainer's that an Objective has no place for."""
+    if args.logging_nan_inf_filter:
+        raise ConfigError("logging_nan_inf_filter hides a loss of nan behind an average; set it to False.")
+    if args.remove_unused_columns:
+        raise ConfigError("remove_unused_columns throws away what teachers read; set it to False.")
+    if args.label_smoothing_factor:
+        raise ConfigError(
+            "label_smoothing_factor is not part of an Objective and would be ignored; leave it at 0. A soft_weight "
+            "and a teacher say more than smoothed labels."
+        )
+    if args.batch_eval_metrics or not args.eval_do_concat_batches:
+        raise ConfigError(
+            "batch_eval_metrics and eval_do_concat_batches=False are for metrics of one's own; leave them out: "
+            "statistics are kept of each position, never its logits."
+        )
 
 
 class _AsGathered:

@@ -45,6 +45,11 @@ class Ensemble:
             )
         return known.pop() if known else None
 
+    @property
+    def one_view(self) -> bool:
+        """Whether what a member says holds for the examples as they are, without augmentation."""
+        return any(getattr(member, "one_view", False) for member in self.members)
+
     def to(self, device: torch.device | str) -> "Ensemble":
         """Moves every member that can be moved."""
         for member in self.members:
