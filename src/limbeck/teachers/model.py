@@ -60,8 +60,7 @@ class ModelTeacher:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> DenseTargets:
         """The model's logits, `[n, C]`; token classifiers give one row per token, example by example."""
-        if self.model.training:  # somebody called train() on it since
-            self.model.eval()
+        self.model.eval()  # somebody may have called train() on it, or on a part of it
         logits = logits_of(self.model, teacher_view(batch))
         return DenseTargets(logits.reshape(-1, logits.shape[-1]))
 
@@ -79,9 +78,8 @@ class ModelTeacher:
         """SHA-256 of the class's name, the configuration, and every tensor's name, dtype, shape and bytes."""
         config: Any = getattr(self.model, "config", None)
         described: Any = config.to_dict() if hasattr(config, "to_dict") else getattr(self.model, "settings", None)
-        for volatile in ("_name_or_path", "transformers_version"):
-            if isinstance(described, dict):
-                described.pop(volatile, None)
+        if isinstance(described, dict):
+            described = {key: value for key, value in described.items() if key not in _OF_THE_FILE}
         digest = hashlib.sha256(type(self.model).__qualname__.encode())
         digest.update(json.dumps(described, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
@@ -90,10 +88,16 @@ class ModelTeacher:
         return digest.hexdigest()
 
 
+_OF_THE_FILE = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
+"""What transformers notes in a configuration when it saves or loads; class and dtypes are hashed by themselves."""
+
+
 class ClassifierTeacher:
     """A fitted scikit-learn classifier as a teacher, through `predict_proba`; a probability of 0 becomes -inf.
 
-    It reads the batch's single input column, each example flattened to a row of features.
+    It reads the batch's single input column, each example flattened to a row of features. Fit it on the transfer
+    set's labels, 0 to C - 1; or on names, which then must be the transfer set's, in sorted order as scikit-learn has
+    them.
     """
 
     def __init__(self, classifier: Any):
@@ -102,6 +106,7 @@ class ClassifierTeacher:
         if not hasattr(classifier, "classes_"):
             raise ModelError(f"This {type(classifier).__name__} has not been fitted; call fit before it teaches.")
         self.classifier = classifier
+        self.label_names = _names_of_classes(classifier.classes_)
 
     def __call__(self, batch: Batch) -> DenseTargets:
         """log of the class probabilities, `[n, C]`."""
@@ -109,15 +114,10 @@ class ClassifierTeacher:
         probs = self.classifier.predict_proba(features.detach().cpu().flatten(1).numpy())
         return DenseTargets.from_probs(torch.as_tensor(probs, dtype=torch.float32)).to(features.device)
 
-    @property
-    def label_names(self) -> tuple[str, ...] | None:
-        """The classifier's own classes, in its order: what it was fitted on."""
-        return tuple(str(name) for name in self.classifier.classes_)
-
     def fingerprint(self) -> str:
         """SHA-256 of the class's name and every fitted array that can be reached from it."""
         digest = hashlib.sha256(type(self.classifier).__qualname__.encode())
-        _digest_value(digest, self.classifier, set())
+        _digest_value(digest, self.classifier, {})
         return digest.hexdigest()
 
 
@@ -147,6 +147,18 @@ class FunctionTeacher:
         return self._fingerprint
 
 
+def _names_of_classes(classes: np.ndarray) -> tuple[str, ...] | None:
+    """None where the columns of predict_proba are the labels 0 to C - 1 themselves."""
+    if classes.dtype.kind in "USO":
+        return tuple(str(name) for name in classes)
+    if not np.array_equal(classes, np.arange(len(classes))):
+        raise ModelError(
+            f"The classifier's classes are {classes[:10].tolist()}, but those of a transfer set are the labels 0 to "
+            f"{len(classes) - 1}; fit it on the transfer set's own labels, all of them."
+        )
+    return None
+
+
 def _only_input(batch: Batch) -> Tensor:
     inputs = [v for k, v in batch.items() if k not in NOT_INPUTS]
     if len(inputs) != 1:
@@ -157,15 +169,21 @@ def _only_input(batch: Batch) -> Tensor:
     return features
 
 
-def _digest_value(digest: Any, value: Any, seen: set[int]) -> None:
-    """Feeds arrays, numbers and texts below `value` to the digest, in a fixed order."""
-    if isinstance(value, np.ndarray) and value.dtype != object:
+def _digest_value(digest: Any, value: Any, seen: dict[int, Any]) -> None:
+    """Feeds arrays, numbers and texts below `value` to the digest, in a fixed order.
+
+    seen: by id, and kept alive, or another object might get the id of one that is gone.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.names:
+        for name in value.dtype.names:  # field by field: what lies between them is not set
+            _digest_value(digest, np.ascontiguousarray(value[name]), seen)
+    elif isinstance(value, np.ndarray) and value.dtype != object:
         digest.update(f"{value.dtype} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).tobytes())
     elif isinstance(value, str | int | float | bool | bytes | None):
         digest.update(repr(value).encode())
     elif id(value) not in seen:
-        seen.add(id(value))
+        seen[id(value)] = value
         if isinstance(value, dict):
             parts: Any = sorted(value.items(), key=lambda item: str(item[0]))
         elif isinstance(value, list | tuple | np.ndarray):

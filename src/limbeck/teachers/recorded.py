@@ -40,21 +40,20 @@ class RecordedTeacher:
     def __init__(self, targets: SoftTargets, row_ids: Tensor, teacher: Teacher):
         self.targets = targets
         self.teacher = teacher
-        self._position = torch.full((int(row_ids.max()) + 1,), -1)
-        self._position[row_ids] = torch.arange(len(row_ids))
+        self._ids, self._places = row_ids.sort()
 
     def __call__(self, batch: Batch) -> SoftTargets:
         """The recorded targets of the batch's rows."""
         asked = batch["row_id"]
         ids = asked.cpu()
-        known = (ids >= 0) & (ids < len(self._position))
-        at = torch.where(known, self._position[ids.clamp(0, len(self._position) - 1)], -1)
-        if (at < 0).any():
+        found = torch.searchsorted(self._ids, ids).clamp(max=len(self._ids) - 1)
+        unknown = self._ids[found] != ids
+        if unknown.any():
             raise DataError(
-                f"Row {int(ids[at < 0][0])} was not in the transfer set that this teacher was recorded on; record it "
+                f"Row {int(ids[unknown][0])} was not in the transfer set that this teacher was recorded on; record it "
                 "on all the rows that the student is trained on."
             )
-        return self.targets[at].to(asked.device)
+        return self.targets[self._places[found]].to(asked.device)
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
