@@ -30,9 +30,10 @@ OUTPUT = Path("runs/benchmarks")
 
 def main() -> None:
     """Trains the three nets, prints the table and writes runs/benchmarks/mnist_quick.json."""
-    folder = Path(os.environ.get("LIMBECK_DATA", "")) / "mnist"
-    if "LIMBECK_DATA" not in os.environ or not folder.is_dir():
-        sys.exit(print("mnist_quick: skipped, LIMBECK_DATA names no folder with mnist/ in it."))
+    folder = Path(os.environ.get("LIMBECK_DATA", "absent"), "mnist")
+    if not folder.is_dir():
+        print("mnist_quick: skipped; set LIMBECK_DATA to a folder that has mnist/ with the four IDX files.")
+        return
     data, seconds = limbeck.idx(folder), {}
 
     started = time.perf_counter()
@@ -68,6 +69,7 @@ def fit(net: nn.Module, teacher: Any, objective: Any, train: Any, epochs: int, a
         seed=0,
         save_strategy="no",
         logging_strategy="epoch",
+        disable_tqdm=True,
     )
     limbeck.DistillTrainer(net, teacher, objective, config, train_dataset=train, augment=augment).train()
 
@@ -86,7 +88,10 @@ def report(results: dict[str, Any], seconds: dict[str, float]) -> None:
     print(f"\n{fewer:.0%} fewer errors than on hard labels (wanted: at least {AT_LEAST_FEWER:.0%}).")
     print(results["verdict"]["sentence"])
     used = os.times()
-    print(f"{sum(seconds.values()) / 60:.1f} minutes, {(used.user + used.system) / 60:.1f} of them CPU time in all;", end=" ")
+    print(
+        f"{sum(seconds.values()) / 60:.1f} minutes, {(used.user + used.system) / 60:.1f} of them CPU time in all;",
+        end=" ",
+    )
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     OUTPUT.mkdir(parents=True, exist_ok=True)
     said = {"errors": errors, "fewer": fewer, "seconds": seconds, "threads": torch.get_num_threads()}
