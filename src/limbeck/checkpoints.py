@@ -8,6 +8,8 @@ written or deleted; it is skipped, and said so.
 import json
 import os
 import re
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from limbeck.errors import CheckpointError
@@ -33,10 +35,10 @@ def fault(checkpoint: str | Path) -> str | None:
     """What is wrong with a checkpoint, in words; None where it is whole."""
     checkpoint = Path(checkpoint)
     try:
-        listed = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))["files"]
+        listed = dict(json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))["files"])
     except FileNotFoundError:
         return "it was cut off while it was being written"
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return f"its {SEAL} cannot be read"
     sizes = _sizes(checkpoint)
     for name, size in listed.items():
@@ -49,14 +51,22 @@ def fault(checkpoint: str | Path) -> str | None:
 
 def newest_whole(run: str | Path) -> tuple[Path | None, dict[Path, str]]:
     """The newest whole checkpoint of a run, or None; and the newer ones that are not, with what is wrong."""
-    found = [p for p in Path(run).glob("checkpoint-*") if p.is_dir() and re.fullmatch(r"checkpoint-\d+", p.name)]
     skipped: dict[Path, str] = {}
-    for checkpoint in sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
+    for checkpoint in sorted(_checkpoints(run), key=_step, reverse=True):
         wrong = fault(checkpoint)
         if wrong is None:
             return checkpoint, skipped
         skipped[checkpoint] = wrong
     return None, skipped
+
+
+def rotate(run: str | Path, limit: int | None, protected: Iterable[str | Path]) -> None:
+    """Deletes the checkpoints that were written first, all but `limit`, and none of the protected ones."""
+    kept = {Path(checkpoint).resolve() for checkpoint in protected}
+    found = sorted(_checkpoints(run), key=lambda p: (p.stat().st_mtime_ns, _step(p)))
+    surplus = len(found) - max(limit, len(kept)) if limit and limit > 0 else 0
+    for checkpoint in [p for p in found if p.resolve() not in kept][: max(surplus, 0)]:
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def require_whole(checkpoint: str | Path) -> Path:
@@ -65,6 +75,14 @@ def require_whole(checkpoint: str | Path) -> Path:
     if wrong is not None:
         raise CheckpointError(f"{checkpoint} cannot be resumed from: {wrong}. Resume from an earlier checkpoint.")
     return Path(checkpoint)
+
+
+def _checkpoints(run: str | Path) -> list[Path]:
+    return [p for p in Path(run).glob("checkpoint-*") if p.is_dir() and re.fullmatch(r"checkpoint-\d+", p.name)]
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _sizes(checkpoint: Path) -> dict[str, int]:

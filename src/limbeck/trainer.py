@@ -18,9 +18,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
-from transformers.trainer_utils import rotate_checkpoints
 
-from limbeck.checkpoints import newest_whole, require_whole, seal
+from limbeck.checkpoints import newest_whole, require_whole, rotate, seal
 from limbeck.errors import CheckpointError, ConfigError, DataError, TargetError
 from limbeck.metrics import position_statistics
 from limbeck.models import Batch, logits_of
@@ -312,12 +311,8 @@ class DistillTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             seal(checkpoint)
-            rotate_checkpoints(
-                output_dir=run,
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            best = self.state.best_model_checkpoint
+            rotate(run, limit, [checkpoint, best] if best else [checkpoint])
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A student's folder, as `limbeck.load` opens it: no pickled arguments beside it."""
