@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": RUNS | {"verdict", "latency"},
     "report": {"errors"},  # it draws old runs again from their JSON
     "paper": {"limbeck"},  # the public API
+    "calibration": {"errors"},
     "commands": {"*"},
     "cli": {"*"},
     "__main__": {"cli"},
@@ -58,7 +59,17 @@ NEVER_IN_LOSSES = {"transformers", "datasets", "accelerate", "sklearn"}
 
 # Hugging Face's libraries: where batches are made, models are loaded by name and training is run.
 HUGGING_FACE = {"transformers", "datasets", "accelerate"}
-MAY_IMPORT_HUGGING_FACE = {"trainer", "language", "transfer", "store", "evaluation", "cli", "commands", "students"}
+MAY_IMPORT_HUGGING_FACE = {
+    "trainer",
+    "language",
+    "transfer",
+    "store",
+    "evaluation",
+    "cli",
+    "commands",
+    "students",
+    "paper",
+}
 MAY_IMPORT_HUGGING_FACE |= {"teachers", "teachers.stored"}
 
 

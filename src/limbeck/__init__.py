@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from limbeck._version import __version__
 
 if TYPE_CHECKING:
+    from limbeck.calibration import match_prior, shift_bias
     from limbeck.divergences import (
         Divergence,
         cross_entropy,
@@ -21,35 +22,39 @@ if TYPE_CHECKING:
         skewed_reverse_kl,
         total_variation,
     )
-    from limbeck.errors import LimbeckError
+    from limbeck.errors import ConfigError, DataError, LimbeckError
     from limbeck.evaluation import compare, evaluate, predict, read_results, write_results
     from limbeck.objective import Loss, Objective
     from limbeck.students import load, mlp, save
     from limbeck.targets import DenseTargets, MixedTargets, SampledTargets, SoftTargets, SparseTargets
-    from limbeck.teachers import Ensemble, ModelTeacher, Teacher, record
+    from limbeck.teachers import Ensemble, FunctionTeacher, ModelTeacher, Specialist, Specialists, Teacher, record
     from limbeck.trainer import DistillConfig, DistillTrainer
     from limbeck.transfer import TransferSet, arrays, augmentation, digits, idx, jitter, table
 
 _MODULE_OF = {
+    "calibration": "match_prior shift_bias",
     "divergences": "Divergence cross_entropy forward_kl jensen_shannon logit_matching reverse_kl skewed_kl "
     "skewed_reverse_kl total_variation",
-    "errors": "LimbeckError",
+    "errors": "ConfigError DataError LimbeckError",
     "evaluation": "compare evaluate predict read_results write_results",
     "objective": "Loss Objective",
     "students": "load mlp save",
     "targets": "DenseTargets MixedTargets SampledTargets SoftTargets SparseTargets",
-    "teachers": "Ensemble ModelTeacher Teacher record",
+    "teachers": "Ensemble FunctionTeacher ModelTeacher Specialist Specialists Teacher record",
     "trainer": "DistillConfig DistillTrainer",
     "transfer": "TransferSet arrays augmentation digits idx jitter table",
 }
 _HOME = {name: f"limbeck.{module}" for module, names in _MODULE_OF.items() for name in names.split()}
 
 __all__ = [
+    "ConfigError",
+    "DataError",
     "DenseTargets",
     "DistillConfig",
     "DistillTrainer",
     "Divergence",
     "Ensemble",
+    "FunctionTeacher",
     "LimbeckError",
     "Loss",
     "MixedTargets",
@@ -58,6 +63,8 @@ __all__ = [
     "SampledTargets",
     "SoftTargets",
     "SparseTargets",
+    "Specialist",
+    "Specialists",
     "Teacher",
     "TransferSet",
     "__version__",
@@ -73,12 +80,14 @@ __all__ = [
     "jitter",
     "load",
     "logit_matching",
+    "match_prior",
     "mlp",
     "predict",
     "read_results",
     "record",
     "reverse_kl",
     "save",
+    "shift_bias",
     "skewed_kl",
     "skewed_reverse_kl",
     "table",

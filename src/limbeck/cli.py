@@ -3,12 +3,14 @@
     limbeck demo                                       see distillation work, in a minute and a half
     limbeck distill --data D --teacher T --student S   train a student; without --teacher, on labels alone
     limbeck evaluate --data D --student S              measure students against a teacher and baselines
+    limbeck paper EXPERIMENT                           the experiments of the 2015 paper
 
 Each command builds its parser when it is used, so that `limbeck --help` imports neither torch nor transformers.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 
 from limbeck._version import __version__
 from limbeck.errors import LimbeckError
@@ -17,6 +19,7 @@ COMMANDS = {
     "demo": "see distillation work on handwritten digits, in a minute and a half",
     "distill": "train a small model to behave like a big one; without --teacher, train it on labels",
     "evaluate": "measure students against a teacher and against baselines",
+    "paper": "run an experiment of the 2015 paper on this machine, its figures beside ours",
 }
 
 HELP = f"""usage: limbeck COMMAND [options]
@@ -49,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        _command(words[0])(words[1:])
+        import_module(f"limbeck.commands.{words[0]}").run(words[1:])
     except LimbeckError as error:
         print(f"limbeck {words[0]}: {error}", file=sys.stderr)
         return 1
@@ -57,16 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nlimbeck {words[0]}: stopped.", file=sys.stderr)
         return 130
     return 0
-
-
-def _command(name: str) -> Callable[[list[str]], None]:
-    if name == "demo":
-        from limbeck.commands import demo as command
-    elif name == "distill":
-        from limbeck.commands import distill as command  # type: ignore[no-redef]
-    else:
-        from limbeck.commands import evaluate as command  # type: ignore[no-redef]
-    return command.run
 
 
 if __name__ == "__main__":

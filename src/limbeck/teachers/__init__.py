@@ -9,6 +9,7 @@
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.model import ClassifierTeacher, FunctionTeacher, ModelTeacher, Teacher, as_teacher
 from limbeck.teachers.recorded import RecordedTeacher, record
+from limbeck.teachers.specialists import Specialist, Specialists
 
 __all__ = [
     "ClassifierTeacher",
@@ -16,6 +17,8 @@ __all__ = [
     "FunctionTeacher",
     "ModelTeacher",
     "RecordedTeacher",
+    "Specialist",
+    "Specialists",
     "Teacher",
     "as_teacher",
     "record",

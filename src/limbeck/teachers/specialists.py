@@ -107,8 +107,8 @@ def solve(
     for log_p, own in zip(special, classes, strict=True):
         if log_p.shape != (n, len(own) + 1):
             raise ShapeError(
-                f"A specialist of {len(own)} classes gives [{n}, {len(own) + 1}] log-probabilities, the dustbin's last, "
-                f"but gave {list(log_p.shape)}."
+                f"A specialist of {len(own)} classes gives [{n}, {len(own) + 1}] log-probabilities, the dustbin's "
+                f"last, but gave {list(log_p.shape)}."
             )
     on = active.double()  # [n, M]
     told = general.double().exp()  # mass that is known class by class

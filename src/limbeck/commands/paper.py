@@ -1,0 +1,66 @@
+"""`limbeck paper EXPERIMENT`: what the 2015 paper says, run on this machine, its column beside ours."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from rich.markup import escape
+from rich.table import Table
+
+from limbeck.commands.console import console, say
+from limbeck.commands.options import DataOptions
+from limbeck.commands.texts import open_data
+from limbeck.errors import ConfigError
+from limbeck.paper.lab import Lab
+
+EXPERIMENTS = {
+    "mnist": "a small net learns from a big one (section 3)",
+    "temperature": "the best temperature by width of the student (section 3)",
+    "omitted": "classes that the student never sees, and its prior put right (section 3)",
+    "ensemble": "ten nets distilled into one (section 4)",
+    "specialists": "a generalist, specialists, Eq. 5, and back into one net (section 5)",
+    "regulariser": "soft targets against overfitting, with 3 % of the data (section 6)",
+    "limit": "Eq. 2 against Eq. 4: distillation becomes logit matching (section 2.1)",
+}
+
+
+def run(words: list[str]) -> None:
+    """The command; `words` are its arguments."""
+    listed = "; ".join(f"{name}: {text}" for name, text in EXPERIMENTS.items())
+    parser = ArgumentParser(prog="limbeck paper", description=f"The experiments of arXiv 1503.02531. {listed}.")
+    parser.add_argument("experiment", choices=list(EXPERIMENTS), help="which one")
+    parser.add_argument(
+        "--data", "--data_dir", type=str, default="digits", help="digits, a folder in MNIST's format, or a hub name"
+    )
+    parser.add_argument("--budget", choices=["quick", "full"], default="quick", help="how long to train")
+    parser.add_argument("--seeds", type=int, default=3, help="how many times each student is trained")
+    parser.add_argument("--output_dir", type=str, help="by default runs/paper/EXPERIMENT")
+    chosen = parser.parse_args(words)
+    folder = Path(chosen.output_dir or Path("runs") / "paper" / chosen.experiment)
+    splits: dict[str, Any] = open_data(DataOptions(data=chosen.data))
+    example = splits[next(iter(splits))][0]
+    if "inputs" not in example:
+        raise ConfigError(f"The experiments need images in a column inputs, but {chosen.data} has {sorted(example)}.")
+    lab = Lab(splits, folder, budget=chosen.budget, seeds=chosen.seeds, say=lambda text: say(f"{text} ..."))
+    results = import_module(f"limbeck.paper.{chosen.experiment}").run(lab)
+    console.print(table(results))
+    if "verdict" in results:
+        say(results["verdict"]["sentence"])
+    say(f"{folder}: results.json, nets/{', '.join(['', *(p.name for p in sorted(folder.glob('*.png')))])}")
+
+
+def table(results: dict[str, Any]) -> Table:
+    """The experiment's lines, with the paper's figures."""
+    shown = Table(title=f"{results['experiment']}: errors of {results['test_examples']:,}", title_justify="left")
+    shares = [k for k in ("threes_right", "train_right", "test_right") if k in results["rows"][0]]
+    for header in ("", "errors", "95 % interval", *(s.replace("_", " ") for s in shares), "the paper"):
+        shown.add_column(header, justify="left" if header == "" else "right")
+    for line in results["rows"]:
+        errors = line["errors"]
+        interval = f"{errors['low']:,.0f} to {errors['high']:,.0f}"
+        paper = "" if line["paper"] is None else str(line["paper"])
+        shown.add_row(
+            escape(line["name"]), f"{errors['mean']:,.1f}", interval, *(f"{line[s]:.1%}" for s in shares), paper
+        )
+    return shown
