@@ -3,7 +3,7 @@
 A ResNet-56 that was trained on all of CIFAR-10 teaches a ResNet-20 that sees 4,000 images, against the same
 ResNet-20, from the same initial weights and for as many steps, that learns from the labels of those images alone.
 
-    LIMBECK_DATA=... python examples/own_networks.py --epochs 20
+    LIMBECK_DATA=... python examples/own_networks.py --epochs 12
 
 $LIMBECK_DATA holds cifar10_subset (binary rows: 1 label byte, 3,072 bytes of pixels) and resnet_cifar10 (weights).
 """
@@ -104,7 +104,7 @@ def train(
     settings = limbeck.DistillConfig(
         output_dir="runs/own_networks",
         num_train_epochs=epochs,
-        per_device_train_batch_size=50,
+        per_device_train_batch_size=40,
         learning_rate=4e-3,
         weight_decay=0.05,
         warmup_steps=0.1,
@@ -131,7 +131,7 @@ def main(data: dict[str, limbeck.TransferSet], epochs: float) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=float, default=20)
+    parser.add_argument("--epochs", type=float, default=12)
     torch.manual_seed(0)
     results = main(cifar10(), parser.parse_args().epochs)
     assert results["roles"]["teacher"]["errors"]["mean"] == 74, "the teacher is known to be right about 926 of 1,000"

@@ -1,14 +1,14 @@
 """DistillTrainer: gradients and logs against a plain torch computation of the global loss, in float64."""
 
 import copy
+import gc
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -20,7 +20,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from limbeck.divergences import forward_kl, reverse_kl
 from limbeck.errors import ConfigError, TargetError
 from limbeck.objective import NO_LABEL, Objective
 from limbeck.students import mlp
@@ -29,6 +28,7 @@ from limbeck.teachers import Ensemble, record
 from limbeck.trainer import DistillConfig, DistillTrainer
 from limbeck.transfer import TransferSet, arrays
 
+gc.freeze()  # Trainer collects garbage whenever it starts, and the libraries above are none
 CLASSES, FEATURES = 4, 6
 BOTH = Objective(temperature=3.0, soft_weight=0.7, hard_weight=0.4)
 
@@ -110,9 +110,7 @@ def plain_loss(
 
 
 def accumulations(global_batch: int) -> list[dict[str, int]]:
-    return [
-        {"per_device_train_batch_size": global_batch // n, "gradient_accumulation_steps": n} for n in (1, 2, 4)
-    ]
+    return [{"per_device_train_batch_size": global_batch // n, "gradient_accumulation_steps": n} for n in (1, 2, 4)]
 
 
 # The gradient of the global batch
@@ -151,14 +149,10 @@ def test_gradients_are_those_of_the_global_batch_however_it_is_accumulated(
     for steps, logs in runs:
         assert [len(rows) for rows in steps.rows] == [8, 8, 5]
         assert sorted(torch.cat(steps.rows).tolist()) == list(range(N))
-        for parameters, gradients, rows, line in zip(
-            steps.parameters, steps.gradients, steps.rows, logs, strict=True
-        ):
+        for parameters, gradients, rows, line in zip(steps.parameters, steps.gradients, steps.rows, logs, strict=True):
             inputs = {name: p.requires_grad_() for name, p in parameters.items()}
             z, v = functional_call(student, inputs, (x[rows],)), teacher(x[rows])
-            loss, soft, hard = plain_loss(
-                objective, z, v, labels[rows] if labels is not None else None, weight[rows]
-            )
+            loss, soft, hard = plain_loss(objective, z, v, labels[rows] if labels is not None else None, weight[rows])
             expected = torch.autograd.grad(loss, list(inputs.values()))
             for name, gradient in zip(inputs, expected, strict=True):
                 torch.testing.assert_close(gradients[name], gradient, rtol=2e-6, atol=1e-9)
@@ -248,9 +242,7 @@ def test_tokens_are_positions_and_padding_is_none(tmp_path: Path, padding: int) 
     runs = [trained(tmp_path, student, teacher, BOTH, data, **how) for how in accumulations(4)]
     for steps, logs in runs:
         assert [len(rows) for rows in steps.rows] == [4, 4, 3]
-        for parameters, gradients, rows, line in zip(
-            steps.parameters, steps.gradients, steps.rows, logs, strict=True
-        ):
+        for parameters, gradients, rows, line in zip(steps.parameters, steps.gradients, steps.rows, logs, strict=True):
             inputs = {name: p.requires_grad_() for name, p in parameters.items()}
 
             def ask(ids: Tensor, inputs: dict[str, Tensor] = inputs) -> Tensor:
@@ -295,3 +287,355 @@ def test_a_users_own_token_classifier_counts_tokens_too(tmp_path: Path, attentio
             for (name, _), gradient in zip(student.named_parameters(), expected, strict=True):
                 torch.testing.assert_close(steps.gradients[0][name], gradient, rtol=2e-6, atol=1e-12)
             assert logs[0]["loss"] == pytest.approx(float(loss.detach()), rel=2e-6)
+
+
+# What is measured
+
+
+def evaluated(folder: Path, student: nn.Module, teacher: Any, objective: Objective, data: Any, size: int) -> Any:
+    trainer = DistillTrainer(
+        student, teacher, objective, settings(folder, per_device_eval_batch_size=size), train_dataset=data
+    )
+    return trainer.evaluate(data)
+
+
+def by_hand(z: Tensor, v: Tensor, labels: Tensor, weight: Tensor, objective: Objective) -> dict[str, float]:
+    labelled = weight * (labels != NO_LABEL)
+
+    def mean(values: Tensor, share: Tensor = weight) -> float:
+        return float((values * share).sum() / share.sum())
+
+    log_q, log_p = z.log_softmax(-1), v.log_softmax(-1)
+    soft, hard = plain_terms(z, v, objective.temperature, labels)
+    scale = objective.soft_weight * objective.temperature**2
+    return {
+        "eval_accuracy": mean((z.argmax(-1) == labels).double(), labelled),
+        "eval_nll": mean(hard, labelled),
+        "eval_hard_loss": mean(hard, labelled),
+        "eval_soft_loss": mean(soft),
+        "eval_loss": scale * mean(soft) + objective.hard_weight * mean(hard, labelled),
+        "eval_agreement": mean((z.argmax(-1) == v.argmax(-1)).double()),
+        "eval_forward_kl": mean((log_p.exp() * (log_p - log_q)).sum(-1)),
+        "eval_reverse_kl": mean((log_q.exp() * (log_q - log_p)).sum(-1)),
+    }
+
+
+@pytest.mark.parametrize("size", [4, 8, 64])
+def test_an_evaluation_is_the_mean_over_positions_that_count(tmp_path: Path, size: int) -> None:
+    """21 examples: the last batch is short; some have no label, some are masked, all have a weight."""
+    x = random(N, FEATURES, seed=1)
+    student, teacher = network(seed=2), network(seed=3)
+    data = TransferSet({"inputs": x, "mask": MASK, "weights": WEIGHTS}, FEW)
+    said = evaluated(tmp_path, student, teacher, BOTH, data, size)
+    for name, value in by_hand(student(x), teacher(x), FEW, WEIGHTS * MASK, BOTH).items():
+        assert said[name] == pytest.approx(value, rel=1e-5), name
+
+
+@pytest.mark.parametrize("size", [4, 64])
+def test_an_evaluation_of_tokens_leaves_padding_out(tmp_path: Path, size: int) -> None:
+    data, student, teacher = token_set(2), bert(seed=1), bert(seed=2)
+    said = evaluated(tmp_path, student, teacher, BOTH, data, size)
+    batch = data.__getitems__(range(len(data)))
+    there = batch["attention_mask"].bool()
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    with torch.no_grad():
+        z, v = (model(**inputs).logits[there] for model in (student, teacher))
+    for name, value in by_hand(z, v, batch["labels"][there], torch.ones(len(z)), BOTH).items():
+        assert said[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_an_evaluation_says_nothing_of_what_is_not_there(tmp_path: Path) -> None:
+    x, student, teacher = random(N, FEATURES, seed=1), network(seed=2), network(seed=3)
+    soft = Objective(temperature=2.0)
+    unlabelled = evaluated(tmp_path, student, teacher, soft, arrays(x), 8)
+    assert unlabelled["eval_loss"] == pytest.approx(4 * unlabelled["eval_soft_loss"])
+    assert not {"eval_accuracy", "eval_nll", "eval_brier", "eval_hard_loss"} & unlabelled.keys()
+    alone = evaluated(tmp_path, student, None, None, arrays(x, FEW), 8)
+    assert alone["eval_loss"] == alone["eval_hard_loss"] == pytest.approx(alone["eval_nll"])
+    assert not {"eval_agreement", "eval_forward_kl", "eval_soft_loss", "eval_labelled"} & alone.keys()
+
+    def top(batch: Any) -> SparseTargets:
+        return SparseTargets.from_logits(teacher(batch["inputs"]), 2)
+
+    sparse = evaluated(tmp_path, student, top, Objective(temperature=1.0), arrays(x, FEW), 8)
+    assert 0 < sparse["eval_soft_loss"] < unlabelled["eval_forward_kl"]  # the lower bound
+    assert "eval_forward_kl" not in sparse
+
+
+def test_what_is_infinite_or_nan_is_not_smoothed_over(tmp_path: Path) -> None:
+    x, student = random(N, FEATURES, seed=1), network(seed=2)
+
+    def zero(batch: Any) -> Tensor:  # a class of probability 0 for a single example
+        z = batch["inputs"][:, :CLASSES].clone()
+        z[batch["row_id"] == 5, 0] = -torch.inf
+        return z
+
+    said = evaluated(tmp_path, student, zero, Objective(temperature=1.0), arrays(x, FEW), 8)
+    assert said["eval_reverse_kl"] == math.inf
+    assert math.isfinite(said["eval_forward_kl"])
+    with torch.no_grad():
+        student.layers[0].weight[0, 0] = math.nan
+    said = evaluated(tmp_path, student, zero, Objective(temperature=1.0), arrays(x, FEW), 8)
+    assert math.isnan(said["eval_loss"])
+    assert math.isnan(said["eval_nll"])
+
+
+def test_logits_of_many_classes_are_not_kept(tmp_path: Path) -> None:
+    classes = 5000
+    student, teacher = network(seed=2, sizes=(FEATURES, classes)), network(seed=3, sizes=(FEATURES, classes))
+    data = arrays(random(N, FEATURES, seed=1), torch.arange(N))
+    trainer = DistillTrainer(student, teacher, BOTH, settings(tmp_path), train_dataset=data)
+    loss, kept, labels = trainer.prediction_step(student, data.__getitems__(range(N)), False)
+    assert loss is None
+    assert kept.shape[:2] == (N, 1)
+    assert kept.shape[2] < 20
+    assert labels.numel() == 0
+    assert trainer.predict(data).predictions.size < 20 * N
+
+
+def test_the_best_student_is_kept(tmp_path: Path) -> None:
+    """A learning rate that makes things worse after the first epochs: the weights of the best one come back."""
+    x = random(40, FEATURES, seed=1)
+    student, teacher = network(seed=2), network(seed=3)
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": False}
+    each = {"eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 1, "num_train_epochs": 30}
+    config = settings(tmp_path, learning_rate=20.0, per_device_train_batch_size=20, **best, **each)
+    trainer = DistillTrainer(
+        student,
+        teacher,
+        Objective(temperature=2.0),
+        config,
+        train_dataset=arrays(x),
+        eval_dataset=arrays(x),
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=3)],
+    )
+    trainer.train()
+    losses = [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line]
+    first = losses.index(min(losses))
+    assert len(losses) == first + 4 < 30
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-6)
+    assert losses[-1] > min(losses)
+
+
+# The teacher
+
+
+def test_the_teacher_stays_as_it_is(tmp_path: Path) -> None:
+    """Dropout off, though somebody turns it on at each step; no gradient, no change, no part of the optimizer."""
+    x = random(N, FEATURES, seed=1)
+    teacher = network(seed=3, dropout=0.5).train()
+    before = copy.deepcopy(teacher.state_dict())
+    said: list[Tensor] = []
+
+    class Disturb(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            teacher.train()
+
+    trainer = DistillTrainer(
+        network(seed=2),
+        teacher,
+        Objective(temperature=2.0),
+        settings(tmp_path, num_train_epochs=3, per_device_train_batch_size=7, optim="adamw_torch"),
+        train_dataset=arrays(x),
+        callbacks=[Disturb()],
+    )
+    ask = trainer.teacher
+
+    class Listening:
+        model = teacher
+
+        def __call__(self, batch: Any) -> Any:
+            targets = ask(batch)
+            said.append(torch.stack([targets.logits, teacher.eval()(batch["inputs"])]))
+            return targets
+
+        def fingerprint(self) -> str:
+            return ask.fingerprint()
+
+    trainer.teacher = Listening()
+    trainer.train()
+    assert len(said) == 10  # three epochs of three, and one for the check
+    for given, expected in said:
+        assert torch.equal(given, expected)
+    for name, tensor in teacher.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+    optimized = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in trainer.model.parameters()}
+
+
+class Late(nn.Module):
+    """A teacher that fails for one example, far from the first batch."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.where(inputs[:, :1] > 100, self.value, inputs[:, :CLASSES])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("how", ["log", "save", "end"])
+def test_a_teacher_that_fails_later_stops_the_run(tmp_path: Path, value: float, how: str) -> None:
+    x = random(64, FEATURES, seed=1)
+    x[50, 0] = 1000
+    data = TransferSet({"inputs": x}, row_ids=torch.arange(64) + 700)
+    never = {"logging_strategy": "no", "save_strategy": "no"}
+    often = {"log": {"logging_strategy": "steps", "logging_steps": 3}, "save": {"save_strategy": "steps"}, "end": {}}
+    config = settings(tmp_path, per_device_train_batch_size=4, **(never | often[how]), save_steps=3)
+    saved: list[int] = []
+
+    class Saved(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            saved.append(state.global_step)
+
+    trainer = DistillTrainer(
+        network(seed=2), Late(value), Objective(temperature=2.0), config, train_dataset=data, callbacks=[Saved()]
+    )
+    with pytest.raises(TargetError, match=r"nan, infinity or an impossible distribution.*row_id 750; look at"):
+        trainer.train()
+    clean = [path / "model.safetensors" for path in tmp_path.glob("checkpoint-*")]
+    assert len(clean) == len(saved)
+    for weights in clean:
+        assert all(tensor.isfinite().all() for tensor in load_file(weights).values())
+    with pytest.raises(TargetError, match="row_id 750"):
+        trainer.evaluate(data)
+    trainer.train_dataset = data.select(range(40))
+    trainer.model.load_state_dict(network(seed=2).state_dict())
+    trainer.train()  # nothing is left of the bad example
+    assert trainer.state.global_step == 10
+
+
+def test_masked_rows_are_not_held_against_the_teacher(tmp_path: Path) -> None:
+    x = random(8, FEATURES, seed=1)
+    x[3, 0] = 1000
+    data = TransferSet({"inputs": x, "mask": torch.arange(8) != 3})
+    steps, logs = trained(
+        tmp_path, network(seed=2), Late(math.nan), Objective(temperature=2.0), data, per_device_train_batch_size=8
+    )
+    assert math.isfinite(logs[0]["loss"])
+    assert all(gradient.isfinite().all() for gradient in steps.gradients[0].values())
+
+
+def test_a_recorded_teacher_is_refused_with_augmentation(tmp_path: Path) -> None:
+    data = arrays(random(N, FEATURES, seed=1))
+    recorded = record(network(seed=3), data)
+    for teacher in (recorded, Ensemble([network(seed=4), recorded]), Ensemble([Ensemble([recorded])])):
+        with pytest.raises(ConfigError, match="recorded teacher.*augmented view; leave augment out"):
+            DistillTrainer(network(), teacher, train_dataset=data, augment=Steps().watch, args=settings(tmp_path))
+
+
+def test_a_recorded_teacher_teaches_as_the_live_one(tmp_path: Path) -> None:
+    data, student = arrays(random(N, FEATURES, seed=1), FEW), network(seed=2)
+    weights = []
+    for teacher in (network(seed=3), record(network(seed=3), data)):
+        learner = copy.deepcopy(student)
+        DistillTrainer(learner, teacher, BOTH, settings(tmp_path, num_train_epochs=3), train_dataset=data).train()
+        weights.append(learner.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+# Arguments
+
+
+def test_max_norm_bounds_every_layer_but_the_last(tmp_path: Path) -> None:
+    x = random(N, FEATURES, seed=1)
+    norms: dict[float | None, list[list[float]]] = {}
+    for bound in (0.4, None):
+        seen = norms[bound] = []
+
+        class Measure(TrainerCallback):
+            def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, seen: Any = seen, **k: Any):
+                seen.append([float(m.weight.norm(dim=1).max()) for m in model.layers if isinstance(m, nn.Linear)])
+
+        student = network(seed=2, sizes=(FEATURES, 5, 5, CLASSES), max_norm=bound)
+        DistillTrainer(
+            student,
+            network(seed=3),
+            args=settings(tmp_path, num_train_epochs=3),
+            train_dataset=arrays(x),
+            callbacks=[Measure()],
+        ).train()
+    assert len(norms[0.4]) == 9
+    assert all(layer <= 0.4 * (1 + 1e-6) for step in norms[0.4] for layer in step[:-1])
+    assert all(step[-1] > 0.4 for step in norms[0.4])
+    assert all(layer > 0.4 for step in norms[None] for layer in step)
+
+
+def test_bf16_is_close_to_fp32(tmp_path: Path) -> None:
+    data = arrays(random(64, FEATURES, seed=1).float(), torch.arange(64) % CLASSES)
+    logs = {}
+    for bf16 in (True, False):
+        student, teacher = network(seed=2).float(), network(seed=3).float()
+        _, logs[bf16] = trained(tmp_path, student, teacher, BOTH, data, bf16=bf16)
+    for rough, exact in zip(logs[True], logs[False], strict=True):
+        assert rough["loss"] == pytest.approx(exact["loss"], rel=0.02)
+        assert rough["soft_loss"] == pytest.approx(exact["soft_loss"], rel=0.05)
+    assert any(rough["loss"] != exact["loss"] for rough, exact in zip(logs[True], logs[False], strict=True))
+
+
+def test_a_loss_of_nan_is_logged_as_nan(tmp_path: Path) -> None:
+    data = arrays(random(N, FEATURES, seed=1), LABELS)
+    student = network(seed=2)
+
+    class Break(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            with torch.no_grad():
+                model.layers[0].weight.fill_(math.nan)
+
+    trainer = DistillTrainer(
+        student, network(seed=3), BOTH, settings(tmp_path), train_dataset=data, callbacks=[Break()]
+    )
+    trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert math.isfinite(losses[0])
+    assert all(math.isnan(loss) for loss in losses[1:])
+
+
+def test_terms_are_averaged_since_the_last_log(tmp_path: Path) -> None:
+    """Each over its own positions: a step with many labels counts for more of hard_loss."""
+    x, student, teacher = random(N, FEATURES, seed=1), network(seed=2), network(seed=3)
+    still = {"learning_rate": 0.0, "logging_steps": 100, "logging_strategy": "epoch"}
+    _, logs = trained(tmp_path, student, teacher, BOTH, arrays(x, FEW), num_train_epochs=2, **still)
+    _, soft, hard = plain_loss(BOTH, student(x), teacher(x), FEW, torch.ones(N))
+    for line in logs:
+        assert line["soft_loss"] == pytest.approx(float(soft.detach()), rel=1e-5)
+        assert line["hard_loss"] == pytest.approx(float(hard.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"logging_nan_inf_filter": True}, "hides a loss of nan"),
+        ({"remove_unused_columns": True}, "throws away what teachers read"),
+        ({"label_smoothing_factor": 0.1}, "not part of an Objective"),
+        ({"batch_eval_metrics": True}, "metrics of one's own"),
+        ({"eval_do_concat_batches": False}, "metrics of one's own"),
+    ],
+)
+def test_arguments_that_would_be_ignored_are_refused(tmp_path: Path, wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        settings(tmp_path, **wrong)
+    fine = {"logging_nan_inf_filter": False, "remove_unused_columns": False, "report_to": "none"}
+    with pytest.raises(ConfigError, match=said):
+        DistillTrainer(network(), network(), args=TrainingArguments(str(tmp_path), **(fine | wrong)))
+
+
+def test_training_arguments_do_as_well(tmp_path: Path) -> None:
+    data = arrays(random(N, FEATURES, seed=1), LABELS)
+    weights = []
+    for kind in (TrainingArguments, DistillConfig):
+        args = kind(
+            output_dir=str(tmp_path),
+            logging_nan_inf_filter=False,
+            remove_unused_columns=False,
+            report_to="none",
+            disable_tqdm=True,
+        )
+        student = network(seed=2)
+        trainer = DistillTrainer(student, network(seed=3), args=args, train_dataset=data)
+        trainer.train()
+        weights.append(student.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert settings(tmp_path).report_to == []

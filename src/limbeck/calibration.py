@@ -46,10 +46,10 @@ def match_prior(logits: Tensor, prior: Any, classes: Sequence[int] | None = None
     def value(b: np.ndarray) -> float:
         return float(_predict(z, chosen, b)[0] - wanted[chosen] @ b)
 
-    def gradient(b: np.ndarray) -> np.ndarray:
+    def gradient(b: np.ndarray) -> Any:
         return np.exp(_predict(z, chosen, b)[1]).mean(0) - wanted[chosen]
 
-    def hessian(b: np.ndarray) -> np.ndarray:
+    def hessian(b: np.ndarray) -> Any:
         probs = np.exp(_predict(z, chosen, b)[1])
         return np.diag(probs.mean(0)) - probs.T @ probs / len(probs)
 
@@ -82,7 +82,7 @@ def shift_bias(student: nn.Module, offsets: Tensor) -> nn.Module:
     return student
 
 
-def _predict(z: np.ndarray, chosen: np.ndarray, b: np.ndarray) -> tuple[float, np.ndarray]:
+def _predict(z: Any, chosen: Any, b: Any) -> tuple[float, Any]:
     """mean_i logsumexp(z_i + b), and the log-probabilities `[n, K]` of the chosen classes."""
     offsets = np.zeros(z.shape[1])
     offsets[chosen] = b
