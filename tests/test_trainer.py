@@ -303,7 +303,7 @@ def by_hand(z: Tensor, v: Tensor, labels: Tensor, weight: Tensor, objective: Obj
     labelled = weight * (labels != NO_LABEL)
 
     def mean(values: Tensor, share: Tensor = weight) -> float:
-        return float((values * share).sum() / share.sum())
+        return float((values * share).sum().detach() / share.sum())
 
     log_q, log_p = z.log_softmax(-1), v.log_softmax(-1)
     soft, hard = plain_terms(z, v, objective.temperature, labels)
@@ -522,7 +522,7 @@ def test_a_recorded_teacher_is_refused_with_augmentation(tmp_path: Path) -> None
     data = arrays(random(N, FEATURES, seed=1))
     recorded = record(network(seed=3), data)
     for teacher in (recorded, Ensemble([network(seed=4), recorded]), Ensemble([Ensemble([recorded])])):
-        with pytest.raises(ConfigError, match="recorded teacher.*augmented view; leave augment out"):
+        with pytest.raises(ConfigError, match=r"recorded teacher.*augmented view; leave augment out"):
             DistillTrainer(network(), teacher, train_dataset=data, augment=Steps().watch, args=settings(tmp_path))
 
 
@@ -631,6 +631,7 @@ def test_training_arguments_do_as_well(tmp_path: Path) -> None:
             logging_nan_inf_filter=False,
             remove_unused_columns=False,
             report_to="none",
+            dataloader_pin_memory=False,
             disable_tqdm=True,
         )
         student = network(seed=2)
