@@ -78,7 +78,7 @@ def shift_bias(student: nn.Module, offsets: Tensor) -> nn.Module:
             "them to its logits instead."
         )
     with torch.no_grad():
-        layers[-1].bias += offsets.to(layers[-1].bias)
+        layers[-1].bias.add_(offsets.to(layers[-1].bias))
     return student
 
 
