@@ -1,0 +1,184 @@
+"""The examples, at a tiny size: the figures of the weights they load, what is matched, and what a run leaves behind.
+
+Oracles: the accuracies that the weights were published with, a recording of what networks were shown, and the
+results' own file. The real runs and their tables are in docs/own_networks.md.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import limbeck
+from limbeck.cli import main as command
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+LOGS = ("log", "baseline")
+
+
+@pytest.fixture(autouse=True)
+def _run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An empty current folder, from which the examples can be imported, anew for every test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    yield
+    for name in ("own_networks", "small_bert"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def own_networks(data: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    data("cifar10_subset"), data("resnet_cifar10")
+    monkeypatch.setattr("limbeck.evaluation.latency_ms", lambda *_: 1.0)  # would take longer than all the rest
+    import own_networks
+
+    return own_networks
+
+
+@pytest.fixture
+def small_bert(data: Callable[[str], Path]) -> ModuleType:
+    data("sst2")
+    import small_bert
+
+    return small_bert
+
+
+@pytest.mark.parametrize(("network", "weights", "right"), [("resnet56_pretrained", None, 926), ("resnet20", 20, 915)])
+def test_networks_have_the_published_accuracy(
+    own_networks: ModuleType, data: Callable[[str], Path], network: str, weights: int | None, right: int
+) -> None:
+    model = getattr(own_networks, network)().eval()
+    if weights is not None:  # the student's architecture is the published one too
+        with np.load(data("resnet_cifar10") / f"resnet{weights}.npz") as arrays:
+            model.load_state_dict({name: torch.from_numpy(arrays[name]) for name in arrays.files})
+    test = own_networks.cifar10()["test"]
+    with torch.no_grad():
+        batches = [test.__getitems__(range(start, start + 50)) for start in range(0, 1000, 50)]
+        found = sum(int((model(batch["inputs"]).argmax(1) == batch["labels"]).sum()) for batch in batches)
+    assert found == right
+
+
+def test_mirror_exchanges_left_and_right_of_half_of_the_images(own_networks: ModuleType) -> None:
+    images = torch.arange(1000 * 3 * 32 * 32.0).view(1000, 3, 32, 32)
+    seen = own_networks.mirrored({"inputs": images, "row_id": torch.arange(1000)}, 0)["inputs"]
+    same = (seen == images).flatten(1).all(1)
+    flipped = torch.from_numpy(images.numpy()[..., ::-1].copy())
+    assert torch.equal(seen[~same], flipped[~same])
+    assert 420 < same.sum() < 580  # 5 standard deviations of 1,000 tosses
+
+
+class Recording(nn.Module):
+    """Ten logits of an image, and every batch of images that it was asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 32 * 32, 10)
+        self.shown: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shown.append(images.clone())
+        return self.linear(images.flatten(1))
+
+
+def test_teacher_student_and_baseline_see_the_same_views(own_networks: ModuleType) -> None:
+    examples = own_networks.cifar10()["train"].select(range(80))
+    teacher, student, baseline = Recording(), Recording(), Recording()
+    own_networks.train(student, examples, 2, teacher)
+    own_networks.train(baseline, examples, 2)
+    shown = [torch.cat(network.shown) for network in (teacher, student, baseline)]
+    assert shown[0].shape[0] == 40 + 2 * 80  # the batch that is checked before training, then two epochs of 80
+    assert torch.equal(shown[0], shown[1])
+    assert torch.equal(shown[0], shown[2])
+    as_they_are = {image.numpy().tobytes() for image in examples.__getitems__(range(80))["inputs"]}
+    unchanged = sum(image.numpy().tobytes() in as_they_are for image in shown[0])
+    assert unchanged <= 8  # of 200, where one in 162 views is the image itself
+
+
+def test_own_networks_end_to_end(own_networks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    began: list[dict[str, Tensor]] = []
+    train = own_networks.train
+
+    def recorded(student: nn.Module, *rest: Any) -> nn.Module:
+        began.append({name: tensor.clone() for name, tensor in student.state_dict().items()})
+        return train(student, *rest)
+
+    monkeypatch.setattr(own_networks, "train", recorded)
+    sets = own_networks.cifar10()
+    few = {"train": sets["train"].select(range(80)), "test": sets["test"].select(range(20))}
+    results = own_networks.main(few, epochs=1)
+    assert all(torch.equal(began[0][name], began[1][name]) for name in began[1])
+    assert limbeck.read_results("runs/own_networks/results.json") == results
+    assert results["verdict"]["word"] in ("better", "worse", "no difference shown")
+    assert results["roles"]["teacher"]["parameters"] == 853_018
+    assert results["roles"]["student"]["parameters"] == results["roles"]["baseline"]["parameters"] == 269_722
+    again = limbeck.load("runs/own_networks/student", into=own_networks.resnet20())
+    roles = limbeck.evaluate(again, few["test"], teacher=own_networks.resnet56_pretrained(), latency=False)["roles"]
+    for role in ("student", "teacher"):
+        assert roles[role]["nll"]["mean"] == pytest.approx(results["roles"][role]["nll"]["mean"], rel=1e-6)
+
+
+def test_own_networks_on_the_command_line(own_networks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = own_networks.cifar10()
+    few = {"train": sets["train"].select(range(50)), "test": sets["test"].select(range(20))}
+    monkeypatch.setattr(own_networks, "cifar10", lambda: few)
+    words = "distill --data own_networks:cifar10 --teacher own_networks:resnet56_pretrained"
+    words += " --student own_networks:resnet20 --jitter 4 --max_steps 2 --per_device_train_batch_size 10"
+    assert command([*words.split(), "--output_dir", "run"]) == 0
+    results = limbeck.read_results("run/results.json")
+    assert results["test"]["examples"] == 20
+    assert [results["roles"][role]["parameters"] for role in ("teacher", "student")] == [853_018, 269_722]
+    assert results["curves"]["student"][-1]["step"] == 2
+    limbeck.load("run/student", into=own_networks.resnet20())
+
+
+def test_the_vocabulary_covers_the_training_sentences(small_bert: ModuleType) -> None:
+    from transformers import AutoTokenizer
+
+    small_bert.make_tokenizer("vocabulary")
+    tokenizer = AutoTokenizer.from_pretrained("vocabulary")
+    assert len(tokenizer) == small_bert.VOCABULARY
+    sentence = "a stirring , funny and finally transporting re imagining of beauty and the beast and 1930s horror films"
+    pieces = tokenizer.tokenize(sentence)
+    assert " ".join(pieces).replace(" ##", "") == sentence
+    assert tokenizer(sentence)["input_ids"] == tokenizer.convert_tokens_to_ids(["[CLS]", *pieces, "[SEP]"])
+
+
+def test_small_bert_on_the_command_line(
+    small_bert: ModuleType, data: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = tmp_path / "data" / "sst2"
+    few.mkdir(parents=True)
+    for name, lines in (("train.tsv", 200), ("dev.tsv", 60)):
+        kept = (data("sst2") / name).read_text("utf-8").splitlines(keepends=True)[:lines]
+        (few / name).write_text("".join(kept), "utf-8")
+    monkeypatch.setenv("LIMBECK_DATA", str(few.parent))
+    small_bert.make_tokenizer()
+    every = "distill --data small_bert:sst2 --max_steps 4 --per_device_train_batch_size 16 --save_strategy no"
+    every += " --logging_steps 2"
+    make_teacher = f"{every} --student small_bert:teacher --tokenizer {small_bert.TOKENIZER} --output_dir runs/teacher"
+    make_student = f"{every} --student small_bert:student --teacher runs/teacher/student --labelled 40 --baseline"
+    assert command(make_teacher.split()) == 0
+    assert command([*make_student.split(), "--output_dir", "runs/student"]) == 0
+
+    results = limbeck.read_results("runs/student/results.json")
+    assert results["test"]["examples"] == 60
+    parameters = {role: of["parameters"] for role, of in results["roles"].items()}
+    assert parameters == {"teacher": 810_626, "student": 141_890, "baseline": 141_890}
+    made = limbeck.read_results("runs/teacher/results.json")["roles"]["student"]
+    assert made["nll"]["mean"] == pytest.approx(results["roles"]["teacher"]["nll"]["mean"], rel=1e-5)
+    assert "difference" in results["verdict"]
+    first = {name: json.loads(Path(f"runs/student/{name}.jsonl").read_text().splitlines()[0]) for name in LOGS}
+    assert ("soft_loss" in first["log"], "hard_loss" in first["log"]) == (True, False)
+    assert ("soft_loss" in first["baseline"], "hard_loss" in first["baseline"]) == (False, True)
+    sentences = [line.partition("\t")[0] for line in (few / "dev.tsv").read_text("utf-8").splitlines()]
+    assert results["examples"][0]["text"].replace(" ", "") in [s.replace(" ", "") for s in sentences]
