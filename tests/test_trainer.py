@@ -547,7 +547,7 @@ def test_max_norm_bounds_every_layer_but_the_last(tmp_path: Path) -> None:
 
         class Measure(TrainerCallback):
             def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, seen: Any = seen, **k: Any):
-                seen.append([float(m.weight.norm(dim=1).max()) for m in model.layers if isinstance(m, nn.Linear)])
+                seen.append([float(m.weight.detach().norm(dim=1).max()) for m in model.layers if isinstance(m, nn.Linear)])
 
         student = network(seed=2, sizes=(FEATURES, 5, 5, CLASSES), max_norm=bound)
         DistillTrainer(

@@ -54,7 +54,8 @@ class DistillConfig(TrainingArguments):
     label_names: list[str] | None = None
 
     def __post_init__(self) -> None:
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # bf16 works there only where it is said
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # bf16 works there only where it is said
         super().__post_init__()
         _refuse_arguments(self)
         if self.label_names is None:

@@ -140,7 +140,7 @@ def _from_transformers(name: str, config: dict[str, Any] | None = None) -> nn.Mo
                 f"{transformers.__version__} does not have; make the network and pass it as `into`."
             )
         model, report = kind.from_pretrained(name, output_loading_info=True)  # type: ignore[attr-defined]
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{name} could not be loaded as a transformers model: {error}") from error
