@@ -61,7 +61,9 @@ def check_label_names(known: dict[str, Sequence[str]]) -> None:
                 )
 
 
-def check_classes(classes: int, objective: Objective, transfer_set: Any, evaluation_set: Any = None) -> None:
+def check_classes(
+    classes: int, objective: Objective, batch: Batch, transfer_set: Any, evaluation_set: Any = None
+) -> None:
     """Whether sets speak of as many classes as the student has outputs, and have the labels that are learned."""
     for who, examples in (("transfer", transfer_set), ("evaluation", evaluation_set)):
         names, labels = getattr(examples, "label_names", None), getattr(examples, "labels", None)
@@ -75,6 +77,10 @@ def check_classes(classes: int, objective: Objective, transfer_set: Any, evaluat
     labels = getattr(transfer_set, "labels", None)
     if objective.hard_weight and isinstance(labels, Tensor) and (labels == NO_LABEL).all():
         raise ConfigError("hard_weight is above 0 but every label is -100; give labels, or hard_weight=0.")
+    if "labels" in batch:
+        check_labels(batch["labels"], classes)  # of sets that do not show all their labels
+    elif objective.hard_weight:
+        raise ConfigError("hard_weight is above 0 but the batches have no labels; give labels, or hard_weight=0.")
 
 
 def check_labels(labels: Tensor, classes: int, where: str = "") -> None:
@@ -103,10 +109,6 @@ def check_batch(student: nn.Module, teacher: Teacher | None, objective: Objectiv
     if not logits.isfinite().all():
         raise ModelError("The student's logits are not finite for the first batch; look at its weights or its inputs.")
     _refuse_probabilities(logits, "student", "leave its softmax out")
-    if (labels := batch.get("labels")) is not None:
-        check_labels(labels, logits.shape[-1])
-    elif objective.hard_weight:
-        raise ConfigError("hard_weight is above 0 but the batches have no labels; give labels, or hard_weight=0.")
     if targets is not None:
         _check_targets(objective, logits, targets, batch)
     return logits
@@ -152,7 +154,7 @@ def _check_targets(objective: Objective, logits: Tensor, targets: SoftTargets, b
 
 def _refuse_probabilities(logits: Tensor, who: str, mend: str) -> None:
     x = logits.float()
-    if x.shape[-1] > 1 and (x >= 0).all() and ((x.sum(-1) - 1).abs() < 1e-3).all():
+    if len(x) and x.shape[-1] > 1 and (x >= 0).all() and ((x.sum(-1) - 1).abs() < 1e-3).all():
         raise TargetError(
             f"The {who} returns probabilities (every row is positive and sums to 1), but logits are needed: {mend}."
         )

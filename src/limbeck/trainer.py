@@ -150,7 +150,7 @@ class DistillTrainer(Trainer):
         if self.augment is not None:
             batch = self.augment(batch, 0)
         logits = check_batch(self.model, self.teacher, self.objective, batch)
-        check_classes(logits.shape[-1], self.objective, *sets)
+        check_classes(logits.shape[-1], self.objective, batch, *sets)
         self._position_axes = logits.ndim - 1
 
     def last_checkpoint(self) -> Path:
@@ -345,6 +345,9 @@ class MaxNorm(TrainerCallback):
 
 def _refuse_arguments(args: TrainingArguments) -> None:
     """Arguments of Trainer's that an Objective has no place for."""
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"{name} must be 1 or more, but is {getattr(args, name)}.")
     if args.logging_nan_inf_filter:
         raise ConfigError("logging_nan_inf_filter hides a loss of nan behind an average; set it to False.")
     if args.remove_unused_columns:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sklearn.model_selection import StratifiedKFold
 from torch import nn
 
 from limbeck.commands.console import LogFile, console, print_results, quiet, say
+from limbeck.commands.options import new_parser, read
 from limbeck.evaluation import Predictions, compare, predict, write_results
 from limbeck.objective import Objective
 from limbeck.students import mlp, save
@@ -33,10 +33,10 @@ DISTILLED = Objective(temperature=4.0, hard_weight=0.5)
 
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
-    parser = ArgumentParser(prog="limbeck demo", description="See distillation work, on handwritten digits.")
+    parser = new_parser("demo", "See distillation work, on handwritten digits.")
     parser.add_argument("--output_dir", type=str, default="runs/demo", help="where student, results and log are left")
     parser.add_argument("--seeds", type=int, default=3, help="how many times each student is trained")
-    chosen = parser.parse_args(words)
+    chosen = read(parser, words)
     folder = Path(chosen.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # the nets are so small that a second thread costs more than it gives

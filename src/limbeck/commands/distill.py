@@ -27,8 +27,9 @@ from limbeck.commands.options import (
     StudentOptions,
     distill_parser,
     options_of,
+    read,
 )
-from limbeck.commands.texts import divergence_from_text, open_data, open_model, open_teacher, open_tokenizer
+from limbeck.commands.texts import divergence_from_text, open_data, open_model, open_teacher, open_tokenizers
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation import evaluate, write_results
 from limbeck.objective import Objective
@@ -41,15 +42,15 @@ SETTINGS = "config.yaml"
 
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
-    parser = distill_parser()
-    chosen = parser.parse_args(words)
+    parser = distill_parser(brief="--help" in words or "-h" in words)
+    chosen = read(parser, words)
     options = options_of(RunOptions, chosen)
     objective = _objective(chosen)
     config = _training_arguments(chosen, options)  # refuses before anything is read
     set_seed(config.seed)
+    teacher = open_teacher(chosen.teacher, chosen.mean)  # a wrong name is told before data is read
     splits, tokenizer = _read_data(chosen)
     student = _open_student(options_of(StudentOptions, chosen), splits["train"])
-    teacher = open_teacher(chosen.teacher, chosen.mean)
     augment = jitter(chosen.jitter, seed=config.seed, column=_image_column(splits["train"])) if chosen.jitter else None
     folder = _claim(parser, chosen, options)
     if options.learning_rate is None:
@@ -144,10 +145,8 @@ def _read_data(chosen: Namespace) -> tuple[dict[str, TransferSet], Any]:
     """The splits "train", "test" and, where there is one, "validation"; and the tokenizer of texts."""
     split = options_of(SplitOptions, chosen)
     data = options_of(DataOptions, chosen)
-    models = [data.tokenizer, chosen.student, *chosen.teacher]
-    tokenizer = next((t for t in map(open_tokenizer, models) if t is not None), None)
-    teachers = [t for t in map(open_tokenizer, chosen.teacher) if t is not None]
-    splits = open_data(data, tokenizer, teachers[0] if teachers else None)
+    tokenizer, of_teacher = open_tokenizers(data.tokenizer, [chosen.student], chosen.teacher)
+    splits = open_data(data, tokenizer, of_teacher)
     if "train" not in splits:
         raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
     if "test" not in splits and "validation" in splits:

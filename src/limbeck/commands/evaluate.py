@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from limbeck.commands import console
-from limbeck.commands.options import DataOptions, EvaluateOptions, TeacherOptions, evaluate_parser, options_of
-from limbeck.commands.texts import open_data, open_model, open_teacher, open_tokenizer
+from limbeck.commands.options import DataOptions, EvaluateOptions, TeacherOptions, evaluate_parser, options_of, read
+from limbeck.commands.texts import open_data, open_model, open_teacher, open_tokenizers
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation import evaluate, write_results
 
@@ -12,21 +12,23 @@ from limbeck.evaluation import evaluate, write_results
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
     parser = evaluate_parser()
-    chosen = parser.parse_args(words)
+    chosen = read(parser, words)
     options, data = options_of(EvaluateOptions, chosen), options_of(DataOptions, chosen)
     teachers = options_of(TeacherOptions, chosen)
     if not options.student:
         raise ConfigError("There is nothing to measure; give --student with one folder or more.")
-    tokenizer = next((t for t in map(open_tokenizer, [data.tokenizer, *options.student]) if t is not None), None)
-    of_teacher = next((t for t in map(open_tokenizer, teachers.teacher) if t is not None), None)
+    students = [open_model(text) for text in options.student]
+    baselines = [open_model(text) for text in options.baseline]
+    teacher = open_teacher(teachers.teacher, teachers.mean)
+    tokenizer, of_teacher = open_tokenizers(data.tokenizer, options.student, teachers.teacher)
     splits = open_data(data, tokenizer, of_teacher)
     if options.split not in splits:
         raise DataError(f"{data.data} has no split {options.split!r}; it has {', '.join(splits)}.")
     results = evaluate(
-        [open_model(text) for text in options.student],
+        students,
         splits[options.split],
-        baseline=[open_model(text) for text in options.baseline],
-        teacher=open_teacher(teachers.teacher, teachers.mean),
+        baseline=baselines,
+        teacher=teacher,
         held_out=splits.get("validation") if options.split != "validation" else None,
         batch_size=options.batch_size,
         show=None if tokenizer is None else lambda row: tokenizer.decode(row["input_ids"], skip_special_tokens=True),

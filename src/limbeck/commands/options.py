@@ -5,8 +5,10 @@ What this file does not know: what the words of an option stand for, and what is
 """
 
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any, TypeVar, get_args, get_origin
 
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
@@ -135,8 +137,8 @@ class EvaluateOptions:
     batch_size: int = _option(256, "examples that are measured at a time")
 
 
-def distill_parser() -> ArgumentParser:
-    """The parser of `limbeck distill`."""
+def distill_parser(brief: bool = False) -> ArgumentParser:
+    """The parser of `limbeck distill`; brief leaves Trainer's many out, for a help that can be read."""
     parser = _parser("distill", "Train a small model to behave like a big one; without --teacher, on labels alone.")
     parser.add_argument("--help_all", action="help", help="show every option, those of transformers' Trainer too")
     groups = (DataOptions, SplitOptions, TeacherOptions, StudentOptions, ObjectiveOptions, RunOptions)
@@ -145,7 +147,7 @@ def distill_parser() -> ArgumentParser:
     parser.add_class_arguments(DistillConfig, skip={"output_dir", "label_names", "learning_rate", "run_name"})
     parser.set_defaults(TRAINER_DEFAULTS)
     shown = {f.name for options in groups for f in fields(options)} | SHOWN | {"help", "help_all", "config"}
-    if "--help_all" not in sys.argv:
+    if brief:
         for action in parser._actions:
             if action.dest not in shown:
                 action.help = SUPPRESS  # it works all the same
@@ -166,8 +168,28 @@ def options_of(kind: Callable[..., T], namespace: Namespace) -> T:
     return kind(**{f.name: given[f.name] for f in fields(kind) if f.init and f.name in given})  # type: ignore[arg-type]
 
 
+def read(parser: ArgumentParser, words: list[str]) -> Namespace:
+    """The options that words and YAML files give; says what is wrong with them and exits with 2 where it cannot."""
+    try:
+        return parser.parse_args(words)
+    except ArgumentError as error:
+        said = str(error).strip()
+        known = [option for action in parser._actions for option in action.option_strings]
+        wrong = [w.partition("=")[0] for w in words if w.startswith("--") and w.partition("=")[0] not in known]
+        near = [option for word in wrong for option in get_close_matches(word, known, n=1)]
+        hint = f" Did you mean {' and '.join(near)}?" if near else ""
+        print(f"{parser.prog}: {said}.{hint} {parser.prog} --help shows the options.", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def new_parser(name: str, description: str) -> ArgumentParser:
+    """A parser for `limbeck name`, to be read with `read`."""
+    prog = f"limbeck {name}"
+    return ArgumentParser(prog=prog, description=description, usage=f"{prog} [options]", exit_on_error=False)
+
+
 def _parser(name: str, description: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=f"limbeck {name}", description=description, usage=f"limbeck {name} [options]")
+    parser = new_parser(name, description)
     parser.add_argument("--config", action="config", help="a YAML file of options; flags after it win")
     return parser
 

@@ -4,12 +4,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
 from rich.markup import escape
 from rich.table import Table
 
 from limbeck.commands.console import console, say
-from limbeck.commands.options import DataOptions
+from limbeck.commands.options import DataOptions, new_parser, read
 from limbeck.commands.texts import open_data
 from limbeck.errors import ConfigError
 from limbeck.paper.lab import Lab
@@ -28,7 +27,7 @@ EXPERIMENTS = {
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
     listed = "; ".join(f"{name}: {text}" for name, text in EXPERIMENTS.items())
-    parser = ArgumentParser(prog="limbeck paper", description=f"The experiments of arXiv 1503.02531. {listed}.")
+    parser = new_parser("paper", f"The experiments of arXiv 1503.02531. {listed}.")
     parser.add_argument("experiment", choices=list(EXPERIMENTS), help="which one")
     parser.add_argument(
         "--data", "--data_dir", type=str, default="digits", help="digits, a folder in MNIST's format, or a hub name"
@@ -36,7 +35,7 @@ def run(words: list[str]) -> None:
     parser.add_argument("--budget", choices=["quick", "full"], default="quick", help="how long to train")
     parser.add_argument("--seeds", type=int, default=3, help="how many times each student is trained")
     parser.add_argument("--output_dir", type=str, help="by default runs/paper/EXPERIMENT")
-    chosen = parser.parse_args(words)
+    chosen = read(parser, words)
     folder = Path(chosen.output_dir or Path("runs") / "paper" / chosen.experiment)
     splits: dict[str, Any] = open_data(DataOptions(data=chosen.data))
     example = splits[next(iter(splits))][0]

@@ -88,18 +88,37 @@ def own_object(text: str) -> Any:
     return found
 
 
-def open_tokenizer(text: str | None) -> Any:
-    """The tokenizer of a model's folder or hub name; None where it has none."""
-    if text is None or _names_python(text) or text == "mlp":
-        return None
-    from transformers import AutoTokenizer
+def open_tokenizers(given: str | None, students: list[str], teachers: list[str]) -> tuple[Any, Any]:
+    """The tokenizers of student and teacher, None where there is none: tables of texts say so if they need one.
 
+    given: the user's own choice, for both. A student without one reads as the teacher does.
+    """
+    if given is not None:
+        try:
+            return (_tokenizer(given),) * 2
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"No tokenizer could be loaded from {given}: {error}") from error
+    found = []
+    for texts in (students, teachers):
+        folders = [text for text in texts if text != "mlp" and not _names_python(text)]
+        found.append(next((t for t in map(_tokenizer_if_any, folders) if t is not None), None))
+    student, teacher = found
+    return student or teacher, teacher
+
+
+def _tokenizer_if_any(text: str) -> Any:
     if Path(text).is_dir() and not any(Path(text).glob("token*")) and not any(Path(text).glob("vocab*")):
         return None
     try:
-        return AutoTokenizer.from_pretrained(text, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"No tokenizer could be loaded from {text}: {error}") from error
+        return _tokenizer(text)
+    except (OSError, ValueError):  # a model of images, say
+        return None
+
+
+def _tokenizer(text: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(text, trust_remote_code=False)
 
 
 def divergence_from_text(text: str) -> Any:

@@ -143,7 +143,8 @@ def _from_transformers(name: str, config: dict[str, Any] | None = None) -> nn.Mo
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(f"{name} could not be loaded as a transformers model: {error}") from error
+        where = "" if Path(name).is_dir() else "is no folder here, and "
+        raise ModelError(f"{name} {where}could not be loaded as a transformers model: {error}") from error
     if report.get("missing_keys"):
         missing = sorted(report["missing_keys"])
         raise ModelError(
