@@ -547,7 +547,9 @@ def test_max_norm_bounds_every_layer_but_the_last(tmp_path: Path) -> None:
 
         class Measure(TrainerCallback):
             def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, seen: Any = seen, **k: Any):
-                seen.append([float(m.weight.detach().norm(dim=1).max()) for m in model.layers if isinstance(m, nn.Linear)])
+                seen.append(
+                    [float(m.weight.detach().norm(dim=1).max()) for m in model.layers if isinstance(m, nn.Linear)]
+                )
 
         student = network(seed=2, sizes=(FEATURES, 5, 5, CLASSES), max_norm=bound)
         DistillTrainer(
@@ -610,6 +612,8 @@ def test_terms_are_averaged_since_the_last_log(tmp_path: Path) -> None:
         ({"logging_nan_inf_filter": True}, "hides a loss of nan"),
         ({"remove_unused_columns": True}, "throws away what teachers read"),
         ({"label_smoothing_factor": 0.1}, "not part of an Objective"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be 1 or more, but is 0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be 1 or more, but is 0"),
         ({"batch_eval_metrics": True}, "metrics of one's own"),
         ({"eval_do_concat_batches": False}, "metrics of one's own"),
     ],
