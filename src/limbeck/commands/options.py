@@ -145,6 +145,9 @@ def distill_parser(brief: bool = False) -> ArgumentParser:
     for options in groups:
         _add(parser, options)
     parser.add_class_arguments(DistillConfig, skip={"output_dir", "label_names", "learning_rate", "run_name"})
+    for group in parser._action_groups:
+        if "DistillConfig" in str(group.title):
+            group.title = "Training, by transformers' Trainer (all of it: --help_all)"
     parser.set_defaults(TRAINER_DEFAULTS)
     shown = {f.name for options in groups for f in fields(options)} | SHOWN | {"help", "help_all", "config"}
     if brief:
