@@ -375,6 +375,15 @@ def test_a_second_run_in_a_used_folder(tmp_path: Path, caplog: pytest.LogCapture
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-8"]
 
 
+def test_nothing_of_an_older_checkpoint_stays_in_a_newer_one(tmp_path: Path) -> None:
+    old = tmp_path / "checkpoint-4"
+    old.mkdir()
+    (old / "model-00002-of-00002.safetensors").write_bytes(b"of a larger student")
+    trainer_in(tmp_path, max_steps=4).train()
+    assert trainer_in(tmp_path).last_checkpoint() == old
+    assert not (old / "model-00002-of-00002.safetensors").exists()
+
+
 def test_a_checkpoint_holds_the_student_and_no_arguments_or_teacher(tmp_path: Path) -> None:
     trainer_in(tmp_path, max_steps=4).train()
     checkpoint = tmp_path / "checkpoint-4"

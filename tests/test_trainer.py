@@ -192,6 +192,28 @@ def test_without_a_teacher_the_gradient_is_that_of_cross_entropy(tmp_path: Path)
             torch.testing.assert_close(steps.gradients[0][name], gradient, rtol=1e-6, atol=1e-12)
 
 
+def test_augmentation_is_told_the_epoch_and_leaves_evaluation_alone(tmp_path: Path) -> None:
+    """Every example once in each epoch, also where accumulation and batches do not divide them."""
+    seen: list[tuple[int, int]] = []
+
+    def watch(batch: Any, epoch: int) -> Any:
+        seen.extend((epoch, int(row)) for row in batch["row_id"])
+        return batch
+
+    data = arrays(random(N, FEATURES, seed=1))
+    each = {"eval_strategy": "steps", "eval_steps": 1, "num_train_epochs": 3}
+    for how in accumulations(8):
+        seen.clear()
+        config = settings(tmp_path, **each, **how)
+        trainer = DistillTrainer(
+            network(), network(seed=1), args=config, train_dataset=data, eval_dataset=data, augment=watch
+        )
+        trainer.train()
+        checked = how["per_device_train_batch_size"]
+        assert seen[:checked] == [(0, row) for row in range(checked)]
+        assert sorted(seen[checked:]) == [(epoch, row) for epoch in range(3) for row in range(N)]
+
+
 # Positions that are tokens
 
 LENGTHS = torch.tensor([3, 7, 5, 2, 7, 4, 6, 3, 5, 1, 4])
