@@ -205,7 +205,6 @@ def test_settings_are_printed_and_read_again(limbeck_says: Any, capsys: pytest.C
     assert again == settings | {"max_steps": 4}  # flags after it win
 
 
-@pytest.mark.xfail(reason="options that --help does not show are left out of config.yaml and of --print_config")
 def test_settings_that_help_does_not_show_are_kept_too(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["distill", "--gradient_accumulation_steps", "4", "--lr_scheduler_type", "linear", "--print_config"])
