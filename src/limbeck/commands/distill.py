@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 from transformers import EarlyStoppingCallback, set_seed
 
+from limbeck.checkpoints import newest_whole
 from limbeck.commands import console
 from limbeck.commands.options import (
     DataOptions,
@@ -107,9 +108,9 @@ def _train(
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=options.early_stopping))
     trainer = DistillTrainer(student, teacher, objective, config, train_dataset=train, callbacks=callbacks, **shared)
     console.quiet(trainer)
-    resume = options.resume and any(Path(config.output_dir).glob("checkpoint-*"))
+    resume = options.resume and newest_whole(config.output_dir)[0] is not None
     if options.resume and not resume:
-        console.say(f"No checkpoint of the {role} yet: it starts from the beginning.")
+        console.say(f"There is no whole checkpoint of the {role}: it starts from the beginning.")
     trainer.train(resume_from_checkpoint=resume or None)
     save(student, folder / role, label_names=train.label_names, tokenizer=shared["processing_class"])
     history: list[dict[str, Any]] = trainer.state.log_history
@@ -143,12 +144,16 @@ def _training_arguments(chosen: Namespace, options: RunOptions) -> DistillConfig
 
 def _read_data(chosen: Namespace) -> tuple[dict[str, TransferSet], Any]:
     """The splits "train", "test" and, where there is one, "validation"; and the tokenizer of texts."""
-    split = options_of(SplitOptions, chosen)
-    data = options_of(DataOptions, chosen)
+    split, data = options_of(SplitOptions, chosen), options_of(DataOptions, chosen)
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, [chosen.student], chosen.teacher)
     splits = open_data(data, tokenizer, of_teacher)
     if "train" not in splits:
         raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
+    if (labels := splits["train"].labels) is not None and labels.ndim > 1:
+        raise ConfigError(
+            "The examples of this data have a label per token, and the command judges one class per example; train a "
+            "token classifier in Python, with limbeck.DistillTrainer."
+        )
     if "test" not in splits and "validation" in splits:
         splits["test"] = splits.pop("validation")
         console.say("The data has no test split: its validation split is the test, and is used for nothing else.")
@@ -206,7 +211,8 @@ def _claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Pa
     """The run's folder, made ready: an older run there is neither mixed in nor lost unasked."""
     folder = Path(options.output_dir)
     if (folder / SETTINGS).exists() and not options.resume:
-        if not options.overwrite:
+        begun = (folder / "student").exists() or any(folder.glob("checkpoints/*/checkpoint-*"))
+        if begun and not options.overwrite:
             raise ConfigError(
                 f"{folder} already holds a run; --resume goes on with it, --overwrite replaces it, and another "
                 "--output_dir leaves it alone."

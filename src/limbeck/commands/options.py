@@ -17,6 +17,9 @@ from limbeck.trainer import DistillConfig
 
 T = TypeVar("T")
 
+NOT_OFFERED = {"output_dir", "label_names", "learning_rate", "run_name", "resume_from_checkpoint"}
+"""The trainer's arguments that the command has its own words for."""
+
 SHOWN = {
     *("num_train_epochs", "max_steps", "per_device_train_batch_size", "weight_decay", "bf16", "seed"),
     *("logging_steps", "report_to"),
@@ -144,7 +147,7 @@ def distill_parser(brief: bool = False) -> ArgumentParser:
     groups = (DataOptions, SplitOptions, TeacherOptions, StudentOptions, ObjectiveOptions, RunOptions)
     for options in groups:
         _add(parser, options)
-    parser.add_class_arguments(DistillConfig, skip={"output_dir", "label_names", "learning_rate", "run_name"})
+    parser.add_class_arguments(DistillConfig, skip=NOT_OFFERED)
     for group in parser._action_groups:
         if "DistillConfig" in str(group.title):
             group.title = "Training, by transformers' Trainer (all of it: --help_all)"

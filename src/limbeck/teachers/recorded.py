@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.models import Batch
+from limbeck.models import Batch, networks_of
 from limbeck.targets import SoftTargets, concatenate
 from limbeck.teachers.model import Teacher, as_teacher
 
@@ -21,10 +21,13 @@ def record(teacher: Any, transfer_set: Any, batch_size: int = 512) -> "RecordedT
     One pass of the teacher then serves any number of students, temperatures and divergences.
     """
     teacher = as_teacher(teacher)
+    parameters = (p for network in networks_of(teacher) or [] for p in network.parameters())
+    device = next((p.device for p in parameters), torch.device("cpu"))
     said, ids = [], []
     for start in range(0, len(transfer_set), batch_size):
         batch = transfer_set.__getitems__(list(range(start, min(start + batch_size, len(transfer_set)))))
-        said.append(teacher(batch).to("cpu"))
+        moved = {name: values.to(device) for name, values in batch.items()}
+        said.append(teacher(moved).to("cpu"))
         ids.append(batch["row_id"].cpu())
     return RecordedTeacher(concatenate(said), torch.cat(ids), teacher)
 
