@@ -142,7 +142,6 @@ class Lab:
             "per_device_eval_batch_size": 512,
             "learning_rate": self.budget.learning_rate,
             "lr_scheduler_type": "cosine",
-            "bf16": not self.small_data,
             "seed": seed,
             "save_strategy": "no" if self.small_data else "steps",
             "save_steps": 10 * steps_per_epoch,
