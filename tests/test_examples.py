@@ -93,8 +93,8 @@ class Recording(nn.Module):
 def test_teacher_student_and_baseline_see_the_same_views(own_networks: ModuleType) -> None:
     examples = own_networks.cifar10()["train"].select(range(80))
     teacher, student, baseline = Recording(), Recording(), Recording()
-    own_networks.train(student, examples, 2, teacher)
-    own_networks.train(baseline, examples, 2)
+    own_networks.train(student, examples, 4, teacher)
+    own_networks.train(baseline, examples, 4)
     shown = [torch.cat(network.shown) for network in (teacher, student, baseline)]
     assert shown[0].shape[0] == 40 + 2 * 80  # the batch that is checked before training, then two epochs of 80
     assert torch.equal(shown[0], shown[1])
@@ -115,10 +115,15 @@ def test_own_networks_end_to_end(own_networks: ModuleType, monkeypatch: pytest.M
     monkeypatch.setattr(own_networks, "train", recorded)
     sets = own_networks.cifar10()
     few = {"train": sets["train"].select(range(80)), "test": sets["test"].select(range(20))}
-    results = own_networks.main(few, epochs=1)
-    assert all(torch.equal(began[0][name], began[1][name]) for name in began[1])
-    assert limbeck.read_results("runs/own_networks/results.json") == results
-    assert results["verdict"]["word"] in ("better", "worse", "no difference shown")
+    every = own_networks.main(few, steps=2)
+    assert len(began) == 3
+    assert all(torch.equal(began[0][name], other[name]) for other in began[1:] for name in other)
+    for name, results in every.items():
+        assert limbeck.read_results(f"runs/own_networks/{name}.json") == results
+        assert results["verdict"]["difference"]["mean"] == pytest.approx(
+            results["roles"]["student"]["accuracy"]["mean"] - results["roles"]["baseline"]["accuracy"]["mean"]
+        )
+    results = every["every_label"]
     assert results["roles"]["teacher"]["parameters"] == 853_018
     assert results["roles"]["student"]["parameters"] == results["roles"]["baseline"]["parameters"] == 269_722
     again = limbeck.load("runs/own_networks/student", into=own_networks.resnet20())
