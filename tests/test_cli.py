@@ -112,6 +112,13 @@ def test_a_run_is_neither_mixed_in_nor_lost_unasked(limbeck_says: Any) -> None:
     code, _, err = limbeck_says(*run, "--overwrite", "--output_dir", "mine")
     assert (code, Path("mine/notes.txt").read_text()) == (1, "keep")
     assert "holds files that are no run of Limbeck's" in err
+    Path("mine/config.yaml").write_text("of: another program")
+    assert limbeck_says(*run, "--output_dir", "mine")[0] == 1
+    assert Path("mine/notes.txt").read_text() == "keep"
+
+    Path("runs/a/notes.txt").write_text("keep")
+    assert limbeck_says(*run, "--overwrite")[0] == 0
+    assert Path("runs/a/notes.txt").read_text() == "keep"  # what a run did not leave there is not its to delete
 
 
 OWN = """

@@ -97,6 +97,15 @@ def test_an_older_student_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 
+def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "notes.txt").write_text("keep")
+    for folder in (tmp_path / "runs", tmp_path / "runs" / "notes.txt"):
+        with pytest.raises(ModelError, match="is not the folder of a model"):
+            save(mlp([4, 3]), folder)
+    assert (tmp_path / "runs" / "notes.txt").read_text() == "keep"
+
+
 def test_the_older_student_stays_until_the_new_one_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     older = mlp([8, 3])
     save(older, tmp_path / "student")

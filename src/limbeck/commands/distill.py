@@ -39,6 +39,7 @@ from limbeck.trainer import DistillConfig, DistillTrainer
 from limbeck.transfer import TransferSet, jitter
 
 SETTINGS = "config.yaml"
+LEFT = {"student", "baseline", "results.json", "log.jsonl", "baseline.jsonl", SETTINGS, "checkpoints"}
 
 
 def run(words: list[str]) -> None:
@@ -210,16 +211,20 @@ def _image_column(train: TransferSet) -> str:
 def _claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Path:
     """The run's folder, made ready: an older run there is neither mixed in nor lost unasked."""
     folder = Path(options.output_dir)
-    if (folder / SETTINGS).exists() and not options.resume:
-        begun = (folder / "student").exists() or any(folder.glob("checkpoints/*/checkpoint-*"))
-        if begun and not options.overwrite:
-            raise ConfigError(
-                f"{folder} already holds a run; --resume goes on with it, --overwrite replaces it, and another "
-                "--output_dir leaves it alone."
-            )
-        shutil.rmtree(folder)
-    elif folder.exists() and any(folder.iterdir()) and not (folder / SETTINGS).exists():
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; give another --output_dir.")
+    found = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    begun = SETTINGS in found and ("student" in found or any(folder.glob("checkpoints/*/checkpoint-*")))
+    strange = {name.removesuffix(".partial") for name in found} - LEFT
+    if found and not begun and (strange or SETTINGS not in found):
         raise ConfigError(f"{folder} holds files that are no run of Limbeck's; give another --output_dir.")
+    if begun and not options.resume and not options.overwrite:
+        raise ConfigError(
+            f"{folder} already holds a run; --resume goes on with it, --overwrite replaces it, and another "
+            "--output_dir leaves it alone."
+        )
+    if not options.resume:
+        _remove_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = _settings(parser, chosen)
     if options.resume and (folder / SETTINGS).exists():
@@ -230,6 +235,12 @@ def _claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Pa
     kept = Namespace(**settings)  # type: ignore[no-untyped-call]
     parser.save(kept, folder / SETTINGS, overwrite=True, skip_validation=True)
     return folder
+
+
+def _remove_run(folder: Path) -> None:
+    """Deletes what a run left in its folder, and nothing that somebody else put there."""
+    for path in (folder / name for name in LEFT):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _settings(parser: ArgumentParser, chosen: Namespace) -> dict[str, Any]:

@@ -68,8 +68,15 @@ def save(
 
     label_names: of the classes in order; the student's own by default.
     tokenizer: of a text model, written beside it.
+    Raises ModelError where the folder holds anything that is no model, which would be lost.
     """
-    path = Path(folder)
+    path = Path(folder).absolute()
+    is_model = (path / CONFIG).is_file() and any(path.glob("*.safetensors"))
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not is_model):
+        raise ModelError(
+            f"{folder} is not the folder of a model, and saving there would replace it; give a folder of its own, "
+            f"such as {Path(folder) / 'student'}."
+        )
     new = path.with_name(path.name + ".partial")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -80,7 +87,7 @@ def save(
         path.rename(old)
     new.rename(path)
     shutil.rmtree(old, ignore_errors=True)
-    return path
+    return Path(folder)
 
 
 def write_model(
