@@ -37,6 +37,7 @@ def test_a_folder_gives_back_its_arrays(tmp_path: Path, dash: str, gz: bool) -> 
         batch = sets[name].__getitems__(list(range(len(labels))))
         assert np.array_equal(batch["inputs"].numpy(), images.astype(np.float32) / 255)
         assert np.array_equal(batch["labels"].numpy(), labels)
+        assert batch["row_id"].tolist() == (list(range(7)) if name == "train" else [7, 8, 9])  # none in both
         assert sets[name].num_classes == 10  # also of the test set, whose highest label is 3
 
 

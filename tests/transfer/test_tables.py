@@ -76,6 +76,16 @@ def test_the_splits_of_a_folder_share_their_classes(tmp_path: Path, pattern: str
     assert everything(only["validation"])["labels"].tolist() == [2, 2, 1]
 
 
+def test_no_two_examples_of_any_splits_share_a_row_id() -> None:
+    rows = datasets.Dataset.from_pandas(FLOWERS)
+    splits = datasets.DatasetDict({"test": rows.select([0, 1]), "train": rows})
+    assert {name: examples.row_ids.tolist() for name, examples in table(splits).items()} == {
+        "test": [4, 5],
+        "train": [0, 1, 2, 3],
+    }
+    assert table(splits, split="test")["test"].row_ids.tolist() == [4, 5]
+
+
 def test_a_loaded_dataset_with_some_of_its_rows() -> None:
     data = datasets.Dataset.from_pandas(FLOWERS, preserve_index=False)
     splits = datasets.DatasetDict(train=data, test=data.select([3, 1]).remove_columns("label"))

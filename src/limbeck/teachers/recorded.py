@@ -18,7 +18,8 @@ from limbeck.teachers.model import Teacher, as_teacher
 def record(teacher: Any, transfer_set: Any, batch_size: int = 512) -> "RecordedTeacher":
     """What `teacher` says about each row of `transfer_set`, as a teacher that needs no network any more.
 
-    One pass of the teacher then serves any number of students, temperatures and divergences.
+    One pass of the teacher then serves any number of students, temperatures and divergences. Rows are told apart by
+    their ids: sets of one source have ids of their own, but two sets made by `arrays` both count from 0.
     """
     teacher = as_teacher(teacher)
     parameters = (p for network in networks_of(teacher) or [] for p in network.parameters())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.transfer.rows import TransferSet
+from limbeck.transfer.rows import TransferSet, distinct_row_ids
 
 _NAME = re.compile(r"(?P<set>.*)(?P<split>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(\.gz)?")
 _AXES = {"images": 3, "labels": 1}
@@ -40,8 +40,9 @@ def idx(folder: str | Path) -> dict[str, TransferSet]:
             raise DataError(f"{images_file} holds no images: its shape is {list(images.shape)}.")
         read[split] = images, labels
     num_classes = max(int(labels.max()) for _, labels in read.values()) + 1  # one number for all of the sets
+    ids = distinct_row_ids({split: len(labels) for split, (_, labels) in read.items()})
     return {
-        split: TransferSet({"inputs": images}, labels, num_classes=num_classes)
+        split: TransferSet({"inputs": images}, labels, num_classes=num_classes, row_ids=ids[split])
         for split, (images, labels) in read.items()
     }
 

@@ -57,6 +57,15 @@ def collate(batch: Batch) -> Batch:
     return batch
 
 
+def distinct_row_ids(lengths: Mapping[str, int]) -> dict[str, Tensor]:
+    """Row ids of the splits of one source, `[N]` each: no two examples share one, of whatever splits they are.
+
+    What was said of a training example is then never taken for what was said of a test example.
+    """
+    ids = torch.split(torch.arange(sum(lengths.values())), list(lengths.values()))
+    return dict(zip(lengths, ids, strict=True))
+
+
 class TransferSet(Dataset):
     """Examples with or without labels, as columns.
 

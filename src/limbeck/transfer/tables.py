@@ -26,7 +26,7 @@ from limbeck.models import TEACHER_PREFIX
 from limbeck.transfer import arrow
 from limbeck.transfer.classes import Classes, classes_of, label_values
 from limbeck.transfer.images import image_columns
-from limbeck.transfer.rows import NO_LABEL, TransferSet
+from limbeck.transfer.rows import NO_LABEL, TransferSet, distinct_row_ids
 from limbeck.transfer.tokens import encode, position_labels, without_words
 
 
@@ -72,14 +72,18 @@ def table(
     for name, data in wanted.items():
         _check_split(data, name, [*roles.text, *roles.features, *([roles.image] if roles.image else [])])
     images = image_columns(wanted, roles.image, image_size) if roles.image else {}
+    training_first = sorted(splits, key=lambda name: name != training)
+    ids = distinct_row_ids({name: len(splits[name]) for name in training_first})
     sets = {}
     for name, data in wanted.items():
         own_classes = classes if name in labelled else None
         if roles.text:
             sets[name] = _texts(data, roles, own_classes, tokenizer, teacher_tokenizer, max_length, name)
-            continue
-        columns = {"pixel_values": images[name]} if roles.image else {"inputs": _features(data, roles.features, name)}
-        sets[name] = _transfer_set(columns, _row_labels(data, roles, own_classes, name), classes)
+        else:
+            made = images[name] if roles.image else _features(data, roles.features, name)
+            columns = {"pixel_values" if roles.image else "inputs": made}
+            sets[name] = _transfer_set(columns, _row_labels(data, roles, own_classes, name), classes)
+        sets[name].row_ids = ids[name]
     return sets
 
 
@@ -124,7 +128,8 @@ def _load(source: Any, column_names: Sequence[str] | None) -> dict[str, Any]:
         if isinstance(error, DataError):
             raise
         what = f"{text} cannot be read" if files else f"{text} is no file or folder here, and no data set on the hub"
-        raise DataError(f"{what}: {error}\n{_HEADERS if files else ''}".rstrip()) from error
+        said = error.__cause__ or error  # datasets wraps what was wrong into "an error occurred"
+        raise DataError(f"{what}: {said}\n{_HEADERS if files else ''}".rstrip()) from error
 
 
 def _load_files(files: Sequence[Path], column_names: Sequence[str] | None) -> dict[str, Any]:
