@@ -22,7 +22,16 @@ if TYPE_CHECKING:
         skewed_reverse_kl,
         total_variation,
     )
-    from limbeck.errors import ConfigError, DataError, LimbeckError
+    from limbeck.errors import (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        LimbeckError,
+        ModelError,
+        ObjectiveError,
+        ShapeError,
+        TargetError,
+    )
     from limbeck.evaluation import compare, evaluate, predict, read_results, write_results
     from limbeck.objective import Loss, Objective
     from limbeck.students import load, mlp, save
@@ -35,7 +44,7 @@ _MODULE_OF = {
     "calibration": "match_prior shift_bias",
     "divergences": "Divergence cross_entropy forward_kl jensen_shannon logit_matching reverse_kl skewed_kl "
     "skewed_reverse_kl total_variation",
-    "errors": "ConfigError DataError LimbeckError",
+    "errors": "CheckpointError ConfigError DataError LimbeckError ModelError ObjectiveError ShapeError TargetError",
     "evaluation": "compare evaluate predict read_results write_results",
     "objective": "Loss Objective",
     "students": "load mlp save",
@@ -47,6 +56,7 @@ _MODULE_OF = {
 _HOME = {name: f"limbeck.{module}" for module, names in _MODULE_OF.items() for name in names.split()}
 
 __all__ = [
+    "CheckpointError",
     "ConfigError",
     "DataError",
     "DenseTargets",
@@ -58,13 +68,17 @@ __all__ = [
     "LimbeckError",
     "Loss",
     "MixedTargets",
+    "ModelError",
     "ModelTeacher",
     "Objective",
+    "ObjectiveError",
     "SampledTargets",
+    "ShapeError",
     "SoftTargets",
     "SparseTargets",
     "Specialist",
     "Specialists",
+    "TargetError",
     "Teacher",
     "TransferSet",
     "__version__",
