@@ -121,6 +121,20 @@ def test_a_run_is_neither_mixed_in_nor_lost_unasked(limbeck_says: Any) -> None:
     assert Path("runs/a/notes.txt").read_text() == "keep"  # what a run did not leave there is not its to delete
 
 
+def test_data_of_one_split_is_measured_on_the_examples_that_distill_set_apart(limbeck_says: Any) -> None:
+    rows = [f"{i % 7},{i % 5},{i % 2}" for i in range(50)]
+    Path("rows.csv").write_text("a,b,label\n" + "\n".join(rows))
+    code, out, _ = limbeck_says("distill", "--data", "rows.csv", "--output_dir", "runs/a", *QUICK)
+    assert code == 0
+    assert "10 of its examples are set apart as the test" in out
+    code, out, _ = limbeck_says("evaluate", "--data", "rows.csv", "--student", "runs/a/student")
+    assert code == 0
+    assert "10 of its examples are set apart as the test" in out
+    trained, again = (json.loads(Path(p).read_text()) for p in ("runs/a/results.json", "results.json"))
+    assert again["test"] == trained["test"]
+    assert again["roles"]["student"]["nll"] == trained["roles"]["student"]["nll"]
+
+
 OWN = """
 import torch
 from torch import nn

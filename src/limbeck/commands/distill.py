@@ -30,7 +30,7 @@ from limbeck.commands.options import (
     options_of,
     read,
 )
-from limbeck.commands.texts import divergence_from_text, open_data, open_model, open_teacher, open_tokenizers
+from limbeck.commands.texts import divergence_from_text, open_data, open_model, open_teacher, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation import evaluate, write_results
 from limbeck.objective import Objective
@@ -155,12 +155,9 @@ def _read_data(chosen: Namespace) -> tuple[dict[str, TransferSet], Any]:
             "The examples of this data have a label per token, and the command judges one class per example; train a "
             "token classifier in Python, with limbeck.DistillTrainer."
         )
-    if "test" not in splits and "validation" in splits:
-        splits["test"] = splits.pop("validation")
-        console.say("The data has no test split: its validation split is the test, and is used for nothing else.")
-    elif "test" not in splits:
-        splits["train"], splits["test"] = splits["train"].split(0.2, seed=0)
-        console.say(f"The data has one split: {len(splits['test'])} of its examples are set apart as the test.")
+    splits, said = with_test(splits)
+    if said:
+        console.say(said)
     if "validation" not in splits and split.validation:
         splits["train"], splits["validation"] = splits["train"].split(split.validation, seed=1)
     if split.labelled is not None:

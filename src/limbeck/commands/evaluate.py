@@ -4,7 +4,7 @@ from pathlib import Path
 
 from limbeck.commands import console
 from limbeck.commands.options import DataOptions, EvaluateOptions, TeacherOptions, evaluate_parser, options_of, read
-from limbeck.commands.texts import open_data, open_model, open_teacher, open_tokenizers
+from limbeck.commands.texts import open_data, open_model, open_teacher, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation import evaluate, write_results
 
@@ -22,6 +22,10 @@ def run(words: list[str]) -> None:
     teacher = open_teacher(teachers.teacher, teachers.mean)
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, options.student, teachers.teacher)
     splits = open_data(data, tokenizer, of_teacher)
+    if options.split in ("train", "test"):  # as distill has them: what it trained on is not measured as a test
+        splits, said = with_test(splits)
+        if said:
+            console.say(said)
     if options.split not in splits:
         raise DataError(f"{data.data} has no split {options.split!r}; it has {', '.join(splits)}.")
     results = evaluate(

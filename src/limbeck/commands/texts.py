@@ -52,6 +52,20 @@ def open_data(options: DataOptions, tokenizer: Any = None, teacher_tokenizer: An
     return table(options.data, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer, **wanted)
 
 
+def with_test(splits: dict[str, TransferSet]) -> tuple[dict[str, TransferSet], str | None]:
+    """The splits with a "test" among them, always the same examples; and what was done, where it had to be made."""
+    if "test" in splits:
+        return splits, None
+    if "validation" in splits:
+        made = {name: part for name, part in splits.items() if name != "validation"} | {"test": splits["validation"]}
+        return made, "The data has no test split: its validation split is the test, and is used for nothing else."
+    if "train" not in splits:
+        return splits, None
+    rest, test = splits["train"].split(0.2, seed=0)
+    said = f"The data has one split: {len(test)} of its examples are set apart as the test."
+    return splits | {"train": rest, "test": test}, said
+
+
 def open_model(text: str) -> Any:
     """A network (or any teacher) by folder, hub name or `package.module:callable`."""
     if not _names_python(text):
