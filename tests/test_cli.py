@@ -287,3 +287,19 @@ def test_help_and_version(limbeck_says: Any) -> None:
     assert code == 0
     assert "--temperature" in out
     assert "--fsdp" not in out  # it works all the same, and --help_all shows it
+
+
+def test_a_refused_resume_leaves_the_runs_settings_as_they_were(tmp_path: Path) -> None:
+    few = ["--max_steps", "2", "--save_steps", "1", "--save_strategy", "steps", "--output_dir", str(tmp_path / "run")]
+    assert main(["distill", "--hidden", "8", *few]) == 0
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    assert main(["distill", "--hidden", "9", "--resume", *few]) == 1
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert main(["distill", "--teacher", "runs/studnt", "--output_dir", "new"]) == 1
+    assert "runs/studnt is not a folder" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import confusion_matrix
 from torch import nn
 
+import limbeck
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
 from limbeck.evaluation import compare, evaluate, predict, read_results, write_results
 from limbeck.latency import latency_ms, size_of
@@ -515,3 +516,13 @@ def test_the_verdict_takes_less_than_a_second():
     judge(student, baseline, student[:1])
     assert time.perf_counter() - start < 1
     assert judge(student, baseline)["resamples"] == 2000
+
+
+def test_probabilities_in_the_place_of_logits_are_refused() -> None:
+    examples = limbeck.arrays(torch.randn(8, 4), torch.arange(8) % 3)
+    net = limbeck.mlp([4, 3])
+    softened = nn.Sequential(net, nn.Softmax(-1))
+    with pytest.raises(TargetError, match=r"model returns probabilities .* leave its softmax out"):
+        limbeck.evaluate(softened, examples, latency=False)
+    with pytest.raises(TargetError, match=r"teacher returns probabilities .* leave its softmax out"):
+        limbeck.evaluate(net, examples, teacher=softened, latency=False)

@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
+import limbeck
 from limbeck.divergences import forward_kl, logit_matching, reverse_kl, skewed_reverse_kl
 from limbeck.errors import ConfigError, DataError, LimbeckError, ModelError, ObjectiveError, ShapeError, TargetError
 from limbeck.objective import NO_LABEL, Objective
@@ -340,3 +341,26 @@ def test_checking_more_often_trains_the_same(tmp_path: Path) -> None:
         trainer.train()
         weights.append(student.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_negative_weights_and_examples_that_are_no_dicts_are_refused(tmp_path: Path) -> None:
+    heavy = limbeck.TransferSet({"inputs": torch.randn(6, 4), "weights": -torch.ones(6)}, torch.arange(6) % 3)
+    config = limbeck.DistillConfig(str(tmp_path), max_steps=1, save_strategy="no")
+    with pytest.raises(limbeck.DataError, match="weights of positions must be 0 or more"):
+        limbeck.DistillTrainer(limbeck.mlp([4, 3]), args=config, train_dataset=heavy).train()
+    pairs = torch.utils.data.TensorDataset(torch.randn(6, 4), torch.arange(6) % 3)
+    with pytest.raises(limbeck.DataError, match="dicts of tensors, column by column, but the data set gives tuple"):
+        limbeck.DistillTrainer(limbeck.mlp([4, 3]), args=config, train_dataset=pairs).train()
+
+
+def test_an_attribute_of_a_users_own_module_constrains_nothing(tmp_path: Path) -> None:
+    class Own(torch.nn.Linear):
+        max_norm = 0.01
+
+    student = torch.nn.Sequential(Own(4, 4), torch.nn.Linear(4, 3))
+    student.max_norm = 0.01
+    before = student[0].weight.detach().clone()
+    config = limbeck.DistillConfig(str(tmp_path), max_steps=1, learning_rate=0.0, save_strategy="no")
+    examples = limbeck.arrays(torch.randn(6, 4), torch.arange(6) % 3)
+    limbeck.DistillTrainer(student, args=config, train_dataset=examples).train()
+    assert torch.equal(student[0].weight, before)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from limbeck.students import load, mlp, save
     from limbeck.targets import DenseTargets, MixedTargets, SampledTargets, SoftTargets, SparseTargets
     from limbeck.teachers import Ensemble, FunctionTeacher, ModelTeacher, Specialist, Specialists, Teacher, record
-    from limbeck.trainer import DistillConfig, DistillTrainer
+    from limbeck.trainer import DistillConfig, DistillTrainer, MaxNorm
     from limbeck.transfer import TransferSet, arrays, augmentation, digits, idx, jitter, table
 
 _MODULE_OF = {
@@ -50,7 +50,7 @@ _MODULE_OF = {
     "students": "load mlp save",
     "targets": "DenseTargets MixedTargets SampledTargets SoftTargets SparseTargets",
     "teachers": "Ensemble FunctionTeacher ModelTeacher Specialist Specialists Teacher record",
-    "trainer": "DistillConfig DistillTrainer",
+    "trainer": "DistillConfig DistillTrainer MaxNorm",
     "transfer": "TransferSet arrays augmentation digits idx jitter table",
 }
 _HOME = {name: f"limbeck.{module}" for module, names in _MODULE_OF.items() for name in names.split()}
@@ -67,6 +67,7 @@ __all__ = [
     "FunctionTeacher",
     "LimbeckError",
     "Loss",
+    "MaxNorm",
     "MixedTargets",
     "ModelError",
     "ModelTeacher",

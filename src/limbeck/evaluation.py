@@ -36,7 +36,7 @@ from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, Targe
 from limbeck.latency import latency_ms, size_of
 from limbeck.metrics import NO_LABEL, brier, confidence, fit_temperature, nll, position_statistics
 from limbeck.models import NOT_INPUTS, TEACHER_PREFIX, Batch, label_names_of, logits_of, teacher_view
-from limbeck.preflight import check_label_names
+from limbeck.preflight import check_label_names, refuse_probabilities
 from limbeck.targets import DenseTargets, SampledTargets, SparseTargets
 from limbeck.teachers.model import as_teacher
 from limbeck.verdict import EXAMPLES_SHOWN, MOST_CLASSES_DRAWN, MOST_CLASSES_KEPT, SCHEMA, VERSION, Predictions, compare
@@ -311,6 +311,8 @@ def _student_log_probs(model: Any, batch: Batch) -> Tensor:
             f"{type(model).__name__} gave nan or infinity for the example with row_id {int(batch['row_id'][bad][0])}; "
             "look at that example, or at the model's weights."
         )
+    if len(logits) > 1:  # one row can be a distribution by chance
+        refuse_probabilities(logits, "model", "leave its softmax out, or return probs.log()")
     return logits.float().log_softmax(-1)
 
 
@@ -323,6 +325,8 @@ def _teacher_log_probs(teacher: Any, batch: Batch) -> Tensor:
             "An evaluation compares the probabilities of all classes, but this teacher gives "
             f"{type(targets).__name__}; evaluate with the teacher that they were made from."
         )
+    if isinstance(targets, DenseTargets) and len(targets) > 1:
+        refuse_probabilities(targets.logits, "teacher", "leave its softmax out, or return probs.log()")
     bad = targets.bad_rows(forward_kl)
     if bad.any():
         raise TargetError(

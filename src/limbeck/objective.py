@@ -209,7 +209,7 @@ def count_positions(
     """
     weights = _wide(weights) if weights is not None else None
     if mask is not None:
-        weights = torch.where(mask, 1.0 if weights is None else weights, 0.0)
+        weights = torch.where(mask.bool(), 1.0 if weights is None else weights, 0.0)
     rows = torch.Size(positions).numel()
     flat_labels = labels.reshape(-1) if labels is not None else None
     return _counts(rows, device, flat_labels, weights.reshape(-1) if weights is not None else None)

@@ -80,7 +80,9 @@ def check_classes(
     if "labels" in batch:
         check_labels(batch["labels"], classes)  # of sets that do not show all their labels
     elif objective.hard_weight:
-        raise ConfigError("hard_weight is above 0 but the batches have no labels; give labels, or hard_weight=0.")
+        raise ConfigError(
+            "hard_weight is above 0 but the batches have no labels; give labels, or hard_weight=0 and a teacher."
+        )
 
 
 def check_labels(labels: Tensor, classes: int, where: str = "") -> None:
@@ -108,7 +110,7 @@ def check_batch(student: nn.Module, teacher: Teacher | None, objective: Objectiv
         raise ShapeError(f"The student must return logits [n, C], but returned the shape {list(logits.shape)}.")
     if not logits.isfinite().all():
         raise ModelError("The student's logits are not finite for the first batch; look at its weights or its inputs.")
-    _refuse_probabilities(logits, "student", "leave its softmax out")
+    refuse_probabilities(logits, "student", "leave its softmax out")
     if targets is not None:
         _check_targets(objective, logits, targets, batch)
     return logits
@@ -129,7 +131,7 @@ def _check_targets(objective: Objective, logits: Tensor, targets: SoftTargets, b
     members = targets.members if isinstance(targets, MixedTargets) else [targets]
     for member in members:
         if isinstance(member, DenseTargets):
-            _refuse_probabilities(
+            refuse_probabilities(
                 member.logits,
                 "teacher",
                 "return probs.log(), or DenseTargets.from_probs(probs), or leave its softmax out",
@@ -152,7 +154,8 @@ def _check_targets(objective: Objective, logits: Tensor, targets: SoftTargets, b
     targets.compared_by(objective.divergence, objective.temperature)
 
 
-def _refuse_probabilities(logits: Tensor, who: str, mend: str) -> None:
+def refuse_probabilities(logits: Tensor, who: str, mend: str) -> None:
+    """TargetError where what should be logits `[..., C]` is a probability distribution in every row."""
     x = logits.float()
     if len(x) and x.shape[-1] > 1 and (x >= 0).all() and ((x.sum(-1) - 1).abs() < 1e-3).all():
         raise TargetError(

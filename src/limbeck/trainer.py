@@ -27,6 +27,7 @@ from limbeck.objective import NO_LABEL, Counts, Objective
 from limbeck.positions import Positions, positions_of
 from limbeck.preflight import check_batch, check_classes, check_student
 from limbeck.students.folder import write_model
+from limbeck.students.mlp import MLP
 from limbeck.targets import DenseTargets, MixedTargets, SoftTargets
 from limbeck.teachers.model import as_teacher
 
@@ -101,7 +102,7 @@ class DistillTrainer(Trainer):
                 "A recorded teacher spoke of the examples as they are, so its words are wrong for an augmented view; "
                 "leave augment out, or train with the live teacher."
             )
-        constraint = getattr(student, "max_norm", None)
+        constraint = student.max_norm if isinstance(student, MLP) else None
         extra = [MaxNorm(constraint)] if constraint else []
         super().__init__(
             model=student,
@@ -371,4 +372,11 @@ class _AsGathered:
         self.collate = collate
 
     def __call__(self, gathered: Any) -> Batch:
-        return gathered if isinstance(gathered, Mapping) else self.collate(gathered)
+        if isinstance(gathered, Mapping):
+            return gathered
+        if self.collate is default_data_collator and not isinstance(gathered[0], Mapping):
+            raise DataError(
+                "Examples must be dicts of tensors, column by column, but the data set gives "
+                f"{type(gathered[0]).__name__}; make a TransferSet of it (limbeck.arrays), or give a data_collator."
+            )
+        return self.collate(gathered)

@@ -82,6 +82,7 @@ def run(words: list[str]) -> None:
         show=None if tokenizer is None else lambda row: tokenizer.decode(row["input_ids"], skip_special_tokens=True),
     )
     results["settings"] = _settings(parser, chosen)
+    _save_settings(parser, results["settings"], folder)
     write_results(results, folder / "results.json")
     console.print_results(results)
     console.say(
@@ -130,7 +131,7 @@ def _training_arguments(chosen: Namespace, options: RunOptions) -> DistillConfig
     given = chosen.as_dict()
     values = {f.name: given[f.name] for f in fields(DistillConfig) if f.init and f.name in given}
     values |= {"output_dir": str(Path(options.output_dir) / "checkpoints"), "disable_tqdm": True}
-    values["learning_rate"] = options.learning_rate or 1e-3
+    values["learning_rate"] = 1e-3 if options.learning_rate is None else options.learning_rate
     if options.early_stopping:
         values |= {"eval_strategy": values["save_strategy"], "load_best_model_at_end": True}
         values |= {"eval_steps": values["save_steps"], "metric_for_best_model": "loss", "greater_is_better": False}
@@ -166,16 +167,17 @@ def _read_data(chosen: Namespace) -> tuple[dict[str, TransferSet], Any]:
 
 
 def _keep_labels(train: TransferSet, labelled: int) -> TransferSet:
-    if not 0 < labelled < len(train):
-        raise ConfigError(f"--labelled must be between 1 and the {len(train)} training examples, but is {labelled}.")
-    _, kept = train.split(labelled / len(train), seed=2)
+    known = train.select(_labelled_rows(train))
+    if not 0 < labelled < len(known):
+        raise ConfigError(f"--labelled must be between 1 and the {len(known)} labelled examples, but is {labelled}.")
+    _, kept = known.split(labelled / len(known), seed=2)
     places = {int(row): place for place, row in enumerate(train.row_ids)}
     return train.without_labels(except_rows=[places[int(row)] for row in kept.row_ids])
 
 
 def _labelled_rows(train: TransferSet) -> Any:
     if train.labels is None or not (train.labels != -100).any():
-        raise ConfigError("--baseline is trained on labels, but the training set has none.")
+        raise ConfigError("--baseline and --labelled need labels, but the training set has none.")
     return (train.labels != -100).reshape(len(train), -1).any(1)
 
 
@@ -229,9 +231,14 @@ def _claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Pa
         for name in sorted(settings):
             if before.get(name) != settings[name]:
                 console.say(f"Note: {name} was {before.get(name)} when the run began and is {settings[name]} now.")
+    if not (folder / SETTINGS).exists():  # a run that is resumed keeps what it began with until it has ended
+        _save_settings(parser, settings, folder)
+    return folder
+
+
+def _save_settings(parser: ArgumentParser, settings: dict[str, Any], folder: Path) -> None:
     kept = Namespace(**settings)  # type: ignore[no-untyped-call]
     parser.save(kept, folder / SETTINGS, overwrite=True, skip_validation=True)
-    return folder
 
 
 def _remove_run(folder: Path) -> None:

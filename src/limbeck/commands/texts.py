@@ -9,6 +9,7 @@ What this file does not know: options, training, printing.
 """
 
 import importlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def open_data(options: DataOptions, tokenizer: Any = None, teacher_tokenizer: An
     if options.data == "digits":
         rest, test = digits().split(0.2, seed=0)
         return {"train": rest, "test": test}
-    if _names_python(options.data):
+    if _names_python(options.data) and _can_be_imported(options.data):  # else a configuration of a hub's data set
         made = own_object(options.data)
         made = made() if callable(made) else made
         splits = {"train": made} if isinstance(made, TransferSet) else made
@@ -85,8 +86,7 @@ def open_teacher(texts: list[str], mean: str = "arithmetic") -> Any:
 def own_object(text: str) -> Any:
     """What `package.module:name` names, looked up from the current folder and from what is installed."""
     module, _, name = text.partition(":")
-    if os.getcwd() not in sys.path:  # a console script does not look into the current folder
-        sys.path.insert(0, os.getcwd())
+    _look_here()
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -152,6 +152,16 @@ def divergence_from_text(text: str) -> Any:
         f"There is no divergence {text!r}; there are {', '.join(PLAIN)}, and with a parameter "
         f"{', '.join(f'{n}:0.1' for n in WITH_PARAMETER)}, or your own as package.module:function."
     )
+
+
+def _can_be_imported(text: str) -> bool:
+    _look_here()
+    return importlib.util.find_spec(text.partition(":")[0].partition(".")[0]) is not None
+
+
+def _look_here() -> None:
+    if os.getcwd() not in sys.path:  # a console script does not look into the current folder
+        sys.path.insert(0, os.getcwd())
 
 
 def _names_python(text: str) -> bool:

@@ -34,7 +34,9 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
     """
     path = Path(folder)
     if not path.is_dir():
-        if path.exists() or str(folder).startswith((".", "/", "~")) or str(folder).count("/") > 1:
+        text = str(folder)
+        near = "/" in text and path.parent.is_dir()  # no owner/name of the hub, but a slip of the pen
+        if path.exists() or near or text.startswith((".", "/", "~")) or text.count("/") > 1:
             raise ModelError(f"{folder} is not a folder; a model is a folder with {CONFIG} and {WEIGHTS}.")
         return _from_transformers(str(folder))
     config = _read_config(path)
