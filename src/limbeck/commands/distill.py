@@ -16,7 +16,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from torch import nn
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import EarlyStoppingCallback, IntervalStrategy, set_seed
 
 from limbeck.checkpoints import newest_whole
 from limbeck.commands import console
@@ -69,6 +69,7 @@ def run(words: list[str]) -> None:
         labelled = splits["train"].select(_labelled_rows(splits["train"]))
         matched = copy.copy(config)
         matched.max_steps = curves["student"][-1]["step"]  # as many steps, however few the labels
+        _count_in_steps(matched, -(-len(splits["train"]) // config.train_batch_size))
         curves["baseline"] = _train("baseline", untrained, None, on_labels, matched, labelled, folder, options, shared)
 
     results = evaluate(
@@ -117,6 +118,14 @@ def _train(
     save(student, folder / role, label_names=train.label_names, tokenizer=shared["processing_class"])
     history: list[dict[str, Any]] = trainer.state.log_history
     return history
+
+
+def _count_in_steps(config: DistillConfig, steps_per_epoch: int) -> None:
+    """What happens once an epoch of the whole training set happens as often where an epoch of its labels is shorter."""
+    for what in ("save", "eval", "logging"):
+        if getattr(config, f"{what}_strategy") == "epoch":
+            setattr(config, f"{what}_strategy", IntervalStrategy.STEPS)
+            setattr(config, f"{what}_steps", steps_per_epoch)
 
 
 def _objective(chosen: Namespace) -> Objective:

@@ -12,9 +12,11 @@ import importlib
 import importlib.util
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from datasets import disable_progress_bars
 from torch import nn
 
 from limbeck import divergences
@@ -34,6 +36,9 @@ def open_data(options: DataOptions, tokenizer: Any = None, teacher_tokenizer: An
         rest, test = digits().split(0.2, seed=0)
         return {"train": rest, "test": test}
     if _names_python(options.data) and _can_be_imported(options.data):  # else a configuration of a hub's data set
+        ignored = [f.name for f in fields(options) if f.name not in ("data", "tokenizer") and getattr(options, f.name)]
+        if ignored:
+            raise ConfigError(f"{options.data} makes its own columns, so --{ignored[0]} has no effect; leave it out.")
         made = own_object(options.data)
         made = made() if callable(made) else made
         splits = {"train": made} if isinstance(made, TransferSet) else made
@@ -45,6 +50,7 @@ def open_data(options: DataOptions, tokenizer: Any = None, teacher_tokenizer: An
     path = Path(options.data)
     if path.is_dir() and any(path.glob("*idx[13]-ubyte*")):
         return idx(path)
+    disable_progress_bars()  # of reading: training has its own
     wanted: dict[str, Any] = {"text_column": options.text_column, "image_column": options.image_column}
     wanted |= {"label_column": options.label_column, "image_size": options.image_size}
     wanted |= {"feature_columns": options.feature_columns or None, "column_names": options.column_names or None}
