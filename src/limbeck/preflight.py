@@ -111,6 +111,8 @@ def check_batch(student: nn.Module, teacher: Teacher | None, objective: Objectiv
     if not logits.isfinite().all():
         raise ModelError("The student's logits are not finite for the first batch; look at its weights or its inputs.")
     refuse_probabilities(logits, "student", "leave its softmax out")
+    if (weights := batch.get("weights")) is not None and not (weights >= 0).all():
+        raise DataError("The weights of positions must be 0 or more, but the first batch has others; correct them.")
     if targets is not None:
         _check_targets(objective, logits, targets, batch)
     return logits
