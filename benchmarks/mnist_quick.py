@@ -64,7 +64,7 @@ def fit(
     objective: Any,
     train: Any,
     epochs: int,
-    batch: int = 256,
+    batch: int = 128,
     rate: float = 2e-3,
     augment: Any = None,
 ) -> None:
