@@ -22,7 +22,16 @@ from limbeck.divergences import (
     total_variation,
 )
 from limbeck.errors import ObjectiveError, ShapeError, TargetError
-from limbeck.targets import DenseTargets, MixedTargets, SampledTargets, SparseTargets, as_targets, concatenate
+from limbeck.targets import (
+    DenseTargets,
+    Head,
+    HiddenTargets,
+    MixedTargets,
+    SampledTargets,
+    SparseTargets,
+    as_targets,
+    concatenate,
+)
 
 COARSENABLE = [
     forward_kl,
@@ -88,6 +97,32 @@ def test_dense_events_are_softened_logits() -> None:
     log_p = DenseTargets(v).events(torch.zeros(4, 5), 3.0)[1]
     expected = np.exp(v.numpy() / 3)
     np.testing.assert_allclose(log_p.exp().numpy(), expected / expected.sum(-1, keepdims=True), rtol=1e-12)
+
+
+def test_hidden_targets_are_the_logits_of_their_head() -> None:
+    weight, bias, states = logits(7, 3, seed=1), logits(7, seed=2), logits(4, 3)
+    targets = HiddenTargets(states, Head(weight, bias, logit_scale=0.5, softcap=3.0))
+    raw = states.numpy() @ weight.numpy().T + bias.numpy()
+    np.testing.assert_allclose(targets.logits.numpy(), 3 * np.tanh(0.5 * raw / 3), rtol=1e-12)
+    log_q, log_p = targets.events(logits(4, 7, seed=3).log_softmax(-1), 2.0)
+    torch.testing.assert_close(log_p, DenseTargets(targets.logits).events(log_q, 2.0)[1])
+
+
+def test_hidden_targets_of_two_heads_are_not_put_together() -> None:
+    states, weight = logits(4, 3), logits(7, 3, seed=1)
+    with pytest.raises(TargetError, match=r"made alike.*Head\(\[7, 3\] torch.float64"):
+        concatenate([HiddenTargets(states, Head(weight)), HiddenTargets(states, Head(weight.clone()))])
+
+
+def test_a_head_that_does_not_read_these_states_is_refused() -> None:
+    with pytest.raises(ShapeError, match=r"hidden states are \[4, 3\].*\[C, H\] = \[7, 5\]"):
+        HiddenTargets(logits(4, 3), Head(logits(7, 5)))
+    with pytest.raises(ShapeError, match=r"bias.*\[7\].*\[6\]"):
+        Head(logits(7, 5), logits(6))
+    with pytest.raises(ObjectiveError, match="softcap is a number above 0"):
+        Head(logits(7, 5), softcap=0.0)
+    with pytest.raises(ObjectiveError, match="logit_scale is a finite number"):
+        Head(logits(7, 5), logit_scale=0.0)
 
 
 def test_probabilities_are_logits_once_they_are_logged() -> None:

@@ -33,9 +33,18 @@ if TYPE_CHECKING:
         TargetError,
     )
     from limbeck.evaluation import compare, evaluate, predict, read_results, write_results
+    from limbeck.linear import linear_divergence
     from limbeck.objective import Loss, Objective
     from limbeck.students import load, mlp, save
-    from limbeck.targets import DenseTargets, MixedTargets, SampledTargets, SoftTargets, SparseTargets
+    from limbeck.targets import (
+        DenseTargets,
+        Head,
+        HiddenTargets,
+        MixedTargets,
+        SampledTargets,
+        SoftTargets,
+        SparseTargets,
+    )
     from limbeck.teachers import Ensemble, FunctionTeacher, ModelTeacher, Specialist, Specialists, Teacher, record
     from limbeck.trainer import DistillConfig, DistillTrainer, MaxNorm
     from limbeck.transfer import TransferSet, arrays, augmentation, digits, idx, jitter, table
@@ -46,9 +55,10 @@ _MODULE_OF = {
     "skewed_reverse_kl total_variation",
     "errors": "CheckpointError ConfigError DataError LimbeckError ModelError ObjectiveError ShapeError TargetError",
     "evaluation": "compare evaluate predict read_results write_results",
+    "linear": "linear_divergence",
     "objective": "Loss Objective",
     "students": "load mlp save",
-    "targets": "DenseTargets MixedTargets SampledTargets SoftTargets SparseTargets",
+    "targets": "DenseTargets Head HiddenTargets MixedTargets SampledTargets SoftTargets SparseTargets",
     "teachers": "Ensemble FunctionTeacher ModelTeacher Specialist Specialists Teacher record",
     "trainer": "DistillConfig DistillTrainer MaxNorm",
     "transfer": "TransferSet arrays augmentation digits idx jitter table",
@@ -65,6 +75,8 @@ __all__ = [
     "Divergence",
     "Ensemble",
     "FunctionTeacher",
+    "Head",
+    "HiddenTargets",
     "LimbeckError",
     "Loss",
     "MaxNorm",
@@ -93,6 +105,7 @@ __all__ = [
     "idx",
     "jensen_shannon",
     "jitter",
+    "linear_divergence",
     "load",
     "logit_matching",
     "match_prior",

@@ -36,6 +36,7 @@ class Divergence:
     slope: `(log_q, log_p) -> d value / d log_q [..., E]`, each event's log_q taken as independent.
     temperature_power: k, such that T^k keeps the size of the gradient when T changes.
     allows_zero: whether it stays finite where the teacher's probability is zero.
+    closed_form: whether the slope is written out; one that runs autograd is never compiled.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Divergence:
     slope: PositionFunction
     temperature_power: int = 2
     allows_zero: bool = True
+    closed_form: bool = True
 
     def __post_init__(self) -> None:
         slope = self.slope

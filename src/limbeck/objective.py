@@ -23,7 +23,7 @@ from limbeck.divergences import (
     skewed_reverse_kl,
 )
 from limbeck.errors import ObjectiveError, ShapeError
-from limbeck.targets import SoftTargets, as_targets
+from limbeck.targets import SoftTargets, as_targets, tempered
 
 NO_LABEL = -100
 """The label of a position without a hard term, as in torch and transformers."""
@@ -109,22 +109,15 @@ class Objective:
         counts: of the whole global batch, where this is a part of it; its own by default. The shares
             `sum / count` of the parts then add up to the loss of the whole.
         """
-        logits, targets, labels, weights = self._rows(logits, targets, labels, mask, weights)
-        own = _counts(len(logits), logits.device, labels, weights)
-        counts = counts or own
-        count = counts.soft if self.soft_weight else counts.hard
-        soft, hard = self.per_position(logits, targets, labels)
-        parts: dict[str, Part] = {}
-        total = torch.zeros((), device=logits.device)
-        if soft is not None:
-            soft = (soft if weights is None else soft * weights).sum()
-            parts["soft"] = Part(soft.detach(), own.soft)
-            total = total + self.soft_scale * soft
-        if hard is not None:
-            hard = (hard if weights is None else hard * weights).sum()
-            parts["hard"] = Part(hard.detach(), own.hard)
-            total = total + self.hard_weight * _ratio(count, counts.hard) * hard
-        return Loss(total, count, parts)
+        classes = logits.shape[-1]
+        rows = self.align(logits.shape[:-1], classes, targets, labels, mask=mask, weights=weights)
+        logits = logits.reshape(-1, classes)
+        logits = logits if rows.kept is None else logits[rows.kept]
+        soft, hard = self.per_position(logits, rows.targets, rows.labels)
+        if rows.weights is not None:
+            soft, hard = (None if term is None else term * rows.weights for term in (soft, hard))
+        own = rows.counts(logits.device)
+        return self.total(soft if soft is None else soft.sum(), hard if hard is None else hard.sum(), own, counts)
 
     def per_position(
         self, logits: Tensor, targets: SoftTargets | None, labels: Tensor | None
@@ -138,7 +131,7 @@ class Objective:
         logits = _wide(logits)
         if self.soft_weight and targets is not None:
             divergence = targets.compared_by(self.divergence, self.temperature)
-            student_log_probs = (logits / self.temperature).log_softmax(-1)
+            student_log_probs = tempered(logits, self.temperature)
             soft = divergence(*targets.events(student_log_probs, self.temperature))
         if self.hard_weight and labels is not None:
             hard = F.cross_entropy(logits, labels.long(), ignore_index=NO_LABEL, reduction="none")
@@ -149,25 +142,47 @@ class Objective:
         """soft_weight * T^k, the factor of the divergence in the loss."""
         return self.soft_weight * self.temperature**self.divergence.temperature_power
 
-    def _rows(
+    def hard_scale(self, counts: Counts) -> Tensor:
+        """The factor of the hard term's sum in the loss's sum, whose count is the soft term's where there is one."""
+        return self.hard_weight * _ratio(self.count(counts), counts.hard)
+
+    def count(self, counts: Counts) -> Tensor:
+        """What the loss's sum is divided by."""
+        return counts.soft if self.soft_weight else counts.hard
+
+    def total(self, soft: Tensor | None, hard: Tensor | None, own: Counts, counts: Counts | None = None) -> Loss:
+        """The loss of the two sums over positions, scalars, that were taken over `own`; None for a term left out."""
+        counts = counts or own
+        parts: dict[str, Part] = {}
+        total = torch.zeros((), device=own.soft.device)
+        if soft is not None:
+            parts["soft"] = Part(soft.detach(), own.soft)
+            total = total + self.soft_scale * soft
+        if hard is not None:
+            parts["hard"] = Part(hard.detach(), own.hard)
+            total = total + self.hard_scale(counts) * hard
+        return Loss(total, self.count(counts), parts)
+
+    def align(
         self,
-        logits: Tensor,
+        positions: torch.Size,
+        classes: int,
         targets: SoftTargets | Tensor | None,
         labels: Tensor | None,
-        mask: Tensor | None,
-        weights: Tensor | None,
-    ) -> tuple[Tensor, SoftTargets | None, Tensor | None, Tensor | None]:
-        """Positions as rows, masked ones dropped, shapes checked."""
-        positions = logits.shape[:-1]
-        logits = logits.reshape(-1, logits.shape[-1])
+        *,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> "Rows":
+        """What is compared, as rows: shapes checked against the student's, masked positions dropped."""
+        n = positions.numel()
         if self.soft_weight and targets is None:
             raise ObjectiveError("soft_weight is above 0 but there are no targets; give a teacher, or soft_weight=0.")
         if self.hard_weight and labels is None:
             raise ObjectiveError("hard_weight is above 0 but there are no labels; give labels, or hard_weight=0.")
         rows = as_targets(targets) if targets is not None and self.soft_weight else None
-        if rows is not None and (len(rows), rows.num_classes) != tuple(logits.shape):
+        if rows is not None and (len(rows), rows.num_classes) != (n, classes):
             raise ShapeError(
-                f"The student gave {len(logits)} positions over {logits.shape[1]} classes, the teacher {len(rows)} "
+                f"The student gave {n} positions over {classes} classes, the teacher {len(rows)} "
                 f"over {rows.num_classes}; both must speak of the same positions and classes."
             )
         for name, value in (("labels", labels), ("mask", mask), ("weights", weights)):
@@ -182,17 +197,41 @@ class Objective:
             )
         if labels is not None and labels.is_floating_point():
             raise ObjectiveError(f"labels must be whole numbers, but are {labels.dtype}; soft labels are targets.")
-        labels = labels.reshape(-1) if labels is not None else None
-        weights = _wide(weights.reshape(-1)) if weights is not None else None
-        if mask is None:
-            return logits, rows, labels, weights
-        kept = mask.reshape(-1).nonzero().squeeze(1)
-        return (
-            logits[kept],
-            rows[kept] if rows is not None else None,
-            labels[kept] if labels is not None else None,
-            weights[kept] if weights is not None else None,
+        flat = Rows(
+            n,
+            rows,
+            None if labels is None else labels.reshape(-1),
+            None if weights is None else _wide(weights.reshape(-1)),
         )
+        return flat if mask is None else flat.select(mask.reshape(-1).nonzero().squeeze(1))
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The `n` positions that are compared: their targets, labels `[n]` and weights `[n]`, None where there are none.
+
+    kept `[n]`: which of the student's flattened positions these are; None for all of them.
+    """
+
+    n: int
+    targets: SoftTargets | None
+    labels: Tensor | None
+    weights: Tensor | None
+    kept: Tensor | None = None
+
+    def select(self, rows: Tensor) -> "Rows":
+        """Some of them, by index."""
+        return Rows(
+            len(rows),
+            None if self.targets is None else self.targets[rows],
+            None if self.labels is None else self.labels[rows],
+            None if self.weights is None else self.weights[rows],
+            rows if self.kept is None else self.kept[rows],
+        )
+
+    def counts(self, device: torch.device) -> Counts:
+        """How much each term is taken over."""
+        return _counts(self.n, device, self.labels, self.weights)
 
 
 def count_positions(
@@ -245,6 +284,7 @@ def _from_function(function: Any) -> Divergence:
         slope=getattr(function, "slope", None) or _slope_by_autograd(function),
         temperature_power=getattr(function, "temperature_power", 2),
         allows_zero=getattr(function, "allows_zero", True),
+        closed_form=hasattr(function, "slope"),
     )
 
 

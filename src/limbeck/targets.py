@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from limbeck.divergences import Divergence, cross_entropy, forward_kl, logit_matching
 from limbeck.errors import ObjectiveError, ShapeError, TargetError
@@ -108,6 +109,13 @@ class _Rows:
         """Every divergence applies as it is."""
         return divergence
 
+    def spread(self, slope: Tensor, student_log_probs: Tensor, log_q: Tensor) -> Tensor:
+        """From events to classes: `slope [n, E]` = d value / d log_q in, d value / d student_log_probs `[n, C]` out.
+
+        What autograd would give through `events`, which gave the `log_q`; here every class is an event.
+        """
+        return slope
+
 
 @dataclass(frozen=True, eq=False)
 class DenseTargets(_Rows):
@@ -133,7 +141,7 @@ class DenseTargets(_Rows):
 
     def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """All classes: `log_softmax(v / T)` beside the student's."""
-        return student_log_probs, _log_softmax(self.logits, temperature)
+        return student_log_probs, tempered(self.logits, temperature)
 
     def bad_rows(self, divergence: Divergence) -> Tensor:
         """Rows with nan, +inf or only -inf; with any -inf, where the divergence is infinite there."""
@@ -141,6 +149,92 @@ class DenseTargets(_Rows):
         if not divergence.allows_zero:
             bad |= self.logits.amin(-1) == -torch.inf
         return bad
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Head:
+    """An output layer: `z = hidden @ weight.T + bias`, times `logit_scale`, then `softcap * tanh(z / softcap)`.
+
+    weight `[C, H]`; bias `[C]` or None. logit_scale: as in Cohere's models, Granite's (1 / logits_scaling) and tied
+    T5's (d_model^-0.5). softcap: as in Gemma 2's (final_logit_softcapping); None for none.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    logit_scale: float = 1.0
+    softcap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 2:
+            raise ShapeError(f"An output layer's weight is [C, H], but got the shape {list(self.weight.shape)}.")
+        if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
+            raise ShapeError(
+                f"The bias of an output layer [C, H] = {list(self.weight.shape)} is [{len(self.weight)}], but got the "
+                f"shape {list(self.bias.shape)}."
+            )
+        if not math.isfinite(self.logit_scale) or self.logit_scale == 0:
+            raise ObjectiveError(f"logit_scale is a finite number other than 0, but is {self.logit_scale}.")
+        if self.softcap is not None and not 0 < self.softcap < math.inf:
+            raise ObjectiveError(f"softcap is a number above 0, or None for no cap, but is {self.softcap}.")
+
+    def __repr__(self) -> str:
+        classes, width = self.weight.shape
+        return f"Head([{classes}, {width}] {self.weight.dtype} at {id(self.weight):#x})"
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits `[..., C]` of hidden states `[..., H]`: the matmul in their dtype, all after it in float32."""
+        return self.bounded(F.linear(hidden, self.weight, self.bias))
+
+    def bounded(self, logits: Tensor) -> Tensor:
+        """Scale and soft cap, in float32, of what the matmul gave."""
+        return bounded(logits, self.logit_scale, self.softcap)
+
+    def to(self, device: torch.device | str) -> "Head":
+        """The same layer on another device."""
+        return replace(self, weight=self.weight.to(device), bias=None if self.bias is None else self.bias.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenTargets(_Rows):
+    """The teacher's last hidden states `[n, H]` and its output layer: every class at every temperature (E = C).
+
+    Lossless, and small: where `linear_divergence` uses them, the logits of a few rows at a time are made and thrown
+    away. Elsewhere `logits` are made as a whole. States kept in another dtype are cast to the layer's first.
+    """
+
+    hidden: Tensor
+    head: Head
+
+    def __post_init__(self) -> None:
+        if self.hidden.ndim != 2:
+            raise ShapeError(f"HiddenTargets hold hidden states [n, H], but got the shape {list(self.hidden.shape)}.")
+        if self.hidden.shape[1] != self.head.weight.shape[1]:
+            raise ShapeError(
+                f"The teacher's hidden states are {list(self.hidden.shape)} and its output layer is [C, H] = "
+                f"{list(self.head.weight.shape)}; H must be the same, so give the layer that reads these states."
+            )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.head.weight)
+
+    @property
+    def logits(self) -> Tensor:
+        """`[n, C]`, made anew at each call."""
+        with torch.no_grad():
+            return self.head(self.hidden.to(self.head.weight.dtype))
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same targets, output layer included, on another device."""
+        return replace(self, hidden=self.hidden.to(device), head=self.head.to(device))
+
+    def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """All classes: `log_softmax(v / T)` beside the student's."""
+        return student_log_probs, tempered(self.logits, temperature)
+
+    def bad_rows(self, divergence: Divergence) -> Tensor:
+        """Rows whose hidden states are not all finite; an output layer that is not is seen in the loss."""
+        return ~self.hidden.isfinite().all(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +282,7 @@ class SparseTargets(_Rows):
     def from_logits(cls, logits: Tensor, k: int, temperature: float = 1.0) -> Self:
         """The `k` most probable classes of `log_softmax(logits / temperature)`, with their tail."""
         _require_positive(temperature)
-        log_probs = _log_softmax(logits, temperature)
+        log_probs = tempered(logits, temperature)
         if not 1 <= k <= log_probs.shape[-1]:
             raise ShapeError(f"k must be between 1 and the {log_probs.shape[-1]} classes, but is {k}.")
         top, ids = log_probs.topk(k, dim=-1)
@@ -236,6 +330,14 @@ class SparseTargets(_Rows):
                     f"{temperature:g}; use a temperature of {self.made_at:g} or more, or dense targets."
                 )
         return divergence
+
+    def spread(self, slope: Tensor, student_log_probs: Tensor, log_q: Tensor) -> Tensor:
+        """The tail's slope goes to its classes, each by its share of the tail."""
+        k = self.ids.shape[1]
+        if k == self.classes:
+            return torch.empty_like(student_log_probs).scatter_(-1, self.ids, slope)
+        tail = log_q[:, k:].masked_fill(log_q[:, k:] == -torch.inf, 0.0)  # an empty tail has no share to give
+        return ((student_log_probs - tail).exp() * slope[:, k:]).scatter_(-1, self.ids, slope[:, :k])
 
     def bad_rows(self, divergence: Divergence) -> Tensor:
         """Rows with nan or +inf, with an id outside the classes or twice, or with a mass that is not 1."""
@@ -300,7 +402,7 @@ class SampledTargets(_Rows):
         _require_positive(temperature)
         if k < 1:
             raise ShapeError(f"At least one class is drawn per row, but k is {k}.")
-        probs = _log_softmax(logits, temperature).exp()
+        probs = tempered(logits, temperature).exp()
         ids = torch.multinomial(probs, k, replacement=True, generator=generator)
         return cls(ids, torch.full_like(ids, 1 / k, dtype=probs.dtype), probs.shape[-1], temperature)
 
@@ -325,6 +427,10 @@ class SampledTargets(_Rows):
                 f"is {temperature:g}; draw them at {temperature:g}."
             )
         return cross_entropy
+
+    def spread(self, slope: Tensor, student_log_probs: Tensor, log_q: Tensor) -> Tensor:
+        """Each draw's slope goes to its class; a class drawn twice gets both."""
+        return torch.zeros_like(student_log_probs).scatter_add_(-1, self.ids, slope)
 
     def bad_rows(self, divergence: Divergence) -> Tensor:
         """Rows with an id outside the classes, or a weight that is negative or not finite."""
@@ -394,6 +500,10 @@ class MixedTargets:
         """Every divergence applies as it is."""
         return divergence
 
+    def spread(self, slope: Tensor, student_log_probs: Tensor, log_q: Tensor) -> Tensor:
+        """Every class is an event."""
+        return slope
+
     def bad_rows(self, divergence: Divergence) -> Tensor:
         """Rows where any member, or the mixture, is no distribution that `divergence` can use."""
         bad = torch.stack([member.bad_rows(forward_kl) for member in self.members]).any(0)
@@ -412,6 +522,14 @@ def member_weights(weights: Sequence[float] | None, members: int) -> tuple[float
     return tuple(w / sum(weights) for w in weights)
 
 
+def bounded(logits: Tensor, logit_scale: float = 1.0, softcap: float | None = None) -> Tensor:
+    """`softcap * tanh(logit_scale * logits / softcap)`, in float32 or wider; without a cap, `logit_scale * logits`."""
+    logits = _wide(logits)
+    if logit_scale != 1:
+        logits = logits * logit_scale
+    return logits if softcap is None else softcap * (logits / softcap).tanh()
+
+
 def _require_positive(temperature: float) -> None:
     if not 0 < temperature < math.inf:
         raise ObjectiveError(f"A temperature is a finite number above 0, but is {temperature}.")
@@ -421,5 +539,6 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    return (_wide(logits) / temperature).log_softmax(-1)
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """`log_softmax(logits / T)`, in float32 or wider: the one softening of student and teacher alike."""
+    return (_wide(logits) * (1 / temperature)).log_softmax(-1)

@@ -12,6 +12,8 @@ from torch import Tensor
 from limbeck.divergences import forward_kl, reverse_kl
 from limbeck.targets import (
     DenseTargets,
+    Head,
+    HiddenTargets,
     MixedTargets,
     SampledTargets,
     SoftTargets,
@@ -79,6 +81,13 @@ def spoiled_sparse(k: int) -> dict[str, Callable[[], SoftTargets]]:
     return spoiled
 
 
+def hidden(**changed: Any) -> HiddenTargets:
+    g = torch.Generator().manual_seed(4)
+    weight, bias, states = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((C, 4), (C,), (N, 4)))
+    targets = HiddenTargets(states, Head(weight, bias, logit_scale=0.8, softcap=4.0))
+    return dataclasses.replace(targets, **{name: change(getattr(targets, name)) for name, change in changed.items()})
+
+
 class Kind(NamedTuple):
     name: str
     make: Callable[[], SoftTargets]
@@ -101,6 +110,15 @@ KINDS = [
         {
             "negative": lambda: DenseTargets.from_probs(row_set(logits(1).softmax(-1), [-0.1, 1.1, *[0.0] * (C - 2)])),
             "all 0": lambda: DenseTargets.from_probs(row_set(logits(1).softmax(-1), [0.0] * C)),
+        },
+    ),
+    Kind(
+        "hidden",
+        hidden,
+        C,
+        {
+            "nan": lambda: hidden(hidden=lambda x: row_set(x, [NAN, 0.0, 0.0, 0.0])),
+            "inf": lambda: hidden(hidden=lambda x: row_set(x, [INF, 0.0, 0.0, 0.0])),
         },
     ),
     *[Kind(f"sparse-{k}", lambda k=k: sparse(k), min(k + 1, C), spoiled_sparse(k)) for k in (1, 3, C)],
@@ -207,6 +225,17 @@ def test_parts_put_together_are_the_whole(kind: Kind) -> None:
 
 
 @every
+def test_spread_is_what_autograd_gives_through_the_events(kind: Kind) -> None:
+    targets = kind.make()
+    student = STUDENT.clone().requires_grad_()
+    log_q, _ = targets.events(student, T)
+    slope = torch.randn(log_q.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    (expected,) = torch.autograd.grad(log_q, student, slope)
+    found = targets.spread(slope, STUDENT, log_q.detach())  # type: ignore[attr-defined]
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+@every
 def test_good_rows_are_not_bad(kind: Kind) -> None:
     bad = kind.make().bad_rows(forward_kl)
     assert bad.dtype == torch.bool
@@ -238,6 +267,8 @@ def test_to_moves_every_tensor(kind: Kind) -> None:
 def _cast(targets: Any, dtype: torch.dtype) -> Any:
     if isinstance(targets, MixedTargets):
         return dataclasses.replace(targets, members=[_cast(member, dtype) for member in targets.members])
+    if isinstance(targets, HiddenTargets):
+        return dataclasses.replace(targets, hidden=targets.hidden.to(dtype), head=_cast(targets.head, dtype))
     values = {field.name: getattr(targets, field.name) for field in dataclasses.fields(targets)}
     floats = {k: v.to(dtype) for k, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()}
     return dataclasses.replace(targets, **floats)

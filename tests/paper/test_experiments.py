@@ -22,10 +22,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("paper")
 
     def once(experiment: str) -> tuple[dict[str, Any], Path]:
-        kept = folder / experiment
-        if not (kept / "results.json").exists():
-            assert main(["paper", experiment, "--seeds", "1", "--output_dir", str(kept)]) == 0
-        return json.loads((kept / "results.json").read_text()), kept
+        results = folder / experiment / "results.json"
+        if not results.exists():
+            assert main(["paper", experiment, "--seeds", "1", "--output_dir", str(folder)]) == 0
+        return json.loads(results.read_text()), folder
 
     return once
 
@@ -52,7 +52,7 @@ def test_a_second_run_trains_nothing_and_says_the_same(run: Any, capsys: pytest.
     capsys.readouterr()
     assert main(["paper", "mnist", "--seeds", "1", "--output_dir", str(folder)]) == 0
     assert "training teacher" not in capsys.readouterr().out
-    assert json.loads((folder / "results.json").read_text()) == results
+    assert json.loads((folder / "mnist" / "results.json").read_text()) == results
 
 
 def test_another_data_set_in_the_same_folder_is_refused(run: Any) -> None:
@@ -69,7 +69,7 @@ def test_temperature_has_a_line_per_width_and_temperature(run: Any) -> None:
     for width, best in results["best_temperature"].items():
         of_width = [r for r in results["rows"] if str(r["width"]) == width]
         assert best == min(of_width, key=lambda r: r["errors"]["mean"])["temperature"]
-    assert (folder / "temperature.png").stat().st_size > 5000
+    assert (folder / "temperature" / "temperature.png").stat().st_size > 5000
 
 
 def test_the_prior_correction_brings_back_what_was_never_seen(run: Any) -> None:
@@ -110,7 +110,7 @@ def test_the_limit_is_reached_as_1_over_t(run: Any) -> None:
     results, folder = run("limit")
     assert results["slope"] == pytest.approx(-1, abs=0.15)
     assert results["agreement"] > 0.9
-    assert (folder / "limit.png").stat().st_size > 5000
+    assert (folder / "limit" / "limit.png").stat().st_size > 5000
 
 
 def test_relative_error_is_zero_in_the_limit_and_that_of_autograd() -> None:

@@ -34,9 +34,9 @@ def run(words: list[str]) -> None:
     )
     parser.add_argument("--budget", choices=["quick", "full"], default="quick", help="how long to train")
     parser.add_argument("--seeds", type=int, default=3, help="how many times each student is trained")
-    parser.add_argument("--output_dir", type=str, help="by default runs/paper/EXPERIMENT")
+    parser.add_argument("--output_dir", type=str, help="by default runs/paper/DATA-BUDGET")
     chosen = read(parser, words)
-    folder = Path(chosen.output_dir or Path("runs") / "paper" / chosen.experiment)
+    folder = Path(chosen.output_dir or Path("runs", "paper", f"{Path(chosen.data).name}-{chosen.budget}"))
     splits: dict[str, Any] = open_data(DataOptions(data=chosen.data))
     example = splits[next(iter(splits))][0]
     if "inputs" not in example:
@@ -46,7 +46,8 @@ def run(words: list[str]) -> None:
     console.print(table(results))
     if "verdict" in results:
         say(results["verdict"]["sentence"])
-    say(f"{folder}: results.json, nets/{', '.join(['', *(p.name for p in sorted(folder.glob('*.png')))])}")
+    written = sorted(path.name for path in lab.results_of(chosen.experiment).iterdir())
+    say(f"{folder / chosen.experiment}: {', '.join(written)}; the nets are in {folder / 'nets'}")
 
 
 def table(results: dict[str, Any]) -> Table:

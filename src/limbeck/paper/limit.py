@@ -30,7 +30,7 @@ def run(lab: Lab) -> dict[str, Any]:
     errors = [relative_error(z, v, float(t)) for t in temperatures]
     high = temperatures >= 30
     slope = float(np.polyfit(np.log(temperatures[high]), np.log(np.array(errors)[high]), 1)[0])
-    plot_limit(lab.folder / "limit.png", temperatures, errors, slope)
+    plot_limit(lab.results_of("limit") / "limit.png", temperatures, errors, slope)
     pairs = [(lab.logits(a), lab.logits(b)) for a, b in zip(softened, matched, strict=True)]
     return lab.write(
         "limit",

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback
 
 import limbeck
-from limbeck.paper.lab import ON_LABELS, Lab, row
+from limbeck.paper.lab import BATCH, ON_LABELS, Lab, row
 
 SOFT = limbeck.Objective(temperature=2.0)
 PAPER = {"all": "63.4 / 58.9 %", "hard": "67.3 / 44.5 %", "stopped": "67.3 / 44.5 %", "soft": "65.4 / 57.0 %"}
@@ -19,7 +19,7 @@ def run(lab: Lab) -> dict[str, Any]:
     full = lab.fit("all-hard", lab.small, ON_LABELS)
     said = limbeck.record(full, few)
     seeds, steps = range(lab.seeds), {"transfer_set": few}
-    every = max(1, len(lab.train) // lab.budget.batch_size // 4)
+    every = max(1, len(lab.train) // BATCH // 4)
     watch = {
         "eval_dataset": watched,
         "eval_strategy": "steps",

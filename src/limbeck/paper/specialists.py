@@ -44,7 +44,7 @@ def run(lab: Lab, clusters: int = 3) -> dict[str, Any]:
             ON_LABELS,
             transfer_set=relabelled,
             epochs=lab.budget.student_epochs / 5,
-            learning_rate=lab.budget.learning_rate / 3,
+            learning_rate=lab.budget.student_rate / 3,
             seed=m,
         )
         natural = float(own.float().mean())
@@ -63,7 +63,7 @@ def run(lab: Lab, clusters: int = 3) -> dict[str, Any]:
                 teacher=said,
                 transfer_set=hard_where_special,
                 epochs=lab.budget.student_epochs / 5,
-                learning_rate=lab.budget.learning_rate / 3,
+                learning_rate=lab.budget.student_rate / 3,
                 seed=m,
             )
         )
@@ -71,7 +71,7 @@ def run(lab: Lab, clusters: int = 3) -> dict[str, Any]:
     together_full = FunctionTeacher(lambda batch: _mean_of_active(generalist, full, together, batch))
     back = limbeck.record(together, lab.train)
     seeds = range(lab.seeds)
-    students = [lab.fit(f"distilled-{s}", lab.small, DISTILLED, teacher=back, seed=s) for s in seeds]
+    students = [lab.fit(f"from-specialists-{s}", lab.small, DISTILLED, teacher=back, seed=s) for s in seeds]
     alone = [lab.fit(f"hard-{s}", lab.small, ON_LABELS, seed=s) for s in seeds]
     return lab.write(
         "specialists",

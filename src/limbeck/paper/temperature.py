@@ -27,7 +27,7 @@ def run(lab: Lab) -> dict[str, Any]:
             ]
             name = f"{width} units, T = {temperature:g}"
             rows.append(row(name, [lab.right(net) for net in nets], width=width, temperature=temperature))
-    plot_errors(lab.folder / "temperature.png", rows)
+    plot_errors(lab.results_of("temperature") / "temperature.png", rows)
     best = {}
     for width in widths:
         fewest = min((r for r in rows if r["width"] == width), key=lambda r: r["errors"]["mean"])
