@@ -140,15 +140,6 @@ def test_chunks_fit_into_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chunked._chunk_rows(10**9, hidden, None) == 1
 
 
-def test_large_rooms_are_in_memory_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked, "HUGE", 1)
-    found, expected = Model("chunked"), Model("reference")
-    for model in (found, expected):
-        model(*batch()).backward()
-    for a, b in zip(gradients(found), gradients(expected), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
 def test_where_nothing_compiles_it_warns_once_and_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_compiler(function: Any, **options: Any) -> Any:
         def fail(*arguments: Any) -> Any:

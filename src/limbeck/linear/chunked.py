@@ -8,7 +8,6 @@ What this file does not know: any divergence (slopes come from divergences.py), 
 way back from them, come from targets.py), reductions (objective.py).
 """
 
-import mmap
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -43,9 +42,6 @@ BLOCK_LOGITS = 2**18
 
 SUM_CLASSES = 4096
 """Classes whose part of the weight's gradient is added to the float32 sum while it is still in cache."""
-
-HUGE = 2**25
-"""Bytes from which on memory is asked for in huge pages; glibc keeps smaller blocks for the next call."""
 
 WORTH_COMPILING = 16_384
 """Classes from which on "auto" compiles."""
@@ -119,8 +115,14 @@ class _Chunked(torch.autograd.Function):
         ctx.spent = True
         *gradients, unit = ctx.saved_tensors
         factor = d_total * unit
-        scaled = [None if g is None else g.mul_(factor).to(d) for g, d in zip(gradients, ctx.dtypes, strict=True)]
-        return (*scaled, *[None] * 6)
+        return (*(_scaled(*each, factor) for each in zip(gradients, ctx.dtypes, strict=True)), *[None] * 6)
+
+
+def _scaled(gradient: Tensor | None, dtype: torch.dtype, factor: Tensor) -> Tensor | None:
+    """In place where the dtype is that of the result, else rounded once."""
+    if gradient is None:
+        return None
+    return torch.mul(gradient, factor, out=gradient if gradient.dtype == dtype else gradient.new_empty(0, dtype=dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +138,7 @@ class _Gradients:
         wide = _wide(head.weight.dtype)
         gradients = cls(
             torch.empty_like(hidden, dtype=head.weight.dtype) if of_hidden else None,
-            _room(len(head.weight), hidden.shape[1], wide, hidden.device) if of_weight else None,
+            torch.empty_like(head.weight, dtype=wide) if of_weight else None,
             torch.zeros_like(head.weight[:, 0], dtype=wide) if of_bias else None,
         )
         if gradients.weight is not None and not len(hidden):  # else the first chunk fills it
@@ -190,7 +192,7 @@ def _over_chunks(
     )
     chunk_rows = max(1, min(n, chunk_rows or _chunk_rows(classes, hidden, targets)))
     block_rows = _block_rows(classes) if on_cpu else chunk_rows
-    buffer = _room(chunk_rows, classes, hidden.dtype, hidden.device)
+    buffer = hidden.new_empty(chunk_rows, classes)
     read = (lambda chunk: lambda block: None) if targets is None else _reader(targets, chunk_rows)
     if on_cpu:
         _keep_freed_memory()
@@ -295,7 +297,7 @@ def _reader(targets: SoftTargets, chunk_rows: int) -> Callable[[slice], Callable
     if not isinstance(targets, HiddenTargets):
         return lambda chunk: targets[chunk].__getitem__
     head = targets.head
-    buffer = _room(chunk_rows, len(head.weight), head.weight.dtype, head.weight.device)
+    buffer = head.weight.new_empty(chunk_rows, len(head.weight))
 
     def read_hidden(chunk: slice) -> Callable[[slice], SoftTargets]:
         logits = _linear(targets.hidden[chunk].to(head.weight.dtype), head, buffer)
@@ -341,16 +343,6 @@ def _compiles(targets: SoftTargets | None, divergence: Divergence | None) -> boo
     if targets is None or divergence is None:
         return True
     return isinstance(targets, DenseTargets | HiddenTargets | SparseTargets) and divergence.closed_form
-
-
-def _room(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An empty `[rows, columns]`; a large one in Linux's huge pages: small pages take longer to get than to fill."""
-    size = rows * columns * dtype.itemsize
-    if device.type != "cpu" or size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(rows, columns, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(rows, columns)
 
 
 @cache
