@@ -22,6 +22,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # not listed here has no place yet: draw it in docs/design.md and give it a line. The longest name that fits counts.
 LOSSES = {"errors", "divergences", "targets", "objective"}
 RUNS = LOSSES | {"linear", "metrics", "models", "teachers", "transfer", "students", "positions", "preflight"}
+RUNS |= {"monitor", "language.model", "language.positions"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),
@@ -36,12 +37,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"errors"},  # asks a network for logits, and knows no loss
     "students": {"errors", "models"},
     "transfer": {"errors", "models"},
-    "language": {"errors", "models", "transfer"},
+    "language": {"errors", "models", "transfer", "language"},
+    "language.positions": {"errors"},
+    "language.model": {"errors", "divergences", "targets", "models"},
     "store": {"errors", "divergences", "targets"},
-    "teachers": {"errors", "divergences", "targets", "models"},
+    "teachers": {"errors", "divergences", "targets", "models", "language.positions", "language.model"},
     "teachers.stored": {"errors", "divergences", "targets", "models", "store"},
-    "positions": LOSSES | {"models"},
-    "preflight": LOSSES | {"models", "positions", "teachers"},
+    "monitor": LOSSES | {"metrics"},
+    "positions": LOSSES | {"models", "language.positions"},
+    "preflight": LOSSES | {"models", "positions", "teachers", "language.model", "language.positions"},
     "trainer": RUNS | {"checkpoints"},
     "evaluation": RUNS | {"verdict", "latency"},
     "report": {"errors"},  # it draws old runs again from their JSON

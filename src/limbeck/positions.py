@@ -1,4 +1,4 @@
-"""The positions of a batch: its examples, or its tokens, and what is said about each of them.
+"""The positions of a batch: its examples, its tokens, or the tokens that predict a next one; what is said of each.
 
 What this file does not know: models, losses, how a batch was made.
 """
@@ -8,19 +8,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from limbeck.errors import DataError
+from limbeck.language.positions import next_tokens
 from limbeck.models import Batch
 from limbeck.objective import Counts, count_positions
 
 
 @dataclass(frozen=True)
 class Positions:
-    """The positions of a batch: their shape, and what is said about each of them, `[*shape]`."""
+    """The positions of a batch: their shape, and what is said about each of them, `[*shape]`.
+
+    rows `[n]`: for language models, which of the flattened `[B * L]` tokens these are.
+    """
 
     shape: tuple[int, ...]
     labels: Tensor | None
     mask: Tensor | None
     weights: Tensor | None
     device: torch.device
+    rows: Tensor | None = None
 
     def counts(self) -> Counts:
         """Of both terms, before any model has seen the batch."""
@@ -31,9 +37,38 @@ class Positions:
         weight = torch.ones(self.shape, device=self.device) if self.weights is None else self.weights
         return weight if self.mask is None else weight * self.mask
 
+    def row_ids(self, batch: Batch) -> Tensor:
+        """Of the example that each position is of, flattened; its number in the batch where it has no row_id."""
+        examples = next(len(v) for v in batch.values() if isinstance(v, Tensor))
+        ids: Tensor = batch.get("row_id", torch.arange(examples, device=self.device))
+        if self.rows is None:
+            return ids.repeat_interleave(torch.Size(self.shape).numel() // max(1, examples))
+        return ids[self.rows // batch["labels"].shape[1]]
+
+    def in_batch(self, rows: Tensor, batch: Batch) -> Tensor:
+        """What was found at each position, `[positions, m]`, as `[B, L, m]`, L = 1 for whole examples; 0 at others."""
+        examples = next(len(v) for v in batch.values() if isinstance(v, Tensor))
+        if self.rows is None:
+            return rows.view(examples, -1, rows.shape[-1])
+        everywhere = rows.new_zeros(batch["labels"].numel(), rows.shape[-1])
+        everywhere[self.rows] = rows
+        return everywhere.view(*batch["labels"].shape, -1)
+
     def compared(self, rows: Tensor) -> Tensor:
         """`rows [n]` bool without the positions that are masked."""
         return rows if self.mask is None else rows & self.mask.reshape(-1)
+
+
+def next_token_positions(batch: Batch) -> Positions:
+    """The tokens of a language model's batch that have to predict the next one, and which that is, `[n]`."""
+    if "labels" not in batch:
+        raise DataError(
+            "A language model's batches need labels [B, L]: a token's own id where it is to be predicted, -100 "
+            f"elsewhere; these have {sorted(batch)}."
+        )
+    rows, labels = next_tokens(batch["labels"])
+    weights = batch["weights"].reshape(-1)[rows] if "weights" in batch else None
+    return Positions((len(rows),), labels, None, weights, labels.device, rows)
 
 
 def positions_of(batch: Batch, axes: int) -> Positions:

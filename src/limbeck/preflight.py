@@ -4,7 +4,9 @@ One batch is read and put through teacher and student, without gradient and with
 What this file does not know: how training goes on after that.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,11 +14,15 @@ from torch import Tensor, nn
 
 from limbeck.divergences import forward_kl
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
+from limbeck.language.model import base_of, logits_are_heads
+from limbeck.language.positions import require_same_completions
 from limbeck.models import Batch, label_names_of, logits_of, networks_of
 from limbeck.objective import NO_LABEL, Objective
-from limbeck.positions import positions_of
+from limbeck.positions import Positions, next_token_positions, positions_of
 from limbeck.targets import DenseTargets, MixedTargets, SoftTargets
 from limbeck.teachers.model import Teacher
+
+log = logging.getLogger("limbeck")
 
 
 def check_student(student: nn.Module, teacher: Teacher | None, transfer_set: Any, evaluation_set: Any = None) -> None:
@@ -98,14 +104,9 @@ def check_labels(labels: Tensor, classes: int, where: str = "") -> None:
 
 def check_batch(student: nn.Module, teacher: Teacher | None, objective: Objective, batch: Batch) -> Tensor:
     """The student's logits for a batch, if teacher and student speak of the same classes in finite logits."""
-    modes = [(module, module.training) for module in student.modules()]
-    try:
-        with torch.random.fork_rng(), torch.no_grad():
-            logits = logits_of(student.eval(), batch)
-            targets = teacher(batch) if teacher is not None and objective.soft_weight else None
-    finally:
-        for module, training in modes:
-            module.training = training
+    with _asked_only(student):
+        logits = logits_of(student, batch)
+        targets = teacher(batch) if teacher is not None and objective.soft_weight else None
     if logits.ndim < 2:
         raise ShapeError(f"The student must return logits [n, C], but returned the shape {list(logits.shape)}.")
     if not logits.isfinite().all():
@@ -114,12 +115,47 @@ def check_batch(student: nn.Module, teacher: Teacher | None, objective: Objectiv
     if (weights := batch.get("weights")) is not None and not (weights >= 0).all():
         raise DataError("The weights of positions must be 0 or more, but the first batch has others; correct them.")
     if targets is not None:
-        _check_targets(objective, logits, targets, batch)
+        _check_targets(objective, logits.shape[-1], positions_of(batch, logits.ndim - 1), targets, batch)
     return logits
 
 
-def _check_targets(objective: Objective, logits: Tensor, targets: SoftTargets, batch: Batch) -> None:
-    classes, positions = logits.shape[-1], logits.shape[:-1].numel()
+def check_language_batch(student: Any, teacher: Teacher | None, objective: Objective, batch: Batch) -> bool:
+    """The same of a language model; whether its states and its output layer can stand for its logits."""
+    positions = next_token_positions(batch)
+    if not len(positions.row_ids(batch)):
+        raise DataError("No token of the first batch is to be predicted: every label is -100, or stands first.")
+    classes = len(base_of(student).get_output_embeddings().weight)
+    check_labels(batch["labels"], classes)
+    if "teacher_labels" in batch:
+        require_same_completions(batch["labels"], batch["teacher_labels"], batch.get("row_id"))
+    with _asked_only(student):
+        in_halves = logits_are_heads(student, batch)
+        targets = teacher(batch) if teacher is not None and objective.soft_weight else None
+    if not in_halves:
+        log.warning(
+            "The logits of the student, %s, are not a product of its last states; they are made as a whole.",
+            type(student).__name__,
+        )
+    if targets is not None:
+        _check_targets(objective, classes, positions, targets, batch)
+    return in_halves
+
+
+@contextmanager
+def _asked_only(student: nn.Module) -> Iterator[None]:
+    """In eval mode, without gradient, and as if it had not been asked."""
+    modes = [(module, module.training) for module in student.modules()]
+    student.eval()
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _check_targets(objective: Objective, classes: int, compared: Positions, targets: SoftTargets, batch: Batch) -> None:
+    positions = torch.Size(compared.shape).numel()
     if targets.num_classes != classes:
         raise ShapeError(
             f"The teacher speaks of {targets.num_classes} classes and the student of {classes}; both need one output "
@@ -138,12 +174,10 @@ def _check_targets(objective: Objective, logits: Tensor, targets: SoftTargets, b
                 "teacher",
                 "return probs.log(), or DenseTargets.from_probs(probs), or leave its softmax out",
             )
-    compared = positions_of(batch, logits.ndim - 1).compared
-    bad = compared(targets.bad_rows(objective.divergence))
+    bad = compared.compared(targets.bad_rows(objective.divergence))
     if bad.any():
-        rows = batch.get("row_id", torch.arange(len(logits))).cpu()
-        row = int(rows.repeat_interleave(len(bad) // len(rows))[bad.cpu()][0])
-        if compared(targets.bad_rows(forward_kl)).any():  # finite wherever there is a distribution at all
+        row = int(compared.row_ids(batch).cpu()[bad.cpu()][0])
+        if compared.compared(targets.bad_rows(forward_kl)).any():  # finite wherever there is a distribution at all
             raise TargetError(
                 f"The teacher gave nan, infinity or an impossible distribution for the example with row_id {row} "
                 f"({int(bad.sum())} of {len(bad)} positions of the first batch); look at that example, or at the "

@@ -21,21 +21,19 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, default_da
 
 from limbeck.checkpoints import newest_whole, require_whole, rotate, seal
 from limbeck.errors import CheckpointError, ConfigError, DataError, TargetError
-from limbeck.metrics import position_statistics
+from limbeck.language.model import head_of, is_language_model, within_forward
+from limbeck.linear import linear_divergence
 from limbeck.models import Batch, logits_of
-from limbeck.objective import NO_LABEL, Counts, Objective
-from limbeck.positions import Positions, positions_of
-from limbeck.preflight import check_batch, check_classes, check_student
+from limbeck.monitor import means_of, measured, measured_in_chunks
+from limbeck.objective import Counts, Loss, Objective
+from limbeck.positions import Positions, next_token_positions, positions_of
+from limbeck.preflight import check_batch, check_classes, check_language_batch, check_student
 from limbeck.students.folder import write_model
 from limbeck.students.mlp import MLP
-from limbeck.targets import DenseTargets, MixedTargets, SoftTargets
+from limbeck.targets import SoftTargets
 from limbeck.teachers.model import as_teacher
 
 log = logging.getLogger("limbeck")
-
-OF_LABELS = ("correct", "nll", "brier", "hard_loss")
-OF_TEACHER = ("agreement", "acceptance", "forward_kl", "reverse_kl")
-"""Statistics that only positions with a label have, and only those where the teacher speaks of every class."""
 
 
 @dataclass
@@ -72,6 +70,7 @@ class DistillTrainer(Trainer):
     args: DistillConfig, or TrainingArguments with remove_unused_columns and logging_nan_inf_filter off.
     train_dataset, eval_dataset: TransferSets, or any dataset whose batches are dicts of tensors; labels optional.
     augment: `(batch, epoch) -> batch`, the same view for teacher and student; training only.
+    impl: of linear_divergence, which language models are trained with; "reference" makes all logits.
     """
 
     def __init__(
@@ -87,13 +86,14 @@ class DistillTrainer(Trainer):
         data_collator: Callable[[Any], Batch] | None = None,
         processing_class: Any = None,
         callbacks: Sequence[TrainerCallback] = (),
+        impl: str = "auto",
         optimizers: tuple[Any, Any] = (None, None),
     ):
         _refuse_arguments(args := args or DistillConfig())
         self.teacher = None if teacher is None else as_teacher(teacher)
         hard_only = Objective(soft_weight=0.0, hard_weight=1.0)
         self.objective = objective or (Objective() if teacher is not None else hard_only)
-        self.augment = augment
+        self.augment, self.impl = augment, impl
         self.teacher_passes = self.teacher is not None and self.objective.soft_weight > 0
         if self.objective.soft_weight and self.teacher is None:
             raise ConfigError("The objective has a soft_weight but there is no teacher; give one, or soft_weight=0.")
@@ -119,6 +119,8 @@ class DistillTrainer(Trainer):
         if self.teacher is not None and hasattr(self.teacher, "to"):
             self.teacher.to(self.args.device)
         self._position_axes = 1  # 2 where every token is a position: check sees it
+        self._next_tokens = is_language_model(student)
+        self._in_halves = False  # a language model's states and output layer, in the place of its logits; likewise
         self._forget()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
@@ -150,6 +152,9 @@ class DistillTrainer(Trainer):
         batch = self._prepare_inputs(self.data_collator(gather(list(rows))))
         if self.augment is not None:
             batch = self.augment(batch, 0)
+        if self._next_tokens:
+            self._in_halves = check_language_batch(self.model, self.teacher, self.objective, batch)
+            return
         logits = check_batch(self.model, self.teacher, self.objective, batch)
         check_classes(logits.shape[-1], self.objective, batch, *sets)
         self._position_axes = logits.ndim - 1
@@ -177,12 +182,15 @@ class DistillTrainer(Trainer):
         if self.augment is not None and model.training:
             inputs = self.augment(inputs, int(self.state.epoch or 0))
         counts = Counts(*num_items_in_batch) if num_items_in_batch is not None else None
-        logits = logits_of(model, inputs)
-        positions = positions_of(inputs, logits.ndim - 1)
-        targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
-        loss = self.objective(
-            logits, targets, positions.labels, mask=positions.mask, weights=positions.weights, counts=counts
-        )
+        logits = None
+        if self._in_halves:
+            loss = self._loss_without_logits(model, inputs, counts)
+        else:
+            logits, positions = self._ask_student(model, inputs)
+            targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
+            loss = self.objective(
+                logits, targets, positions.labels, mask=positions.mask, weights=positions.weights, counts=counts
+            )
         for name, part in loss.parts.items():
             self._logged[name] = self._logged.get(name, 0) + torch.stack([part.sum, part.count])
         share = loss.mean
@@ -190,15 +198,46 @@ class DistillTrainer(Trainer):
             share = share * self.accelerator.num_processes  # DDP takes the mean over processes of what is a sum
         return (share, {"logits": logits}) if return_outputs else share
 
+    def _ask_student(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Positions]:
+        """The logits at the positions, `[*shape, C]`."""
+        logits = logits_of(model, inputs)
+        if not self._next_tokens:
+            return logits, positions_of(inputs, logits.ndim - 1)
+        positions = next_token_positions(inputs)
+        return logits.flatten(0, 1)[positions.rows], positions
+
+    def _loss_without_logits(self, model: nn.Module, inputs: Batch, counts: Counts | None) -> Loss:
+        """A language model's: its states and its output layer do."""
+        positions = next_token_positions(inputs)
+        targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
+        student = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+
+        def compared(hidden: Tensor) -> Loss:
+            head, weights = head_of(student), positions.weights
+            assert head is not None  # logits_are_heads found it
+            return linear_divergence(
+                hidden.flatten(0, 1)[positions.rows],
+                head.weight,
+                targets,
+                self.objective,
+                positions.labels,
+                weights=weights,
+                counts=counts,
+                bias=head.bias,
+                logit_scale=head.logit_scale,
+                softcap=head.softcap,
+                impl=self.impl,
+            )
+
+        with self.accelerator.autocast():
+            loss: Loss = within_forward(model, student, inputs, compared)
+        return loss
+
     def _ask_teacher(self, inputs: Batch, positions: Positions) -> SoftTargets:
         with self.accelerator.autocast():
             targets = self.teacher(inputs)  # type: ignore[misc]  # asked only where there is one
         bad = positions.compared(targets.bad_rows(self.objective.divergence))
-        rows = inputs.get("row_id")
-        rows = (
-            torch.arange(len(bad), device=bad.device) if rows is None else rows.repeat_interleave(len(bad) // len(rows))
-        )
-        found = torch.where(bad.any(), rows[bad.int().argmax()], -1)
+        found = torch.where(bad.any(), positions.row_ids(inputs)[bad.int().argmax()], -1) if len(bad) else -1
         self._first_bad_row = torch.where(self._first_bad_row < 0, found, self._first_bad_row)
         return targets
 
@@ -214,11 +253,14 @@ class DistillTrainer(Trainer):
         """The counts of both terms over the global batch, `[2]`, also where there are no labels."""
         if not batch_samples:
             return None
-        each = [positions_of(batch, self._position_axes).counts() for batch in batch_samples]
+        each = [self._positions(batch).counts() for batch in batch_samples]
         counts = torch.stack([torch.stack(c) for c in each]).sum(0).to(device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             counts = self.accelerator.gather(counts).view(-1, 2).sum(0)
         return counts
+
+    def _positions(self, batch: Batch) -> Positions:
+        return next_token_positions(batch) if self._next_tokens else positions_of(batch, self._position_axes)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the two terms, each the mean over its own positions since the last log, to the training loss."""
@@ -236,48 +278,41 @@ class DistillTrainer(Trainer):
         """Statistics per position in the place of logits: `[n, L, m]`, L = 1 for whole examples."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = logits_of(model, inputs)
-            positions = positions_of(inputs, logits.ndim - 1)
-            targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
-            flat = logits.reshape(-1, logits.shape[-1])
-            labels = positions.labels.reshape(-1) if positions.labels is not None else None
-            soft, hard = self.objective.per_position(flat, targets, labels)
-            log_p = (
-                targets.events(flat.float().log_softmax(-1), 1.0)[1]
-                if isinstance(targets, DenseTargets | MixedTargets)
-                else None
-            )
-            statistics = position_statistics(flat, log_p, labels)
-        if labels is None:
-            statistics = {name: values for name, values in statistics.items() if name not in OF_LABELS}
-        if log_p is None:
-            statistics = {name: values for name, values in statistics.items() if name not in OF_TEACHER}
-        known = None if labels is None else labels != NO_LABEL
-        said = {"soft_loss": soft, "hard_loss": hard, "labelled": known, "weight": positions.weight()}
-        columns = statistics | {name: values for name, values in said.items() if values is not None}
-        self._statistics = list(columns)
-        stacked = torch.stack([values.float().reshape(-1) for values in columns.values()], -1)
-        stacked = stacked.view(len(logits), -1, stacked.shape[-1])
+            if self._in_halves:
+                positions, columns = self._measured_without_logits(model, inputs)
+            else:
+                logits, positions = self._ask_student(model, inputs)
+                targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
+                labels = None if positions.labels is None else positions.labels.reshape(-1)
+                columns = measured(self.objective, logits.reshape(-1, logits.shape[-1]), targets, labels)
+        columns["weight"] = positions.weight()
+        self._columns = list(columns)
+        stacked = positions.in_batch(
+            torch.stack([values.float().reshape(-1) for values in columns.values()], -1), inputs
+        )
         return None, stacked, stacked[..., :0]
 
+    def _measured_without_logits(self, model: nn.Module, inputs: Batch) -> tuple[Positions, dict[str, Tensor]]:
+        """Of a language model: its logits exist a few rows at a time."""
+        positions = next_token_positions(inputs)
+        targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
+        student = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+
+        def read(hidden: Tensor) -> dict[str, Tensor]:
+            head = head_of(student)
+            assert head is not None  # logits_are_heads found it
+            assert positions.labels is not None  # each is of a next token
+            rows = hidden.flatten(0, 1)[positions.rows]
+            return measured_in_chunks(self.objective, rows, head, targets, positions.labels)
+
+        with self.accelerator.autocast():
+            columns: dict[str, Tensor] = within_forward(model, student, inputs, read)
+        return positions, columns
+
     def _summarise(self, prediction: Any) -> dict[str, float]:
-        """The weighted mean of each statistic over the positions that have it, and the objective's value."""
+        """The mean of each statistic over the positions that have it, and the objective's value."""
         rows = torch.as_tensor(prediction.predictions).flatten(0, 1).double()
-        column = dict(zip(self._statistics, rows.unbind(-1), strict=True))
-        weight = column.pop("weight").clamp(min=0)  # Trainer pads with -100
-        labelled = column.pop("labelled", weight).clamp(min=0)
-        means = {}
-        for name, values in column.items():
-            share = weight * labelled if name in OF_LABELS else weight
-            if share.sum() > 0:
-                values = torch.where(share > 0, values, 0.0)  # what is nan or infinite elsewhere does not count
-                means[name] = float((values * share).sum() / share.sum())
-        if "correct" in means:
-            means["accuracy"] = means.pop("correct")
-        soft, hard = means.get("soft_loss"), means.get("hard_loss")
-        if soft is not None or hard is not None:
-            means["loss"] = self.objective.soft_scale * (soft or 0.0) + self.objective.hard_weight * (hard or 0.0)
-        return means
+        return means_of(self.objective, dict(zip(self._columns, rows.unbind(-1), strict=True)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """The weights of a checkpoint, all of them or CheckpointError."""

@@ -5,6 +5,7 @@ What this file does not know: the objective, temperatures, where batches come fr
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,8 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
+from limbeck.language.model import head_of, hidden_of, is_language_model, logits_are_heads
+from limbeck.language.positions import next_tokens
 from limbeck.models import NOT_INPUTS, Batch, label_names_of, logits_of, teacher_view
-from limbeck.targets import DenseTargets, SoftTargets, as_targets
+from limbeck.targets import DenseTargets, HiddenTargets, SoftTargets, as_targets
+
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -52,17 +57,38 @@ class ModelTeacher:
     """A network as a teacher: in eval mode, without gradient, frozen, and kept so.
 
     model: any nn.Module or transformers model; it is put in eval mode and its parameters stop requiring gradients.
+
+    Of a causal language model the last hidden states are kept, and its output layer: its logits never exist.
     """
 
     def __init__(self, model: nn.Module):
         self.model = model.eval().requires_grad_(False)
+        self._in_halves: bool | None = None  # whether a language model's logits are its head's of its states
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> DenseTargets:
-        """The model's logits, `[n, C]`; token classifiers give one row per token, example by example."""
+    def __call__(self, batch: Batch) -> SoftTargets:
+        """What the model says of each position: `[n, C]`.
+
+        Positions are the examples; token classifiers give one row per token, example by example; language models one
+        per token of `labels [B, L]` that is to be predicted, from the state before it.
+        """
         self.model.eval()  # somebody may have called train() on it, or on a part of it
-        logits = logits_of(self.model, teacher_view(batch))
-        return DenseTargets(logits.reshape(-1, logits.shape[-1]))
+        view = teacher_view(batch)
+        if not ("labels" in view and is_language_model(self.model)):
+            logits = logits_of(self.model, view)
+            return DenseTargets(logits.reshape(-1, logits.shape[-1]))
+        rows = next_tokens(view["labels"]).rows
+        if self._in_halves is None:
+            self._in_halves = logits_are_heads(self.model, view)
+            if not self._in_halves:
+                log.warning(
+                    "The logits of the teacher, %s, are not a product of its last states; they are made as a whole.",
+                    type(self.model).__name__,
+                )
+        head = head_of(self.model) if self._in_halves else None
+        if head is None:
+            return DenseTargets(logits_of(self.model, view).flatten(0, -2)[rows])
+        return HiddenTargets(hidden_of(self.model, view).flatten(0, 1)[rows], head)
 
     @property
     def label_names(self) -> tuple[str, ...] | None:

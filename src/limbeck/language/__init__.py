@@ -1,0 +1,1 @@
+"""Language models: which positions are compared, how text becomes examples, where their logits come from."""

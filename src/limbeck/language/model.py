@@ -1,0 +1,88 @@
+"""A causal language model in two halves: the states before its output layer, and that layer.
+
+What this file does not know: losses, labels, which positions are compared.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.models import NOT_INPUTS, TEACHER_PREFIX, Batch
+from limbeck.targets import Head
+
+TOKENS = 16
+"""Of the first example, on which it is proven that the two halves make the whole."""
+
+
+def is_language_model(model: Any) -> bool:
+    """Whether a model is a transformers model that predicts the next token."""
+    inner: Any = base_of(model)
+    writes: Any = getattr(inner, "can_generate", None)
+    if writes is None or not writes():
+        return False
+    return not getattr(inner.config, "is_encoder_decoder", False) and inner.get_output_embeddings() is not None
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model itself, out of a PEFT model; others as they are."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def head_of(model: nn.Module) -> Head | None:
+    """The output layer, with bias, scale (Cohere, Granite) and soft cap (Gemma); None where it is no plain Linear."""
+    inner: Any = base_of(model)
+    layer = inner.get_output_embeddings()
+    if type(layer) is not nn.Linear:  # an adapter, a quantised layer: more than a product with its weight
+        return None
+    config = inner.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    return Head(layer.weight, layer.bias, float(scale), getattr(config, "final_logit_softcapping", None))
+
+
+def hidden_of(model: nn.Module, batch: Batch) -> Tensor:
+    """The states that the output layer reads, `[B, L, H]`."""
+    states: Tensor = base_of(model).base_model(**_inputs(batch)).last_hidden_state
+    return states
+
+
+def logits_are_heads(model: nn.Module, batch: Batch) -> bool:
+    """Whether the model's logits are its head's of its hidden states, on a few tokens of the first example.
+
+    So no scale, cap or other step that a model takes after its output layer is missed. The model is in eval mode.
+    """
+    some = {k: v[:1, :TOKENS] for k, v in _inputs(batch).items() if isinstance(v, Tensor)}
+    head = head_of(model)
+    if head is None:
+        return False
+    with torch.no_grad():
+        whole = model(**some).logits.float()
+        halves = head(hidden_of(model, some))
+    at_most = 1e-4 if head.weight.dtype in (torch.float32, torch.float64) else 2e-2
+    return whole.shape == halves.shape and bool((whole - halves).norm() <= at_most * whole.norm())
+
+
+def within_forward(model: nn.Module, student: nn.Module, batch: Batch, then: Callable[[Tensor], Any]) -> Any:
+    """`then(hidden [B, L, H])`, called inside the forward of `model`, which may be `student` in a wrapper.
+
+    There DDP sees every gradient, and FSDP has gathered the output layer's weight; outside it would be in shards.
+    """
+
+    def forward(**inputs: Any) -> Any:
+        return then(hidden_of(student, inputs))
+
+    usual = student.__dict__.get("forward")
+    student.forward = forward  # type: ignore[method-assign]
+    try:
+        return model(**_inputs(batch))
+    finally:
+        if usual is None:
+            del student.forward
+        else:
+            student.forward = usual  # type: ignore[method-assign]
+
+
+def _inputs(batch: Batch) -> dict[str, Any]:
+    inputs = {k: v for k, v in batch.items() if k not in NOT_INPUTS and not k.startswith(TEACHER_PREFIX)}
+    return inputs | {"use_cache": False}

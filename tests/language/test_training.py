@@ -1,0 +1,330 @@
+"""DistillTrainer with causal language models: what is compared, against numbers worked out by hand and full logits.
+
+Oracles: the objective of logits that were cropped and shifted here, gradients of one forward pass, and other ways to
+put the same examples into batches.
+"""
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
+
+import limbeck
+from limbeck import DataError, DenseTargets, DistillConfig, DistillTrainer, HiddenTargets, Objective
+from limbeck.language.model import head_of, hidden_of, is_language_model, logits_are_heads
+from limbeck.teachers.model import ModelTeacher
+
+V = 61
+SMALL: dict[str, Any] = {
+    "vocab_size": V,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+FAMILIES: dict[str, Any] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=16, n_layer=1, n_head=2, n_positions=32)),
+    "cohere": lambda: CohereForCausalLM(CohereConfig(**SMALL, logit_scale=0.0625)),
+    "granite": lambda: GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=4.0)),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=3.0)),
+}
+OBJECTIVE = Objective(temperature=2.0, hard_weight=0.5)
+
+
+def model(family: str = "llama", seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    made = FAMILIES[family]()
+    for parameter in made.parameters():  # far enough from 0 that two models say different things
+        parameter.data.mul_(4)
+    return made
+
+
+def example(n: int, seed: int, prompt: int = 3) -> dict[str, Tensor]:
+    ids = torch.randint(3, V, (n,), generator=torch.Generator().manual_seed(seed))
+    labels = ids.clone()
+    labels[:prompt] = -100
+    return {"input_ids": ids, "labels": labels}
+
+
+def padded(examples: list[dict[str, Tensor]], length: int) -> dict[str, Tensor]:
+    def fill(values: Tensor, with_: int) -> Tensor:
+        return torch.cat([values, torch.full((length - len(values),), with_)])
+
+    return {
+        "input_ids": torch.stack([fill(e["input_ids"], 0) for e in examples]),
+        "labels": torch.stack([fill(e["labels"], -100) for e in examples]),
+        "attention_mask": torch.stack([fill(torch.ones_like(e["input_ids"]), 0) for e in examples]),
+    }
+
+
+EXAMPLES = [example(n, seed) for seed, n in enumerate((7, 12, 5, 9))]
+
+
+def trainer(student: Any, teacher: Any, folder: Path, objective: Objective = OBJECTIVE, **more: Any) -> DistillTrainer:
+    impl = more.pop("impl", "auto")
+    config = DistillConfig(
+        str(folder), per_device_train_batch_size=2, max_steps=1, save_strategy="no", disable_tqdm=True, **more
+    )
+    return DistillTrainer(
+        student,
+        teacher,
+        objective,
+        config,
+        train_dataset=EXAMPLES,  # type: ignore[arg-type]
+        eval_dataset=EXAMPLES,
+        data_collator=lambda rows: padded(list(rows), 12),
+        impl=impl,
+    )
+
+
+def gradients_of(student: PreTrainedModel) -> list[Tensor]:
+    return [p.grad.clone() for p in student.parameters() if p.grad is not None]
+
+
+def one_loss(student: Any, teacher: Any, batch: dict[str, Tensor], folder: Path, **more: Any) -> tuple[float, list]:
+    student = copy.deepcopy(student).eval()
+    worker = trainer(student, teacher, folder, **more)
+    worker.check()
+    student.zero_grad()
+    loss = worker.compute_loss(student, batch)
+    loss.backward()
+    return loss.item(), gradients_of(student)
+
+
+def by_hand(student: Any, teacher: Any, batch: dict[str, Tensor]) -> tuple[float, list]:
+    """All logits, cut and shifted here."""
+    student = copy.deepcopy(student).eval()
+    keep = batch["labels"][:, 1:] != -100
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    z = student(**inputs).logits[:, :-1][keep]
+    with torch.no_grad():
+        v = teacher.eval()(**inputs).logits[:, :-1][keep]
+    log_q, log_p = (z / 2).log_softmax(-1), (v / 2).log_softmax(-1)
+    soft = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    loss = 4 * soft + 0.5 * torch.nn.functional.cross_entropy(z, batch["labels"][:, 1:][keep])
+    loss.backward()
+    return loss.item(), gradients_of(student)
+
+
+def assert_same(found: tuple[float, list], expected: tuple[float, list], tolerance: float = 2e-5) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=tolerance)
+    assert len(found[1]) == len(expected[1]) > 0
+    for a, b in zip(found[1], expected[1], strict=True):
+        assert (a - b).norm() <= tolerance * b.norm() + 1e-7
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_loss_and_gradients_are_those_of_the_logits_cut_and_shifted(family: str, impl: str, tmp_path: Path) -> None:
+    student, teacher, batch = model(family), model(family, seed=1), padded(EXAMPLES, 12)
+    assert is_language_model(student)
+    assert logits_are_heads(student.eval(), batch)
+    assert_same(one_loss(student, teacher, batch, tmp_path, impl=impl), by_hand(student, teacher, batch))
+
+
+def test_three_tokens_by_hand(tmp_path: Path) -> None:
+    """Prompt 5, answer 7, end 2: the states at 5 and 7 are compared, the one at the end is not."""
+    student, teacher = model(), model(seed=1).eval()
+    batch = {"input_ids": torch.tensor([[5, 7, 2]]), "labels": torch.tensor([[-100, 7, 2]])}
+    z, v = (m.eval()(input_ids=batch["input_ids"]).logits[0].detach().double() for m in (student, teacher))
+    q, p = z[:2].softmax(-1), v[:2].softmax(-1)
+    by_hand = ((p * (p / q).log()).sum(-1)).mean().item()
+    found, _ = one_loss(student, teacher, batch, tmp_path, objective=Objective(temperature=1.0))
+    assert found == pytest.approx(by_hand, rel=1e-5)
+    labels_only, _ = one_loss(student, None, batch, tmp_path, objective=Objective(soft_weight=0, hard_weight=1))
+    assert labels_only == pytest.approx(-(q[0, 7].log() + q[1, 2].log()).item() / 2, rel=1e-5)
+
+
+def test_equal_models_have_a_loss_of_zero(tmp_path: Path) -> None:
+    student = model()
+    found, gradients = one_loss(student, copy.deepcopy(student), padded(EXAMPLES, 12), tmp_path, objective=Objective())
+    assert found == pytest.approx(0, abs=1e-7)
+    assert max(g.abs().max() for g in gradients) < 1e-6
+
+
+def test_padding_changes_nothing(tmp_path: Path) -> None:
+    student, teacher = model(), model(seed=1)
+    short, long = padded(EXAMPLES, 12), padded(EXAMPLES, 20)
+    assert_same(one_loss(student, teacher, long, tmp_path), one_loss(student, teacher, short, tmp_path))
+
+
+def test_accumulation_changes_nothing(tmp_path: Path) -> None:
+    """Batches of 4, or of 2 and of 1 accumulated, from the same weights: the same weights after a step."""
+    ends = []
+    for batch, accumulated in ((4, 1), (2, 2), (1, 4)):
+        student = model()
+        settings = {
+            "gradient_accumulation_steps": accumulated,
+            "learning_rate": 0.1,
+            "optim": "sgd",
+            "max_grad_norm": 0,
+        }
+        worker = trainer(student, model(seed=1), tmp_path, **settings)
+        worker.args.per_device_train_batch_size = batch
+        worker._train_batch_size = batch
+        worker.train()
+        ends.append([p.detach() for p in student.parameters()])
+    for other in ends[1:]:
+        for a, b in zip(other, ends[0], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_context_distillation_compares_the_same_tokens_after_other_prompts(tmp_path: Path) -> None:
+    student, teacher = model(), model(seed=1).eval()
+    answer = torch.tensor([9, 8, 2])
+    short, long = torch.tensor([1, 4]), torch.tensor([1, 33, 34, 35, 4])
+    none = lambda prompt: torch.full_like(prompt, -100)  # noqa: E731
+    batch = {
+        "input_ids": torch.cat([short, answer])[None],
+        "labels": torch.cat([none(short), answer])[None],
+        "teacher_input_ids": torch.cat([long, answer])[None],
+        "teacher_labels": torch.cat([none(long), answer])[None],
+    }
+    z = student.eval()(input_ids=batch["input_ids"]).logits[0, 1:4].detach().log_softmax(-1)
+    v = teacher(input_ids=batch["teacher_input_ids"]).logits[0, 4:7].detach().log_softmax(-1)
+    found, _ = one_loss(student, teacher, batch, tmp_path, objective=Objective(temperature=1.0))
+    assert found == pytest.approx((v.exp() * (v - z)).sum(-1).mean().item(), rel=1e-5)
+    other = batch | {"teacher_labels": torch.cat([none(long), torch.tensor([9, 7, 2])])[None]}
+    with pytest.raises(DataError, match="row_id 0 the student has 3 of them and the teacher 3, alike in the first 1"):
+        check(student, teacher, other, tmp_path)
+
+
+def check(student: Any, teacher: Any, batch: dict[str, Tensor], folder: Path) -> None:
+    worker = trainer(student, teacher, folder)
+    worker.data_collator = lambda rows: batch
+    worker.check()
+
+
+def test_evaluation_measures_what_full_logits_say(tmp_path: Path) -> None:
+    student, teacher, batch = model().eval(), model(seed=1).eval(), padded(EXAMPLES, 12)
+    worker = trainer(student, teacher, tmp_path)
+    worker.check()
+    found = worker.evaluate()
+    keep = batch["labels"][:, 1:] != -100
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        log_q, log_p = (m(**inputs).logits[:, :-1][keep].log_softmax(-1) for m in (student, teacher))
+    labels = batch["labels"][:, 1:][keep]
+    assert found["eval_nll"] == pytest.approx(-log_q.gather(1, labels[:, None]).mean().item(), rel=1e-5)
+    assert found["eval_forward_kl"] == pytest.approx((log_p.exp() * (log_p - log_q)).sum(-1).mean().item(), rel=1e-4)
+    acceptance = torch.minimum(log_q.exp(), log_p.exp()).sum(-1).mean().item()
+    assert found["eval_acceptance"] == pytest.approx(acceptance, rel=1e-5)
+    assert found["eval_accuracy"] == pytest.approx((log_q.argmax(-1) == labels).float().mean().item())
+
+
+def test_the_teacher_speaks_in_hidden_states_and_stays_as_it_was() -> None:
+    teacher = model(seed=1)
+    batch = padded(EXAMPLES, 12)
+    targets = ModelTeacher(teacher)(batch)
+    assert isinstance(targets, HiddenTargets)
+    logits = teacher(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    torch.testing.assert_close(targets.logits, logits[batch["labels"][:, 1:] != -100], rtol=1e-4, atol=1e-4)
+    assert not teacher.training
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+class Odd(LlamaForCausalLM):
+    """Does something after its output layer that no configuration speaks of."""
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, **more: Any) -> Any:  # type: ignore[override]
+        said = super().forward(input_ids=input_ids, attention_mask=attention_mask, **more)
+        said.logits = said.logits + torch.linspace(0, 1, V)
+        return said
+
+
+def test_a_model_whose_logits_are_more_than_a_product_falls_back_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    student, teacher, batch = Odd(LlamaConfig(**SMALL)), model(seed=1), padded(EXAMPLES, 12)
+    with caplog.at_level(logging.WARNING, "limbeck"):
+        found = one_loss(student, teacher, batch, tmp_path)
+    assert "Odd, are not a product of its last states" in caplog.text
+    assert_same(found, by_hand(student, teacher, batch))
+    assert isinstance(ModelTeacher(copy.deepcopy(student))(batch), DenseTargets)
+
+
+def test_no_logits_of_a_whole_batch_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output layer is never called: only its weight is read."""
+    student, teacher, batch = model(), model(seed=1), padded(EXAMPLES, 12)
+    worker = trainer(student, teacher, tmp_path)
+    worker.check()
+    teacher_said = worker.teacher(batch)  # type: ignore[misc]  # proves its halves
+    assert len(teacher_said) == sum(len(e["input_ids"]) - 3 for e in EXAMPLES)
+
+    def called(*_: Any) -> None:
+        raise AssertionError("the output layer made logits")
+
+    for either in (student, teacher):
+        either.lm_head.register_forward_hook(called)
+    worker.compute_loss(student, batch).backward()
+    worker.prediction_step(student, batch, False)
+    assert student.lm_head.weight.grad.abs().sum() > 0
+
+
+def test_a_student_trains_saves_and_loads(tmp_path: Path) -> None:
+    student, teacher = model(), model(seed=1)
+    worker = trainer(student, teacher, tmp_path, learning_rate=1e-3)
+    worker.args.max_steps = 8
+    before = worker.evaluate()["eval_forward_kl"]
+    worker.train()
+    assert worker.evaluate()["eval_forward_kl"] < before
+    assert "forward" not in student.__dict__
+    worker.save_model(str(tmp_path / "student"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "student")
+    ids = EXAMPLES[0]["input_ids"][None]
+    torch.testing.assert_close(loaded.eval()(ids).logits, student.eval()(ids).logits)
+
+
+def test_batches_without_labels_or_without_a_token_to_predict_are_refused(tmp_path: Path) -> None:
+    student, teacher, batch = model(), model(seed=1), padded(EXAMPLES, 12)
+    without = {name: value for name, value in batch.items() if name != "labels"}
+    with pytest.raises(DataError, match=r"need labels \[B, L\].*these have \['attention_mask', 'input_ids'\]"):
+        check(student, teacher, without, tmp_path)
+    with pytest.raises(DataError, match="No token of the first batch is to be predicted"):
+        check(student, teacher, batch | {"labels": torch.full_like(batch["labels"], -100)}, tmp_path)
+    with pytest.raises(DataError, match="Label 99"):
+        check(student, teacher, batch | {"labels": torch.full_like(batch["labels"], 99)}, tmp_path)
+
+
+def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    teacher = LlamaForCausalLM(LlamaConfig(**(SMALL | {"vocab_size": V + 3})))
+    with pytest.raises(limbeck.ShapeError, match="teacher speaks of 64 classes and the student of 61"):
+        check(model(), teacher, padded(EXAMPLES, 12), tmp_path)
+
+
+def test_heads_of_families() -> None:
+    heads = {family: head_of(model(family)) for family in FAMILIES}
+    assert {family: (head.logit_scale, head.softcap) for family, head in heads.items() if head} == {
+        "llama": (1.0, None),
+        "gpt2": (1.0, None),
+        "cohere": (0.0625, None),
+        "granite": (0.25, None),
+        "gemma2": (1.0, 3.0),
+    }
+    ids = EXAMPLES[0]["input_ids"][None]
+    assert hidden_of(model(), {"input_ids": ids}).shape == (1, 7, 16)
