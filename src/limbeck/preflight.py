@@ -119,12 +119,17 @@ def check_batch(student: nn.Module, teacher: Teacher | None, objective: Objectiv
     return logits
 
 
-def check_language_batch(student: Any, teacher: Teacher | None, objective: Objective, batch: Batch) -> bool:
-    """The same of a language model; whether its states and its output layer can stand for its logits."""
+def check_language_batch(
+    student: Any, teacher: Teacher | None, objective: Objective, batch: Batch, classes: int | None = None
+) -> bool:
+    """The same of a language model; whether its states and its output layer can stand for its logits.
+
+    classes: what both are cut to.
+    """
     positions = next_token_positions(batch)
     if not len(positions.row_ids(batch)):
         raise DataError("No token of the first batch is to be predicted: every label is -100, or stands first.")
-    classes = len(base_of(student).get_output_embeddings().weight)
+    classes = classes or len(base_of(student).get_output_embeddings().weight)
     check_labels(batch["labels"], classes)
     if "teacher_labels" in batch:
         require_same_completions(batch["labels"], batch["teacher_labels"], batch.get("row_id"))
@@ -156,6 +161,12 @@ def _asked_only(student: nn.Module) -> Iterator[None]:
 
 def _check_targets(objective: Objective, classes: int, compared: Positions, targets: SoftTargets, batch: Batch) -> None:
     positions = torch.Size(compared.shape).numel()
+    if compared.rows is not None and targets.num_classes != classes:
+        raise ShapeError(
+            f"The teacher's output layer has {targets.num_classes} classes and the student's {classes}. If both have "
+            "the same tokenizer and a padded output layer, give DistillTrainer both tokenizers (processing_class and "
+            "teacher_tokenizer): it cuts both layers to the tokens that exist."
+        )
     if targets.num_classes != classes:
         raise ShapeError(
             f"The teacher speaks of {targets.num_classes} classes and the student of {classes}; both need one output "

@@ -189,6 +189,13 @@ class Head:
         """Scale and soft cap, in float32, of what the matmul gave."""
         return bounded(logits, self.logit_scale, self.softcap)
 
+    def first(self, classes: int) -> "Head":
+        """The layer of the first `classes` alone; a padded vocabulary has more than are meant."""
+        if classes > len(self.weight):
+            raise ShapeError(f"The output layer has {len(self.weight)} classes, fewer than the {classes} asked for.")
+        bias = None if self.bias is None else self.bias[:classes]
+        return replace(self, weight=self.weight[:classes], bias=bias) if classes < len(self.weight) else self
+
     def to(self, device: torch.device | str) -> "Head":
         """The same layer on another device."""
         return replace(self, weight=self.weight.to(device), bias=None if self.bias is None else self.bias.to(device))

@@ -22,6 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, default_da
 from limbeck.checkpoints import newest_whole, require_whole, rotate, seal
 from limbeck.errors import CheckpointError, ConfigError, DataError, TargetError
 from limbeck.language.model import head_of, is_language_model, within_forward
+from limbeck.language.vocabulary import shared_vocabulary
 from limbeck.linear import linear_divergence
 from limbeck.models import Batch, logits_of
 from limbeck.monitor import means_of, measured, measured_in_chunks
@@ -30,8 +31,8 @@ from limbeck.positions import Positions, next_token_positions, positions_of
 from limbeck.preflight import check_batch, check_classes, check_language_batch, check_student
 from limbeck.students.folder import write_model
 from limbeck.students.mlp import MLP
-from limbeck.targets import SoftTargets
-from limbeck.teachers.model import as_teacher
+from limbeck.targets import Head, SoftTargets
+from limbeck.teachers.model import ModelTeacher, as_teacher
 
 log = logging.getLogger("limbeck")
 
@@ -70,6 +71,8 @@ class DistillTrainer(Trainer):
     args: DistillConfig, or TrainingArguments with remove_unused_columns and logging_nan_inf_filter off.
     train_dataset, eval_dataset: TransferSets, or any dataset whose batches are dicts of tensors; labels optional.
     augment: `(batch, epoch) -> batch`, the same view for teacher and student; training only.
+    processing_class, teacher_tokenizer: the tokenizers of two language models, which must be one; output layers that
+        are padded to more classes than it has are cut to those. Not needed where both have as many.
     impl: of linear_divergence, which language models are trained with; "reference" makes all logits.
     """
 
@@ -86,11 +89,15 @@ class DistillTrainer(Trainer):
         data_collator: Callable[[Any], Batch] | None = None,
         processing_class: Any = None,
         callbacks: Sequence[TrainerCallback] = (),
+        teacher_tokenizer: Any = None,
         impl: str = "auto",
         optimizers: tuple[Any, Any] = (None, None),
     ):
         _refuse_arguments(args := args or DistillConfig())
         self.teacher = None if teacher is None else as_teacher(teacher)
+        self.classes = None if teacher_tokenizer is None else shared_vocabulary(processing_class, teacher_tokenizer)
+        if self.classes is not None and isinstance(self.teacher, ModelTeacher):
+            self.teacher = ModelTeacher(self.teacher.model, self.classes)
         hard_only = Objective(soft_weight=0.0, hard_weight=1.0)
         self.objective = objective or (Objective() if teacher is not None else hard_only)
         self.augment, self.impl = augment, impl
@@ -153,7 +160,7 @@ class DistillTrainer(Trainer):
         if self.augment is not None:
             batch = self.augment(batch, 0)
         if self._next_tokens:
-            self._in_halves = check_language_batch(self.model, self.teacher, self.objective, batch)
+            self._in_halves = check_language_batch(self.model, self.teacher, self.objective, batch, self.classes)
             return
         logits = check_batch(self.model, self.teacher, self.objective, batch)
         check_classes(logits.shape[-1], self.objective, batch, *sets)
@@ -204,7 +211,7 @@ class DistillTrainer(Trainer):
         if not self._next_tokens:
             return logits, positions_of(inputs, logits.ndim - 1)
         positions = next_token_positions(inputs)
-        return logits.flatten(0, 1)[positions.rows], positions
+        return logits.flatten(0, 1)[positions.rows, : self.classes], positions
 
     def _loss_without_logits(self, model: nn.Module, inputs: Batch, counts: Counts | None) -> Loss:
         """A language model's: its states and its output layer do."""
@@ -213,8 +220,7 @@ class DistillTrainer(Trainer):
         student = self.accelerator.unwrap_model(model, keep_torch_compile=False)
 
         def compared(hidden: Tensor) -> Loss:
-            head, weights = head_of(student), positions.weights
-            assert head is not None  # logits_are_heads found it
+            head, weights = self._head(student), positions.weights
             return linear_divergence(
                 hidden.flatten(0, 1)[positions.rows],
                 head.weight,
@@ -232,6 +238,11 @@ class DistillTrainer(Trainer):
         with self.accelerator.autocast():
             loss: Loss = within_forward(model, student, inputs, compared)
         return loss
+
+    def _head(self, student: nn.Module) -> Head:
+        head = head_of(student)
+        assert head is not None  # logits_are_heads found it
+        return head if self.classes is None else head.first(self.classes)
 
     def _ask_teacher(self, inputs: Batch, positions: Positions) -> SoftTargets:
         with self.accelerator.autocast():
@@ -299,8 +310,7 @@ class DistillTrainer(Trainer):
         student = self.accelerator.unwrap_model(model, keep_torch_compile=False)
 
         def read(hidden: Tensor) -> dict[str, Tensor]:
-            head = head_of(student)
-            assert head is not None  # logits_are_heads found it
+            head = self._head(student)
             assert positions.labels is not None  # each is of a next token
             rows = hidden.flatten(0, 1)[positions.rows]
             return measured_in_chunks(self.objective, rows, head, targets, positions.labels)

@@ -85,7 +85,7 @@ EXAMPLES = [example(n, seed) for seed, n in enumerate((7, 12, 5, 9))]
 
 
 def trainer(student: Any, teacher: Any, folder: Path, objective: Objective = OBJECTIVE, **more: Any) -> DistillTrainer:
-    impl = more.pop("impl", "auto")
+    impl, (processor, teachers) = more.pop("impl", "auto"), more.pop("tokenizers", (None, None))
     config = DistillConfig(
         str(folder), per_device_train_batch_size=2, max_steps=1, save_strategy="no", disable_tqdm=True, **more
     )
@@ -97,6 +97,8 @@ def trainer(student: Any, teacher: Any, folder: Path, objective: Objective = OBJ
         train_dataset=EXAMPLES,  # type: ignore[arg-type]
         eval_dataset=EXAMPLES,
         data_collator=lambda rows: padded(list(rows), 12),
+        processing_class=processor,
+        teacher_tokenizer=teachers,
         impl=impl,
     )
 
@@ -313,7 +315,7 @@ def test_batches_without_labels_or_without_a_token_to_predict_are_refused(tmp_pa
 
 def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
     teacher = LlamaForCausalLM(LlamaConfig(**(SMALL | {"vocab_size": V + 3})))
-    with pytest.raises(limbeck.ShapeError, match="teacher speaks of 64 classes and the student of 61"):
+    with pytest.raises(limbeck.ShapeError, match=r"output layer has 64 classes and the student's 61.*both tokenizers"):
         check(model(), teacher, padded(EXAMPLES, 12), tmp_path)
 
 

@@ -58,11 +58,13 @@ class ModelTeacher:
 
     model: any nn.Module or transformers model; it is put in eval mode and its parameters stop requiring gradients.
 
+    classes: only the first so many are spoken of, where an output layer is padded to more than its tokenizer has.
+
     Of a causal language model the last hidden states are kept, and its output layer: its logits never exist.
     """
 
-    def __init__(self, model: nn.Module):
-        self.model = model.eval().requires_grad_(False)
+    def __init__(self, model: nn.Module, classes: int | None = None):
+        self.model, self.classes = model.eval().requires_grad_(False), classes
         self._in_halves: bool | None = None  # whether a language model's logits are its head's of its states
 
     @torch.no_grad()
@@ -75,7 +77,7 @@ class ModelTeacher:
         self.model.eval()  # somebody may have called train() on it, or on a part of it
         view = teacher_view(batch)
         if not ("labels" in view and is_language_model(self.model)):
-            logits = logits_of(self.model, view)
+            logits = logits_of(self.model, view)[..., : self.classes]
             return DenseTargets(logits.reshape(-1, logits.shape[-1]))
         rows = next_tokens(view["labels"]).rows
         if self._in_halves is None:
@@ -87,7 +89,8 @@ class ModelTeacher:
                 )
         head = head_of(self.model) if self._in_halves else None
         if head is None:
-            return DenseTargets(logits_of(self.model, view).flatten(0, -2)[rows])
+            return DenseTargets(logits_of(self.model, view).flatten(0, -2)[rows, : self.classes])
+        head = head if self.classes is None else head.first(self.classes)
         return HiddenTargets(hidden_of(self.model, view).flatten(0, 1)[rows], head)
 
     @property
