@@ -31,19 +31,23 @@ def base_of(model: Any) -> Any:
 
 
 def head_of(model: nn.Module) -> Head | None:
-    """The output layer, with bias, scale (Cohere, Granite) and soft cap (Gemma); None where it is no plain Linear."""
+    """The output layer, with bias, scale (Cohere, Granite) and soft cap (Gemma); None where it is no plain Linear.
+
+    Shards (FSDP2) are gathered, outside the forward that would do so; their gradient is found inside it only.
+    """
     inner: Any = base_of(model)
     layer = inner.get_output_embeddings()
     if type(layer) is not nn.Linear:  # an adapter, a quantised layer: more than a product with its weight
         return None
     config = inner.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-    return Head(layer.weight, layer.bias, float(scale), getattr(config, "final_logit_softcapping", None))
+    weight, bias = (x.full_tensor() if hasattr(x, "full_tensor") else x for x in (layer.weight, layer.bias))
+    return Head(weight, bias, float(scale), getattr(config, "final_logit_softcapping", None))
 
 
 def hidden_of(model: nn.Module, batch: Batch) -> Tensor:
     """The states that the output layer reads, `[B, L, H]`."""
-    states: Tensor = base_of(model).base_model(**_inputs(batch)).last_hidden_state
+    states: Tensor = within_forward(model, model, batch, lambda hidden: hidden)
     return states
 
 
@@ -70,7 +74,7 @@ def within_forward(model: nn.Module, student: nn.Module, batch: Batch, then: Cal
     """
 
     def forward(**inputs: Any) -> Any:
-        return then(hidden_of(student, inputs))
+        return then(base_of(student).base_model(**inputs).last_hidden_state)
 
     usual = student.__dict__.get("forward")
     student.forward = forward  # type: ignore[method-assign]

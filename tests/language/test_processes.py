@@ -1,0 +1,121 @@
+"""Two gloo processes on the CPU: DDP through Trainer and Accelerate, FSDP2 through fully_shard.
+
+Oracle: one process with the same examples; the two must end with its weights, or have its gradients.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from limbeck import linear_divergence
+from limbeck.language.model import head_of, within_forward
+from limbeck.language.positions import next_tokens
+from limbeck.objective import count_positions
+from limbeck.teachers.model import ModelTeacher
+from tests.language.test_training import EXAMPLES, OBJECTIVE, model, padded, trainer
+
+STEP = {"learning_rate": 0.1, "optim": "sgd", "max_grad_norm": 0, "lr_scheduler_type": "constant"}
+
+
+def _meet(rank: int, port: int) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "1",
+    }
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def _train(rank: int, port: int, folder: str) -> None:
+    _meet(rank, port)
+    student = model()
+    worker = trainer(student, model(seed=1), Path(folder), **STEP)
+    assert worker.args.world_size == 2
+    worker.train()
+    measured = worker.evaluate()
+    if rank == 0:
+        torch.save([p.detach() for p in student.parameters()], Path(folder, "weights.pt"))
+        torch.save({"nll": measured["eval_nll"], "forward_kl": measured["eval_forward_kl"]}, Path(folder, "means.pt"))
+    dist.destroy_process_group()
+
+
+def test_ddp_ends_with_the_weights_of_one_process_with_accumulation(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_train, (free_port(), str(tmp_path)), nprocs=2)
+    alone = model()
+    worker = trainer(alone, model(seed=1), tmp_path, gradient_accumulation_steps=2, **STEP)
+    worker.train()
+    two = torch.load(tmp_path / "weights.pt", weights_only=True)
+    untrained = model()
+    for found, expected, before in zip(two, alone.parameters(), untrained.parameters(), strict=True):
+        torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-6)
+        assert not torch.equal(found, before)
+    measured = worker.evaluate()
+    means = torch.load(tmp_path / "means.pt", weights_only=True)
+    assert means == pytest.approx({name: measured[f"eval_{name}"] for name in means}, rel=1e-4)
+
+
+def _loss(student: Any, batch: dict[str, Any], counts: Any, teacher: ModelTeacher) -> Any:
+    rows, labels = next_tokens(batch["labels"])
+    targets = teacher(batch)
+
+    def compared(hidden: torch.Tensor) -> Any:
+        head = head_of(student)
+        assert head is not None
+        return linear_divergence(
+            hidden.flatten(0, 1)[rows], head.weight, targets, OBJECTIVE, labels, counts=counts, impl="chunked"
+        )
+
+    return within_forward(student, student, batch, compared).mean
+
+
+def _shard(rank: int, port: int, folder: str) -> None:
+    _meet(rank, port)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    student, teacher = model(), model(seed=1)
+    for sharded in (student, teacher):
+        for layer in sharded.model.layers:
+            fully_shard(layer)
+        fully_shard(sharded)
+    assert all(isinstance(p, DTensor) for p in student.parameters())
+    batch = padded(EXAMPLES, 12)
+    mine = {name: values[2 * rank : 2 * rank + 2] for name, values in batch.items()}
+    labels = next_tokens(batch["labels"]).labels
+    loss = _loss(student, mine, count_positions(tuple(labels.shape), labels), ModelTeacher(teacher))
+    (2 * loss).backward()  # FSDP takes the mean over processes of shares that add up
+    gradients = [p.grad.full_tensor() for p in student.parameters()]  # type: ignore[attr-defined, union-attr]
+    total = loss.detach().clone()
+    dist.all_reduce(total)
+    assert all(p.grad is None for p in teacher.parameters())
+    if rank == 0:
+        torch.save([total, *gradients], Path(folder, "gradients.pt"))
+    dist.destroy_process_group()
+
+
+def test_fsdp2_has_the_loss_and_gradients_of_one_process(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_shard, (free_port(), str(tmp_path)), nprocs=2)
+    total, *found = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    student, batch = model(), padded(EXAMPLES, 12)
+    labels = next_tokens(batch["labels"]).labels
+    loss = _loss(student, batch, count_positions(tuple(labels.shape), labels), ModelTeacher(model(seed=1)))
+    loss.backward()
+    torch.testing.assert_close(total, loss.detach(), rtol=1e-5, atol=0)
+    for gradient, parameter in zip(found, student.parameters(), strict=True):
+        assert (gradient - parameter.grad).norm() <= 1e-4 * parameter.grad.norm()
