@@ -45,7 +45,16 @@ if TYPE_CHECKING:
         SoftTargets,
         SparseTargets,
     )
-    from limbeck.teachers import Ensemble, FunctionTeacher, ModelTeacher, Specialist, Specialists, Teacher, record
+    from limbeck.teachers import (
+        Ensemble,
+        FunctionTeacher,
+        ModelTeacher,
+        Specialist,
+        Specialists,
+        Teacher,
+        WithoutAdapter,
+        record,
+    )
     from limbeck.trainer import DistillConfig, DistillTrainer, MaxNorm
     from limbeck.transfer import TransferSet, arrays, augmentation, digits, idx, jitter, table
 
@@ -59,7 +68,7 @@ _MODULE_OF = {
     "objective": "Loss Objective",
     "students": "load mlp save",
     "targets": "DenseTargets Head HiddenTargets MixedTargets SampledTargets SoftTargets SparseTargets",
-    "teachers": "Ensemble FunctionTeacher ModelTeacher Specialist Specialists Teacher record",
+    "teachers": "Ensemble FunctionTeacher ModelTeacher Specialist Specialists Teacher WithoutAdapter record",
     "trainer": "DistillConfig DistillTrainer MaxNorm",
     "transfer": "TransferSet arrays augmentation digits idx jitter table",
 }
@@ -94,6 +103,7 @@ __all__ = [
     "TargetError",
     "Teacher",
     "TransferSet",
+    "WithoutAdapter",
     "__version__",
     "arrays",
     "augmentation",

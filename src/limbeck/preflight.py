@@ -29,7 +29,8 @@ def check_student(student: nn.Module, teacher: Teacher | None, transfer_set: Any
     """Whether there is something to train, on some examples, with classes that are called alike."""
     if len(transfer_set) == 0:
         raise DataError("The transfer set is empty; training needs at least one example.")
-    shared = {id(p) for model in networks_of(teacher) or [] for p in model.parameters()} & {
+    apart = None if getattr(teacher, "shares_student", False) else teacher  # a PEFT model without its adapter
+    shared = {id(p) for model in networks_of(apart) or [] for p in model.parameters()} & {
         id(p) for p in student.parameters()
     }
     if shared:

@@ -97,7 +97,7 @@ class DistillTrainer(Trainer):
         self.teacher = None if teacher is None else as_teacher(teacher)
         self.classes = None if teacher_tokenizer is None else shared_vocabulary(processing_class, teacher_tokenizer)
         if self.classes is not None and isinstance(self.teacher, ModelTeacher):
-            self.teacher = ModelTeacher(self.teacher.model, self.classes)
+            self.teacher.classes = self.classes
         hard_only = Objective(soft_weight=0.0, hard_weight=1.0)
         self.objective = objective or (Objective() if teacher is not None else hard_only)
         self.augment, self.impl = augment, impl

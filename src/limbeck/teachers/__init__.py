@@ -7,7 +7,7 @@
 """
 
 from limbeck.teachers.ensemble import Ensemble
-from limbeck.teachers.model import ClassifierTeacher, FunctionTeacher, ModelTeacher, Teacher, as_teacher
+from limbeck.teachers.model import ClassifierTeacher, FunctionTeacher, ModelTeacher, Teacher, WithoutAdapter, as_teacher
 from limbeck.teachers.recorded import RecordedTeacher, record
 from limbeck.teachers.specialists import Specialist, Specialists
 
@@ -20,6 +20,7 @@ __all__ = [
     "Specialist",
     "Specialists",
     "Teacher",
+    "WithoutAdapter",
     "as_teacher",
     "record",
 ]

@@ -111,10 +111,60 @@ class ModelTeacher:
             described = {key: value for key, value in described.items() if key not in _OF_THE_FILE}
         digest = hashlib.sha256(type(self.model).__qualname__.encode())
         digest.update(json.dumps(described, sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
+        for name, tensor in sorted(self._weights().items()):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def _weights(self) -> dict[str, Tensor]:
+        return self.model.state_dict()
+
+
+class WithoutAdapter(ModelTeacher):
+    """A student's own model as it is without its adapter (PEFT): teacher and student in one copy of the weights.
+
+    model: a PEFT model whose adapter is trained. It is in eval mode, without gradient and without its adapter during
+    the teacher's pass only; after it everything is as it was.
+    """
+
+    shares_student = True
+
+    def __init__(self, model: nn.Module, classes: int | None = None):
+        if not hasattr(model, "disable_adapter"):
+            raise ModelError(
+                f"{type(model).__name__} has no adapter that could be disabled; give a PEFT model (get_peft_model), "
+                "or a copy of the model as the teacher."
+            )
+        self.model, self.classes = model, classes
+        self._in_halves = None
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> SoftTargets:
+        """As `ModelTeacher`, with the adapter disabled meanwhile."""
+        model: Any = self.model
+        modes = [(module, module.training) for module in model.modules()]
+        asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        try:
+            with model.disable_adapter():
+                return super().__call__(batch)
+        finally:
+            for module, training in modes:
+                module.training = training
+            for parameter, requires_grad in asked:
+                parameter.requires_grad_(requires_grad)
+
+    def to(self, device: torch.device | str) -> "WithoutAdapter":
+        """Nothing: it is where the student is."""
+        return self
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Without the adapter's, which change while the student is trained."""
+        tuned = {
+            f"{name}.{part}."
+            for name, module in self.model.named_modules()
+            for part in (*getattr(module, "adapter_layer_names", ()), *getattr(module, "other_param_names", ()))
+        }
+        return {name: x for name, x in super()._weights().items() if not name.startswith(tuple(tuned))}
 
 
 _OF_THE_FILE = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
