@@ -22,7 +22,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # not listed here has no place yet: draw it in docs/design.md and give it a line. The longest name that fits counts.
 LOSSES = {"errors", "divergences", "targets", "objective"}
 RUNS = LOSSES | {"linear", "metrics", "models", "teachers", "transfer", "students", "positions", "preflight"}
-RUNS |= {"monitor", "language.model", "language.positions", "language.vocabulary"}
+RUNS |= {"monitor", "language", "language.model", "language.vocabulary"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),

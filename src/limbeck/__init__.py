@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         TargetError,
     )
     from limbeck.evaluation import compare, evaluate, predict, read_results, write_results
+    from limbeck.language.collate import Pad
+    from limbeck.language.examples import tokenise
     from limbeck.linear import linear_divergence
     from limbeck.objective import Loss, Objective
     from limbeck.students import load, mlp, save
@@ -64,6 +66,8 @@ _MODULE_OF = {
     "skewed_reverse_kl total_variation",
     "errors": "CheckpointError ConfigError DataError LimbeckError ModelError ObjectiveError ShapeError TargetError",
     "evaluation": "compare evaluate predict read_results write_results",
+    "language.collate": "Pad",
+    "language.examples": "tokenise",
     "linear": "linear_divergence",
     "objective": "Loss Objective",
     "students": "load mlp save",
@@ -94,6 +98,7 @@ __all__ = [
     "ModelTeacher",
     "Objective",
     "ObjectiveError",
+    "Pad",
     "SampledTargets",
     "ShapeError",
     "SoftTargets",
@@ -129,6 +134,7 @@ __all__ = [
     "skewed_kl",
     "skewed_reverse_kl",
     "table",
+    "tokenise",
     "total_variation",
     "write_results",
 ]

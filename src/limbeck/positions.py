@@ -66,7 +66,7 @@ def next_token_positions(batch: Batch) -> Positions:
             "A language model's batches need labels [B, L]: a token's own id where it is to be predicted, -100 "
             f"elsewhere; these have {sorted(batch)}."
         )
-    rows, labels = next_tokens(batch["labels"])
+    rows, labels = next_tokens(batch)
     weights = batch["weights"].reshape(-1)[rows] if "weights" in batch else None
     return Positions((len(rows),), labels, None, weights, labels.device, rows)
 

@@ -16,7 +16,7 @@ from limbeck.divergences import forward_kl
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
 from limbeck.language.model import base_of, logits_are_heads
 from limbeck.language.positions import require_same_completions
-from limbeck.models import Batch, label_names_of, logits_of, networks_of
+from limbeck.models import Batch, label_names_of, logits_of, networks_of, teacher_view
 from limbeck.objective import NO_LABEL, Objective
 from limbeck.positions import Positions, next_token_positions, positions_of
 from limbeck.targets import DenseTargets, MixedTargets, SoftTargets
@@ -127,13 +127,18 @@ def check_language_batch(
 
     classes: what both are cut to.
     """
+    if getattr(base_of(student).config, "is_encoder_decoder", False) and "decoder_input_ids" not in batch:
+        raise DataError(
+            f"{type(student).__name__} is an encoder-decoder, and its batches need decoder_input_ids beside labels; "
+            "use transformers.DataCollatorForSeq2Seq(tokenizer, model=student) as data_collator."
+        )
     positions = next_token_positions(batch)
     if not len(positions.row_ids(batch)):
         raise DataError("No token of the first batch is to be predicted: every label is -100, or stands first.")
     classes = classes or len(base_of(student).get_output_embeddings().weight)
     check_labels(batch["labels"], classes)
     if "teacher_labels" in batch:
-        require_same_completions(batch["labels"], batch["teacher_labels"], batch.get("row_id"))
+        require_same_completions(batch, teacher_view(batch))
     with _asked_only(student):
         in_halves = logits_are_heads(student, batch)
         targets = teacher(batch) if teacher is not None and objective.soft_weight else None

@@ -21,6 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, default_da
 
 from limbeck.checkpoints import newest_whole, require_whole, rotate, seal
 from limbeck.errors import CheckpointError, ConfigError, DataError, TargetError
+from limbeck.language.collate import Pad
 from limbeck.language.model import head_of, is_language_model, within_forward
 from limbeck.language.vocabulary import shared_vocabulary
 from limbeck.linear import linear_divergence
@@ -111,6 +112,8 @@ class DistillTrainer(Trainer):
             )
         constraint = student.max_norm if isinstance(student, MLP) else None
         extra = [MaxNorm(constraint)] if constraint else []
+        if data_collator is None and is_language_model(student):
+            data_collator = Pad(0)  # of no consequence: padding is masked
         super().__init__(
             model=student,
             args=args,

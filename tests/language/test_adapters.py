@@ -10,7 +10,8 @@ import torch
 import limbeck
 from limbeck import Objective, WithoutAdapter
 from limbeck.teachers.model import ModelTeacher
-from tests.language.test_training import EXAMPLES, gradients_of, model, padded, trainer
+
+from .test_training import EXAMPLES, gradients_of, model, padded, trainer
 
 peft = pytest.importorskip("peft", reason="peft is not installed")
 BATCH = padded(EXAMPLES, 12)

@@ -18,7 +18,8 @@ from limbeck.language.model import head_of, within_forward
 from limbeck.language.positions import next_tokens
 from limbeck.objective import count_positions
 from limbeck.teachers.model import ModelTeacher
-from tests.language.test_training import EXAMPLES, OBJECTIVE, model, padded, trainer
+
+from .test_training import EXAMPLES, OBJECTIVE, model, padded, trainer
 
 STEP = {"learning_rate": 0.1, "optim": "sgd", "max_grad_norm": 0, "lr_scheduler_type": "constant"}
 
@@ -73,7 +74,7 @@ def test_ddp_ends_with_the_weights_of_one_process_with_accumulation(tmp_path: Pa
 
 
 def _loss(student: Any, batch: dict[str, Any], counts: Any, teacher: ModelTeacher) -> Any:
-    rows, labels = next_tokens(batch["labels"])
+    rows, labels = next_tokens(batch)
     targets = teacher(batch)
 
     def compared(hidden: torch.Tensor) -> Any:
@@ -97,7 +98,7 @@ def _shard(rank: int, port: int, folder: str) -> None:
     assert all(isinstance(p, DTensor) for p in student.parameters())
     batch = padded(EXAMPLES, 12)
     mine = {name: values[2 * rank : 2 * rank + 2] for name, values in batch.items()}
-    labels = next_tokens(batch["labels"]).labels
+    labels = next_tokens(batch).labels
     loss = _loss(student, mine, count_positions(tuple(labels.shape), labels), ModelTeacher(teacher))
     (2 * loss).backward()  # FSDP takes the mean over processes of shares that add up
     gradients = [p.grad.full_tensor() for p in student.parameters()]  # type: ignore[attr-defined, union-attr]
@@ -113,7 +114,7 @@ def test_fsdp2_has_the_loss_and_gradients_of_one_process(tmp_path: Path) -> None
     torch.multiprocessing.spawn(_shard, (free_port(), str(tmp_path)), nprocs=2)
     total, *found = torch.load(tmp_path / "gradients.pt", weights_only=True)
     student, batch = model(), padded(EXAMPLES, 12)
-    labels = next_tokens(batch["labels"]).labels
+    labels = next_tokens(batch).labels
     loss = _loss(student, batch, count_positions(tuple(labels.shape), labels), ModelTeacher(model(seed=1)))
     loss.backward()
     torch.testing.assert_close(total, loss.detach(), rtol=1e-5, atol=0)

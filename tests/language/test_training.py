@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    BartConfig,
+    BartForConditionalGeneration,
     CohereConfig,
     CohereForCausalLM,
     Gemma2Config,
@@ -25,6 +27,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 import limbeck
@@ -330,3 +334,46 @@ def test_heads_of_families() -> None:
     }
     ids = EXAMPLES[0]["input_ids"][None]
     assert hidden_of(model(), {"input_ids": ids}).shape == (1, 7, 16)
+
+
+def seq2seq(family: str, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    small = {"vocab_size": V, "d_model": 16, "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+    if family == "t5":
+        made: Any = T5ForConditionalGeneration(T5Config(**small, d_kv=8, d_ff=24, num_layers=1, num_heads=2))
+    else:
+        size = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        made = BartForConditionalGeneration(BartConfig(**small, **size, encoder_ffn_dim=24, decoder_ffn_dim=24))
+    for parameter in made.parameters():
+        parameter.data.mul_(2)
+    return made.eval()
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_encoder_decoders_predict_the_label_where_it_stands(family: str, tmp_path: Path) -> None:
+    student, teacher = seq2seq(family), seq2seq(family, seed=1)
+    question = torch.randint(3, V, (2, 6), generator=torch.Generator().manual_seed(1))
+    answer = torch.tensor([[7, 8, 2], [9, 2, -100]])
+    batch = {
+        "input_ids": question,
+        "attention_mask": torch.ones_like(question),
+        "labels": answer,
+        "decoder_input_ids": student.prepare_decoder_input_ids_from_labels(labels=answer),
+    }
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "decoder_input_ids")}
+    keep = answer != -100
+    log_q, log_p = (m(**inputs).logits[keep].log_softmax(-1) for m in (student, teacher))
+    expected = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    expected.backward()
+    by_hand = expected.item(), gradients_of(student)
+    worker = trainer(student, teacher, tmp_path, Objective(temperature=1.0))
+    worker.data_collator = lambda rows: batch
+    worker.check()
+    student.zero_grad()
+    loss = worker.compute_loss(student, batch)
+    loss.backward()
+    assert_same((loss.item(), gradients_of(student)), by_hand, tolerance=1e-4)
+    assert isinstance(ModelTeacher(teacher)(batch), HiddenTargets)
+    without = {name: value for name, value in batch.items() if name != "decoder_input_ids"}
+    with pytest.raises(DataError, match="need decoder_input_ids beside labels; use transformers"):
+        check(student, teacher, without, tmp_path)

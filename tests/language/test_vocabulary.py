@@ -10,7 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from limbeck import DataError, Objective
 from limbeck.language.vocabulary import shared_vocabulary
-from tests.language.test_training import EXAMPLES, SMALL, V, gradients_of, model, padded, trainer
+
+from .test_training import EXAMPLES, SMALL, V, gradients_of, model, padded, trainer
 
 
 def tokenizer(words: int = V - 1, split: Any = None, added: str = "<end>") -> Any:

@@ -1,4 +1,4 @@
-"""A causal language model in two halves: the states before its output layer, and that layer.
+"""A language model in two halves: the states before its output layer, and that layer.
 
 What this file does not know: losses, labels, which positions are compared.
 """
@@ -17,12 +17,12 @@ TOKENS = 16
 
 
 def is_language_model(model: Any) -> bool:
-    """Whether a model is a transformers model that predicts the next token."""
+    """Whether a model is a transformers model that predicts the next token, with an encoder before it or without."""
     inner: Any = base_of(model)
     writes: Any = getattr(inner, "can_generate", None)
     if writes is None or not writes():
         return False
-    return not getattr(inner.config, "is_encoder_decoder", False) and inner.get_output_embeddings() is not None
+    return inner.get_output_embeddings() is not None
 
 
 def base_of(model: Any) -> Any:
@@ -74,7 +74,9 @@ def within_forward(model: nn.Module, student: nn.Module, batch: Batch, then: Cal
     """
 
     def forward(**inputs: Any) -> Any:
-        return then(base_of(student).base_model(**inputs).last_hidden_state)
+        inner = base_of(student)
+        whole = inner.base_model is inner  # T5: no module of its own for all before the output layer
+        return then(_into_output_layer(inner, inputs) if whole else inner.base_model(**inputs).last_hidden_state)
 
     usual = student.__dict__.get("forward")
     student.forward = forward  # type: ignore[method-assign]
@@ -85,6 +87,23 @@ def within_forward(model: nn.Module, student: nn.Module, batch: Batch, then: Cal
             del student.forward
         else:
             student.forward = usual  # type: ignore[method-assign]
+
+
+def _into_output_layer(model: Any, inputs: dict[str, Any]) -> Tensor:
+    """What a model gives to its output layer, which meanwhile gives it back."""
+    layer, seen = model.get_output_embeddings(), []
+
+    def forward(hidden: Tensor) -> Tensor:
+        seen.append(hidden)
+        return hidden
+
+    layer.forward = forward
+    try:
+        type(model).forward(model, **inputs)
+    finally:
+        del layer.forward
+    hidden: Tensor = seen[0]
+    return hidden
 
 
 def _inputs(batch: Batch) -> dict[str, Any]:

@@ -3,10 +3,13 @@
 `labels [B, L]` stand beside `input_ids`: a token's own id where it is to be predicted, -100 elsewhere. The state at
 position t predicts the token at t + 1, so a position is compared where the **next** label is not -100.
 
+An encoder-decoder reads `decoder_input_ids`, which are shifted already: its state at t predicts the label at t.
+
 What this file does not know: models, losses, where labels come from.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,31 +30,41 @@ class NextTokens(NamedTuple):
     labels: Tensor
 
 
-def next_tokens(labels: Tensor) -> NextTokens:
-    """The positions that predict a token of `labels [B, L]`."""
+def next_tokens(batch: Mapping[str, Any]) -> NextTokens:
+    """The positions that predict a token of the batch's `labels [B, L]`."""
+    labels: Tensor = batch["labels"]
     if labels.ndim != 2:
         raise ShapeError(
             f"A language model's labels are [B, L], one per token, but got the shape {list(labels.shape)}."
         )
-    last = torch.full_like(labels[:, :1], NO_TOKEN)  # nothing follows it
-    following = torch.cat([labels[:, 1:], last], 1).reshape(-1)
+    if "decoder_input_ids" not in batch:
+        last = torch.full_like(labels[:, :1], NO_TOKEN)  # nothing follows it
+        labels = torch.cat([labels[:, 1:], last], 1)
+    following = labels.reshape(-1)
     rows = (following != NO_TOKEN).nonzero().squeeze(1)
     return NextTokens(rows, following[rows])
 
 
-def require_same_completions(labels: Tensor, teacher_labels: Tensor, row_id: Tensor | None = None) -> None:
-    """DataError unless student `[B, L]` and teacher `[B, Lt]` are to predict the same tokens in every example.
+def require_same_completions(batch: Mapping[str, Any], teachers: Mapping[str, Any]) -> None:
+    """DataError unless student and teacher are to predict the same tokens in every example.
 
+    batch: with `labels [B, L]`, and `row_id` to name an example by. teachers: the teacher's, with `labels [B, Lt]`.
     Their inputs may differ in length and in what is read before; what follows must be the same, token by token.
     """
-    for i, (mine, theirs) in enumerate(zip(labels, teacher_labels, strict=True)):
-        mine, theirs = mine[1:][mine[1:] != NO_TOKEN], theirs[1:][theirs[1:] != NO_TOKEN]
+    for i, (mine, theirs) in enumerate(zip(_by_example(batch), _by_example(teachers), strict=True)):
         if not torch.equal(mine, theirs):
+            name = int(batch["row_id"][i]) if "row_id" in batch else i
             shared = min(len(mine), len(theirs))
             alike = int((mine[:shared] == theirs[:shared]).long().cumprod(0).sum())
             raise DataError(
-                f"Student and teacher must predict the same tokens, but in the example with row_id "
-                f"{i if row_id is None else int(row_id[i])} the student has {len(mine)} of them and the teacher "
-                f"{len(theirs)}, alike in the first {alike}; give both the same completion, tokenised alike, after "
-                "whatever each of them reads before it."
+                "Student and teacher must predict the same tokens, but in the example with row_id "
+                f"{name} the student has {len(mine)} of them and the teacher {len(theirs)}, alike in the first {alike}; "
+                "give both the same completion, tokenised alike, after whatever each of them reads before it."
             )
+
+
+def _by_example(batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    """The tokens to predict of each."""
+    rows, labels = next_tokens(batch)
+    examples, length = batch["labels"].shape
+    return torch.split(labels, torch.bincount(rows // length, minlength=examples).tolist())

@@ -79,7 +79,7 @@ class ModelTeacher:
         if not ("labels" in view and is_language_model(self.model)):
             logits = logits_of(self.model, view)[..., : self.classes]
             return DenseTargets(logits.reshape(-1, logits.shape[-1]))
-        rows = next_tokens(view["labels"]).rows
+        rows = next_tokens(view).rows
         if self._in_halves is None:
             self._in_halves = logits_are_heads(self.model, view)
             if not self._in_halves:
