@@ -2,6 +2,7 @@
 
 import gc
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -181,6 +182,38 @@ def test_what_is_ones_own_is_taken_from_the_current_folder(limbeck_says: Any) ->
     assert not Path("b").exists()
 
 
+def test_a_student_is_cut_from_its_teacher(limbeck_says: Any) -> None:
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "film", "very"]
+    tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
+    torch.manual_seed(0)
+    shape = {"num_hidden_layers": 4, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12}
+    teacher = BertForSequenceClassification(BertConfig(vocab_size=len(words), **shape)).eval()
+    save(teacher, "teacher", label_names=["no", "yes"], tokenizer=tokenizer)
+    lines = [f"{'very ' * (i % 4)}{'good' if i % 2 else 'bad'} film,{'yes' if i % 2 else 'no'}" for i in range(80)]
+    Path("films.csv").write_text("\n".join(["text,label", *lines]))
+    run = ["distill", "--data", "films.csv", "--teacher", "teacher", *QUICK, "--weight_decay", "0"]
+    run += ["--max_steps", "1", "--overwrite", "--output_dir", "run"]
+    for text, kept in (("take_layers:3", [0, 2, 3]), ("take_layers:1,2", [1, 2]), ("take_layers:3,", None)):
+        code, _, err = limbeck_says(*run, "--student", text)
+        if kept is None:
+            assert code == 1
+            assert "take_layers:6, or which, take_layers:0,2,5; got 'take_layers:3,'" in err
+            continue
+        assert code == 0, err
+        student: Any = limbeck.load("run/student")
+        assert student.config.num_hidden_layers == len(student.bert.encoder.layer) == len(kept)
+        for ours, index in zip(student.bert.encoder.layer, kept, strict=True):
+            apart = [
+                (ours.intermediate.dense.weight - layer.intermediate.dense.weight).abs().max()
+                for layer in teacher.bert.encoder.layer
+            ]
+            # a step of Adam moves a weight by at most the learning rate: 5e-5, as the student was trained before
+            assert [i for i, distance in enumerate(apart) if distance < 5.1e-5] == [index]
+        assert BertTokenizer.from_pretrained("run/student")("good film") == tokenizer("good film")
+
+
 def test_evaluate_measures_what_was_saved(teachers: list[str], limbeck_says: Any) -> None:
     code, out, _ = limbeck_says(
         *(
@@ -252,6 +285,18 @@ def test_settings_that_help_does_not_show_are_kept_too(capsys: pytest.CaptureFix
             1,
             "transfer set has 10 classes and the student 9 outputs",
         ),
+        (
+            ["distill", "--student", "take_layers:2"],
+            1,
+            "cuts a student from its teacher, and there is none; give --teacher",
+        ),
+        (["distill", "--student", "take_layers", "--teacher", "T"], 1, "take_layers:6, or which, take_layers:0,2,5"),
+        (["distill", "--student", "take_layers:2", "--teacher", "T"], 1, "cuts transformers models, but got MLP"),
+        (
+            ["distill", "--student", "take_layers:2", "--teacher", "T", "T"],
+            1,
+            "from one network, but the teacher has 2",
+        ),
         (["distill", "--data", "nowhere.csv"], 1, "nowhere.csv"),
         (["distill", "--labelled", "99999"], 1, "--labelled must be between 1 and the 1294"),
         (["distill", "--per_device_train_batch_size", "0"], 1, "per_device_train_batch_size must be 1 or more"),
@@ -282,6 +327,9 @@ def test_help_and_version(limbeck_says: Any) -> None:
     assert code == 0
     assert "distill" in out
     assert limbeck_says("--version")[:2] == (0, limbeck.__version__)
+    called = [sys.executable, "-m", "limbeck", "--version"]
+    as_module = subprocess.run(called, capture_output=True, text=True, check=True)
+    assert as_module.stdout.strip() == limbeck.__version__
     assert limbeck_says()[0] == 2
     code, out, _ = limbeck_says("distill", "--help")
     assert code == 0

@@ -37,3 +37,20 @@ def test_the_losses_fit_into_a_loop(examples: list[str]) -> None:
     )
     (16 * soft + 0.1 * torch.nn.functional.cross_entropy(expected, given["labels"])).backward()
     assert torch.allclose(logits.grad.double(), expected.grad, atol=1e-6)
+
+
+def test_the_loss_without_logits_is_that_of_the_logits(examples: list[str]) -> None:
+    import limbeck
+
+    g = torch.Generator().manual_seed(0)
+    shapes = {"teacher_hidden": (5, 6), "teacher_weight": (9, 6), "student_hidden": (5, 4), "student_weight": (9, 4)}
+    given = {name: torch.randn(*shape, generator=g) for name, shape in shapes.items()}
+    given["student_hidden"].requires_grad_()
+    found: dict[str, object] = {"Objective": limbeck.Objective, **given}
+    exec(compile(examples[2], str(README), "exec"), found)
+    z, v = (given[f"{who}_hidden"] @ given[f"{who}_weight"].T for who in ("student", "teacher"))
+    expected = 4 * torch.nn.functional.kl_div(
+        (z / 2).log_softmax(-1), (v / 2).log_softmax(-1), reduction="batchmean", log_target=True
+    )
+    torch.testing.assert_close(found["loss"].mean.detach(), expected.detach())
+    assert given["student_hidden"].grad.abs().sum() > 0

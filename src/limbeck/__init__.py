@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from limbeck.language.examples import tokenise
     from limbeck.linear import linear_divergence
     from limbeck.objective import Loss, Objective
-    from limbeck.students import load, mlp, save
+    from limbeck.students import load, mlp, save, take_layers
     from limbeck.targets import (
         DenseTargets,
         Head,
@@ -70,7 +70,7 @@ _MODULE_OF = {
     "language.examples": "tokenise",
     "linear": "linear_divergence",
     "objective": "Loss Objective",
-    "students": "load mlp save",
+    "students": "load mlp save take_layers",
     "targets": "DenseTargets Head HiddenTargets MixedTargets SampledTargets SoftTargets SparseTargets",
     "teachers": "Ensemble FunctionTeacher ModelTeacher Specialist Specialists Teacher WithoutAdapter record",
     "trainer": "DistillConfig DistillTrainer MaxNorm",
@@ -134,6 +134,7 @@ __all__ = [
     "skewed_kl",
     "skewed_reverse_kl",
     "table",
+    "take_layers",
     "tokenise",
     "total_variation",
     "write_results",

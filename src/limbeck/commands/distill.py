@@ -30,9 +30,18 @@ from limbeck.commands.options import (
     options_of,
     read,
 )
-from limbeck.commands.texts import divergence_from_text, open_data, open_model, open_teacher, open_tokenizers, with_test
+from limbeck.commands.texts import (
+    divergence_from_text,
+    is_cut,
+    open_data,
+    open_student,
+    open_teacher,
+    open_tokenizers,
+    with_test,
+)
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation import evaluate, write_results
+from limbeck.language.model import is_language_model
 from limbeck.objective import Objective
 from limbeck.students import mlp, save
 from limbeck.trainer import DistillConfig, DistillTrainer
@@ -52,11 +61,12 @@ def run(words: list[str]) -> None:
     set_seed(config.seed)
     teacher = open_teacher(chosen.teacher, chosen.mean)  # a wrong name is told before data is read
     splits, tokenizer = _read_data(chosen)
-    student = _open_student(options_of(StudentOptions, chosen), splits["train"])
+    student = _open_student(options_of(StudentOptions, chosen), splits["train"], teacher)
     augment = jitter(chosen.jitter, seed=config.seed, column=_image_column(splits["train"])) if chosen.jitter else None
     folder = _claim(parser, chosen, options)
     if options.learning_rate is None:
-        config.learning_rate = 5e-5 if hasattr(student, "config") and ":" not in chosen.student else 1e-3
+        is_trained = is_cut(chosen.student) or (hasattr(student, "config") and ":" not in chosen.student)
+        config.learning_rate = 5e-5 if is_trained else 1e-3
     console.say_plan(student, teacher, objective, splits, config)
 
     untrained = copy.deepcopy(student) if options.baseline else None
@@ -190,11 +200,16 @@ def _labelled_rows(train: TransferSet) -> Any:
     return (train.labels != -100).reshape(len(train), -1).any(1)
 
 
-def _open_student(options: StudentOptions, train: TransferSet) -> nn.Module:
+def _open_student(options: StudentOptions, train: TransferSet, teacher: Any) -> nn.Module:
     if options.student != "mlp":
-        student = open_model(options.student)
+        student = open_student(options.student, teacher)
         if not isinstance(student, nn.Module):
             raise ConfigError(f"{options.student} is no network that can be trained, but a {type(student).__name__}.")
+        if is_language_model(student):
+            raise ConfigError(
+                f"{options.student} writes text, and the command judges one class per example; train language models "
+                "in Python, with limbeck.tokenise and limbeck.DistillTrainer (docs/language.md)."
+            )
         return student
     if train.num_classes is None:
         raise ConfigError("The data has no labels, so an mlp cannot tell how many classes there are; give --student.")

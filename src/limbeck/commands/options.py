@@ -89,7 +89,11 @@ class TeacherOptions:
 class StudentOptions:
     """The student."""
 
-    student: str = _option("mlp", "mlp; or a folder, hub name or package.module:callable to start from")
+    student: str = _option(
+        "mlp",
+        "mlp; a folder, hub name or package.module:callable to start from; or a copy of some of the layers of a "
+        "transformers teacher: take_layers:6 for how many, take_layers:0,2,5 for which, counted from 0",
+    )
     hidden: list[int] = _option(lambda: [800, 800], "units of each hidden layer of an mlp")
     dropout: float = _option(0.0, "probability of dropping a hidden unit of an mlp")
     input_dropout: float = _option(0.0, "probability of dropping an input of an mlp")

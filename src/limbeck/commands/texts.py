@@ -3,6 +3,7 @@
     "digits", "data/mnist", "reviews.csv", "imdb"    transfer sets      open_data
     "runs/teacher", "google-bert/bert-base-cased"    models             open_model
     "my_package.networks:resnet"                     the user's own     own_object
+    "take_layers:6", "take_layers:0,2,5"             cut students       open_student
     "jensen_shannon:0.3"                             divergences        divergence_from_text
 
 What this file does not know: options, training, printing.
@@ -22,7 +23,8 @@ from torch import nn
 from limbeck import divergences
 from limbeck.commands.options import DataOptions
 from limbeck.errors import ConfigError, DataError, ModelError
-from limbeck.students import load
+from limbeck.models import networks_of
+from limbeck.students import load, take_layers
 from limbeck.teachers import Ensemble, as_teacher
 from limbeck.transfer import TransferSet, digits, idx, table
 
@@ -89,6 +91,33 @@ def open_teacher(texts: list[str], mean: str = "arithmetic") -> Any:
     return Ensemble(teachers, mean=mean) if len(teachers) > 1 else next(iter(teachers), None)
 
 
+def open_student(text: str, teacher: Any) -> Any:
+    """A network by its words as `open_model` takes them, or some layers of the teacher's by `take_layers:how many`."""
+    if not is_cut(text):
+        return open_model(text)
+    if teacher is None:
+        raise ConfigError(f"{text} cuts a student from its teacher, and there is none; give --teacher.")
+    networks = networks_of(teacher) or []
+    if len(networks) != 1:
+        raise ConfigError(
+            f"{text} cuts a student from one network, but the teacher has {len(networks)}; give "
+            "one --teacher that is a transformers model, or another --student."
+        )
+    given = text.partition(":")[2]
+    try:
+        keep = [int(index) for index in given.split(",")]
+    except ValueError as error:
+        raise ConfigError(
+            f"take_layers takes how many layers to keep, take_layers:6, or which, take_layers:0,2,5; got {text!r}."
+        ) from error
+    return take_layers(networks[0], keep if "," in given else keep[0])
+
+
+def is_cut(text: str) -> bool:
+    """Whether the words of a student say that it is cut from the teacher."""
+    return text.partition(":")[0] == "take_layers" and not _names_python(text)
+
+
 def own_object(text: str) -> Any:
     """What `package.module:name` names, looked up from the current folder and from what is installed."""
     module, _, name = text.partition(":")
@@ -121,7 +150,7 @@ def open_tokenizers(given: str | None, students: list[str], teachers: list[str])
             raise ConfigError(f"No tokenizer could be loaded from {given}: {error}") from error
     found = []
     for texts in (students, teachers):
-        folders = [text for text in texts if text != "mlp" and not _names_python(text)]
+        folders = [text for text in texts if text != "mlp" and not is_cut(text) and not _names_python(text)]
         found.append(next((t for t in map(_tokenizer_if_any, folders) if t is not None), None))
     student, teacher = found
     return student or teacher, teacher

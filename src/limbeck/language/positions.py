@@ -58,8 +58,9 @@ def require_same_completions(batch: Mapping[str, Any], teachers: Mapping[str, An
             alike = int((mine[:shared] == theirs[:shared]).long().cumprod(0).sum())
             raise DataError(
                 "Student and teacher must predict the same tokens, but in the example with row_id "
-                f"{name} the student has {len(mine)} of them and the teacher {len(theirs)}, alike in the first {alike}; "
-                "give both the same completion, tokenised alike, after whatever each of them reads before it."
+                f"{name} the student has {len(mine)} of them and the teacher {len(theirs)},"
+                f" alike in the first {alike}. "
+                "Give both the same completion, tokenised alike, after whatever each of them reads before it."
             )
 
 

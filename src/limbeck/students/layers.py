@@ -6,6 +6,8 @@ What this file does not know: training; other widths, vocabularies or kinds of n
 import copy
 import operator
 from collections.abc import Sequence
+from itertools import pairwise
+from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +17,7 @@ from limbeck.errors import ModelError
 
 M = TypeVar("M", bound=nn.Module)
 
-DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+DEPTHS: tuple[str, ...] = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 DEPTHS += ("encoder_layers", "decoder_layers", "num_encoder_layers", "num_decoder_layers")
 """What configurations call the number of their layers."""
 
@@ -54,18 +56,23 @@ def take_layers(model: M, keep: int | Sequence[int]) -> M:
             f"The weights of this {type(model).__name__} are quantised or offloaded, and cannot be copied; load the "
             "model in full, with from_pretrained(..., dtype=torch.bfloat16) for instance."
         )
-    depths = _depths(model)
-    kept = {depth: _indices(keep, depth, several=len(depths) > 1) for depth in depths.values()}
+    stacks, depths = _stacks_and_depths(model)
+    if model.config.is_encoder_decoder and len(stacks) > 1 and not _is_number(keep):
+        raise ModelError(
+            f"{type(model).__name__} has several stacks of layers ({', '.join(stacks)}), so indices do not say which "
+            f"layers are meant; give how many each shall keep, such as keep={max(1, min(stacks.values()) // 2)}."
+        )
+    kept = {depth: _indices(keep, depth) for depth in sorted(set(depths.values()))}
     student = _build(model, depths, kept)
-    # where the stacks are: what became shorter with the configuration
-    lists = {name: len(stack) for name, stack in _module_lists(model).items()}
-    cut = {
-        name: kept[lists[name]]
-        for name, stack in _module_lists(student).items()
-        if lists.get(name) in kept and len(stack) == len(kept[lists[name]])
-    }
-    for name, indices in cut.items():
-        ours, theirs = student.get_submodule(name), model.get_submodule(name)
+    # what became shorter with the configuration is cut: another list may have as many entries as there are layers
+    cut = {path: kept[length] for path, length in stacks.items() if _length(student, path) == len(kept[length])}
+    if {stacks[path] for path in cut} != set(kept):
+        raise ModelError(
+            f"A {type(model).__name__} of fewer layers has as many in {', '.join(sorted(set(stacks) - set(cut)))}; "
+            "build a smaller model from a configuration of your own."
+        )
+    for path, indices in cut.items():
+        ours, theirs = student.get_submodule(path), model.get_submodule(path)
         for place, index in enumerate(indices):
             _require_same(ours[place], theirs[index], place, index)  # type: ignore[index]
     _copy_weights(student, model, cut)
@@ -75,29 +82,169 @@ def take_layers(model: M, keep: int | Sequence[int]) -> M:
     return made
 
 
-def _depths(model: Any) -> dict[str, int]:
-    """The configuration's names for its numbers of layers, those of which there is a stack: {"n_layer": 12}."""
+def _stacks_and_depths(model: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """The lengths of the lists of layers, by path; and the configuration's words for these: `{"n_layer": 12}`."""
     from transformers import PreTrainedConfig
 
     name = type(model).__name__
     if parts := [key for key, value in vars(model.config).items() if isinstance(value, PreTrainedConfig)]:
         raise ModelError(
             f"{name} is made of several networks ({', '.join(parts)}), and take_layers cuts models of one; cut the one "
-            "that is to be smaller, and put the two together again."
+            "that is to be smaller, and put them together again."
         )
     said = {key: value for key in DEPTHS if isinstance(value := getattr(model.config, key, None), int) and value > 0}
-    stacks = {path: len(stack) for path, stack in _module_lists(model).items()}
-    found = {key: value for key, value in said.items() if value in stacks.values()}
-    if not found:
+    lists = _outermost_lists(model)
+    stacks = {path: length for path, length in lists.items() if length in said.values()}
+    if not stacks:
         raise ModelError(
-            f"No layers were found in {name}: take_layers looks for an nn.ModuleList as long as its configuration says "
-            f"in {', '.join(DEPTHS)}. It says {said or 'none of them'}, and the lists are {stacks or 'none'}. "
-            "Layers that share their weights cannot be cut; build a smaller model from its configuration."
+            f"No layers were found in {name}: take_layers looks for an nn.ModuleList as long as the configuration says "
+            f"in {', '.join(DEPTHS)}; it says {said or 'none of them'}, and the lists are {lists or 'none'}. Layers "
+            "that share their weights cannot be cut; build a smaller model from a configuration."
         )
-    if not model.config.is_encoder_decoder or sum(depth in found.values() for depth in stacks.values()) == 1:
-        return dict.fromkeys(found, max(found.values())) if len(set(found.values())) == 1 else found
+    return stacks, {key: value for key, value in said.items() if value in stacks.values()}
+
+
+def _outermost_lists(model: nn.Module) -> dict[str, int]:
+    """The lengths of the ModuleLists that are in no other one, by path."""
+    found: dict[str, int] = {}
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and len(module) and not inside:
+            found[path] = len(module)
     return found
 
 
-def _indices(keep: int | Sequence[int], depth: int, several: bool) -> list[int]:
-    pass
+def _length(model: nn.Module, path: str) -> int:
+    stack = model.get_submodule(path)
+    return len(stack) if isinstance(stack, nn.ModuleList) else 0
+
+
+def _is_number(keep: object) -> bool:
+    return isinstance(keep, Integral) and not isinstance(keep, bool)  # NumPy's integers are Integral too
+
+
+def _indices(keep: int | Sequence[int], depth: int) -> list[int]:
+    """The indices that `keep` stands for in a stack of so many layers."""
+    if _is_number(keep):
+        count = operator.index(keep)  # type: ignore[arg-type]
+        if not 1 <= count <= depth:
+            raise ModelError(f"keep must be a number of layers from 1 to {depth}, or their indices, but is {count}.")
+        steps = max(count - 1, 1)
+        return [(2 * j * (depth - 1) + steps) // (2 * steps) for j in range(count)]  # rounded, halves up
+    listed = isinstance(keep, Sequence) and not isinstance(keep, str) and all(map(_is_number, keep))
+    indices = [operator.index(index) for index in keep] if listed else []  # type: ignore[union-attr]
+    increasing = all(before < after for before, after in pairwise(indices))
+    if not indices or not increasing or indices[0] < 0 or indices[-1] >= depth:
+        raise ModelError(
+            f"keep must be a number of layers from 1 to {depth}, or indices between 0 and {depth - 1} that increase, "
+            f"such as [0, {depth - 1}], but is {keep!r}."
+        )
+    return indices
+
+
+def _build(model: Any, depths: dict[str, int], kept: dict[int, list[int]]) -> Any:
+    """A new model of the same class, of the configuration for the layers kept; its weights are yet to come."""
+    config = copy.deepcopy(model.config)
+    name = type(model).__name__
+    edited: dict[str, Any] = {key: len(kept[depth]) for key, depth in depths.items()}
+    for key, value in vars(config).items():
+        per_layer = isinstance(value, list | tuple) and any(part in key for part in PER_LAYER)
+        if per_layer and len(value) in kept and not key.startswith("_"):
+            edited[key] = type(value)(value[index] for index in kept[len(value)])
+    stages = getattr(config, "stage_names", None) or []  # of vision models that can be backbones: a stem and the layers
+    as_by_default = len(stages) - 1 in kept and getattr(config, "out_features", None) == stages[-1:]
+    if as_by_default:
+        edited["stage_names"] = stages[: len(kept[len(stages) - 1]) + 1]
+    try:
+        for key, value in edited.items():
+            setattr(config, key, value)
+        if as_by_default:
+            config.set_output_features_output_indices(out_features=None, out_indices=None)  # the last layer's
+        opened = type(config).from_dict(config.to_dict())  # as it will be read from a folder
+        with torch.random.fork_rng(devices=[]):  # its first weights are all replaced, and cost no random numbers
+            student = type(model)._from_config(config, dtype=model.dtype)
+    except Exception as error:  # any model's own code, and whatever it raises
+        raise ModelError(f"{name} cannot be built with {edited}: {type(error).__name__}: {error}") from error
+    changed = [key for key, value in edited.items() if getattr(opened, key, None) != value]
+    if changed:
+        raise ModelError(
+            f"The configuration of {name} makes {', '.join(changed)} from other entries, so a student of fewer layers "
+            "could not be opened again after it was saved; build a smaller model from a configuration of your own."
+        )
+    return student
+
+
+def _require_same(ours: nn.Module, theirs: nn.Module, place: int, index: int) -> None:
+    """That a layer built for `place` computes what the teacher's does at `index`: all settings of its modules agree.
+
+    Some layers are what they are by their place: T5's first holds the position bias of all, others attend in windows.
+    """
+    modules = dict(theirs.named_modules())
+    for path, module in ours.named_modules():
+        other = modules.get(path)
+        if "drop" in path:  # stochastic depth grows with the place, and is no part of what is computed in eval mode
+            continue
+        differs = None if type(other) is type(module) else f"{path or 'it'} is another module"
+        for key, value in _settings(module).items():
+            was = _settings(other).get(key) if other is not None else None
+            if differs is None and was != value and not (type(was) is int and (was, value) == (index, place)):
+                differs = f"{type(module).__name__}.{key} is {was} there, and would be {value} here"
+        if differs is not None:
+            raise ModelError(
+                f"Layer {index} of the teacher cannot be layer {place} of a student: {differs}. Keep layers that are "
+                "alike in their new places (layer 0 as the first, say), by their indices."
+            )
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """The public numbers and words that a module holds, but for those of training."""
+    state = ("training", "gradient_checkpointing")
+    plain = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str | None)}
+    return {k: v for k, v in plain.items() if k not in state and k[0] != "_" and "drop" not in k and "cache" not in k}
+
+
+def _copy_weights(student: nn.Module, model: nn.Module, cut: dict[str, list[int]]) -> None:
+    """Copies every parameter and buffer; raises ModelError where one is left over or lacking."""
+
+    def in_teacher(name: str) -> str:
+        for path, indices in cut.items():
+            if name.startswith(f"{path}."):
+                place, _, rest = name.removeprefix(f"{path}.").partition(".")
+                return f"{path}.{indices[int(place)]}.{rest}"
+        return name
+
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    saved, device = student.state_dict(), next(model.parameters()).device
+    used, wrong = set(), []
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():  # those that are tied, once
+            source = weights.get(in_teacher(name))
+            if source is None or source.shape != parameter.shape:
+                wrong.append(name)
+                continue
+            used.add(id(source))
+            parameter.data = source.detach().clone()
+        for name, buffer in list(student.named_buffers()):
+            known = buffers.get(in_teacher(name))
+            fits = known is not None and known.shape == buffer.shape
+            if name in saved and not fits:
+                wrong.append(name)
+            used.add(id(known))
+            owner, _, key = name.rpartition(".")
+            new = known.detach().clone() if known is not None and fits else buffer.to(device)
+            setattr(student.get_submodule(owner), key, new)
+    dropped = tuple(
+        f"{path}.{index}." for path, indices in cut.items() for index in set(range(_length(model, path))) - set(indices)
+    )
+    left = [
+        name
+        for name, value in model.state_dict(keep_vars=True).items()
+        if isinstance(value, Tensor) and id(value) not in used and not name.startswith(dropped)
+    ]
+    if wrong or left:
+        raise ModelError(
+            f"The weights of this {type(model).__name__} do not fit the one of its configuration with fewer layers: "
+            f"{', '.join([*wrong, *left][:3])} ({len(wrong)} lacking or of another shape, {len(left)} left over). "
+            "Merge adapters first, and undo changes of the network that its configuration does not speak of."
+        )
