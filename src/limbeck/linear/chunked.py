@@ -37,8 +37,8 @@ CHUNK_ROWS = {"cpu": 512}
 CHUNK_BYTES = {"cpu": 2**28}
 """At most, for the logits of a chunk, student's and teacher's; 1 GiB on other devices."""
 
-BLOCK_LOGITS = 2**18
-"""Logits that each core of a CPU works on at a time: a megabyte in float32, with the teacher's beside them."""
+BLOCK_LOGITS = 2**17
+"""Logits that each core of a CPU works on at a time: half a megabyte in float32, with the teacher's beside them."""
 
 SUM_CLASSES = 4096
 """Classes whose part of the weight's gradient is added to the float32 sum while it is still in cache."""
