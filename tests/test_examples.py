@@ -32,7 +32,7 @@ def _run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     yield
-    for name in ("own_networks", "small_bert"):
+    for name in ("own_networks", "small_bert", "stories"):
         sys.modules.pop(name, None)
 
 
@@ -187,3 +187,31 @@ def test_small_bert_on_the_command_line(
     assert ("soft_loss" in first["baseline"], "hard_loss" in first["baseline"]) == (False, True)
     sentences = [line.partition("\t")[0] for line in (few / "dev.tsv").read_text("utf-8").splitlines()]
     assert results["examples"][0]["text"].replace(" ", "") in [s.replace(" ", "") for s in sentences]
+
+
+def test_stories(data: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The teacher is as good as it was published; a student half its size begins to learn; all is printed."""
+    import stories
+    from transformers import AutoTokenizer
+
+    folder = data("stories260k")
+    tokenizer, teacher = AutoTokenizer.from_pretrained(folder), limbeck.load(folder)
+    text = (data("tinystories_sample") / "tinystories_sample.txt").read_text("utf-8")
+    some = tmp_path / "some.txt"
+    some.write_text("<|endoftext|>".join(text.split("<|endoftext|>")[:40]), "utf-8")
+    train, test = stories.stories(some, tokenizer)
+    assert (len(train), len(test)) == (36, 4)
+    assert 2 * stories.weights(stories.student(tokenizer)) <= stories.weights(teacher)
+    rows = [torch.tensor(row["input_ids"]) for row in train.select(range(8))]
+    with torch.no_grad():
+        losses = torch.cat(
+            [-teacher(ids[None]).logits[0, :-1].log_softmax(-1).gather(1, ids[1:, None]) for ids in rows]
+        )
+    assert losses.mean().item() == pytest.approx(1.3, abs=0.15)
+
+    few = {"teacher": teacher, "train": train, "test": test, "tokenizer": tokenizer}
+    early, late = (stories.trained(0, objective=stories.SOFT, steps=steps, **few) for steps in (1, 20))
+    assert late["forward_kl"] < early["forward_kl"] - 0.3
+    assert late["nll"] < early["nll"]
+    stories.print_row("soft targets", late)
+    assert f"{late['forward_kl']:.3f}" in capsys.readouterr().out

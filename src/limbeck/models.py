@@ -17,7 +17,7 @@ from limbeck.errors import ModelError
 
 Batch = Mapping[str, Any]
 
-NOT_INPUTS = frozenset({"labels", "row_id", "mask", "weights"})
+NOT_INPUTS = frozenset({"labels", "row_id", "mask", "weights", "length"})
 TEACHER_PREFIX = "teacher_"
 
 
@@ -90,6 +90,8 @@ def _parameters(model: Any) -> tuple[frozenset[str], bool]:
     """The names that a model's forward takes, and whether it takes every other one too."""
     if not isinstance(model, nn.Module):
         return _signature(model)
+    if hasattr(model, "get_base_model"):  # PEFT's own forward may name nothing
+        return _parameters(model.get_base_model())  # type: ignore[operator]
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # torch.compile's, DDP's
     if model not in _SIGNATURES:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limbeck.errors import DataError
+from limbeck.errors import DataError, ShapeError
 from limbeck.language.positions import next_tokens
 from limbeck.models import Batch
 from limbeck.objective import Counts, count_positions
@@ -66,8 +66,16 @@ def next_token_positions(batch: Batch) -> Positions:
             "A language model's batches need labels [B, L]: a token's own id where it is to be predicted, -100 "
             f"elsewhere; these have {sorted(batch)}."
         )
-    rows, labels = next_tokens(batch)
-    weights = batch["weights"].reshape(-1)[rows] if "weights" in batch else None
+    rows, labels, places = next_tokens(batch)
+    if "mask" in batch:
+        raise DataError("A language model's labels say which tokens count (-100 for none); leave the column mask out.")
+    weights = batch.get("weights")
+    if weights is not None and weights.shape != batch["labels"].shape:
+        raise ShapeError(
+            f"A language model's weights stand beside its labels {list(batch['labels'].shape)}, one per token, but are "
+            f"{list(weights.shape)}."
+        )
+    weights = None if weights is None else weights.reshape(-1)[places]
     return Positions((len(rows),), labels, None, weights, labels.device, rows)
 
 

@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, default_da
 from limbeck.checkpoints import newest_whole, require_whole, rotate, seal
 from limbeck.errors import CheckpointError, ConfigError, DataError, TargetError
 from limbeck.language.collate import Pad
-from limbeck.language.model import head_of, is_language_model, within_forward
+from limbeck.language.model import head_of, is_language_model, logits_are_heads, require_positions, within_forward
 from limbeck.language.vocabulary import shared_vocabulary
 from limbeck.linear import linear_divergence
 from limbeck.models import Batch, logits_of
@@ -96,9 +96,13 @@ class DistillTrainer(Trainer):
     ):
         _refuse_arguments(args := args or DistillConfig())
         self.teacher = None if teacher is None else as_teacher(teacher)
+        if teacher_tokenizer is not None and processing_class is None:
+            raise ConfigError("teacher_tokenizer is compared with the student's; give that as processing_class.")
         self.classes = None if teacher_tokenizer is None else shared_vocabulary(processing_class, teacher_tokenizer)
-        if self.classes is not None and isinstance(self.teacher, ModelTeacher):
-            self.teacher.classes = self.classes
+        if self.classes is not None:
+            for member in getattr(self.teacher, "members", [self.teacher]):
+                if isinstance(member, ModelTeacher):
+                    member.classes = self.classes
         hard_only = Objective(soft_weight=0.0, hard_weight=1.0)
         self.objective = objective or (Objective() if teacher is not None else hard_only)
         self.augment, self.impl = augment, impl
@@ -130,7 +134,13 @@ class DistillTrainer(Trainer):
             self.teacher.to(self.args.device)
         self._position_axes = 1  # 2 where every token is a position: check sees it
         self._next_tokens = is_language_model(student)
-        self._in_halves = False  # a language model's states and output layer, in the place of its logits; likewise
+        # whether a language model's states and output layer can stand for its logits; None until it was tried
+        self._in_halves: bool | None = None if self._next_tokens else False
+        if self._next_tokens and args.n_gpu > 1:
+            raise ConfigError(
+                f"One process has {args.n_gpu} GPUs, and language models are trained with one process per GPU; start "
+                "with torchrun or accelerate launch, or show it one GPU."
+            )
         self._forget()
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
@@ -214,7 +224,7 @@ class DistillTrainer(Trainer):
         if not self._next_tokens:
             return logits, positions_of(inputs, logits.ndim - 1)
         positions = next_token_positions(inputs)
-        return logits.flatten(0, 1)[positions.rows, : self.classes], positions
+        return require_positions(logits, inputs, "student")[positions.rows, : self.classes], positions
 
     def _loss_without_logits(self, model: nn.Module, inputs: Batch, counts: Counts | None) -> Loss:
         """A language model's: its states and its output layer do."""
@@ -225,7 +235,7 @@ class DistillTrainer(Trainer):
         def compared(hidden: Tensor) -> Loss:
             head, weights = self._head(student), positions.weights
             return linear_divergence(
-                hidden.flatten(0, 1)[positions.rows],
+                require_positions(hidden, inputs, "student")[positions.rows],
                 head.weight,
                 targets,
                 self.objective,
@@ -292,6 +302,8 @@ class DistillTrainer(Trainer):
         """Statistics per position in the place of logits: `[n, L, m]`, L = 1 for whole examples."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
+            if self._next_tokens and self._in_halves is None:  # before training, which finds out at once
+                self._in_halves = logits_are_heads(self.accelerator.unwrap_model(model), inputs)
             if self._in_halves:
                 positions, columns = self._measured_without_logits(model, inputs)
             else:
@@ -315,7 +327,7 @@ class DistillTrainer(Trainer):
         def read(hidden: Tensor) -> dict[str, Tensor]:
             head = self._head(student)
             assert positions.labels is not None  # each is of a next token
-            rows = hidden.flatten(0, 1)[positions.rows]
+            rows = require_positions(hidden, inputs, "student")[positions.rows]
             return measured_in_chunks(self.objective, rows, head, targets, positions.labels)
 
         with self.accelerator.autocast():

@@ -88,3 +88,20 @@ def test_the_fingerprint_is_of_the_model_without_its_adapter() -> None:
 def test_a_model_without_an_adapter_is_refused() -> None:
     with pytest.raises(limbeck.ModelError, match="LlamaForCausalLM has no adapter that could be disabled"):
         WithoutAdapter(model())
+
+
+def test_a_teacher_that_would_change_with_the_student_is_refused() -> None:
+    config = peft.LoraConfig(r=4, target_modules=["c_attn"], bias="all", fan_in_fan_out=True)
+    with pytest.raises(limbeck.ModelError, match="Not the adapter alone is trained"):
+        WithoutAdapter(peft.get_peft_model(model("gpt2"), config))
+    loose = adapted()
+    loose.get_base_model().model.norm.requires_grad_(True)
+    with pytest.raises(limbeck.ModelError, match="weight too"):
+        WithoutAdapter(loose)
+
+
+def test_an_adapter_whose_forward_names_nothing_is_asked_like_its_model(tmp_path: Path) -> None:
+    plain = peft.get_peft_model(model(), peft.LoraConfig(r=4, target_modules=["lm_head"]))
+    found = trainer(plain, model(seed=1), tmp_path).evaluate()
+    expected = trainer(model(), model(seed=1), tmp_path).evaluate()
+    assert found["eval_forward_kl"] == pytest.approx(expected["eval_forward_kl"], rel=1e-4)  # its adapter begins at 0

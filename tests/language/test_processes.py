@@ -74,7 +74,7 @@ def test_ddp_ends_with_the_weights_of_one_process_with_accumulation(tmp_path: Pa
 
 
 def _loss(student: Any, batch: dict[str, Any], counts: Any, teacher: ModelTeacher) -> Any:
-    rows, labels = next_tokens(batch)
+    rows, labels, _ = next_tokens(batch)
     targets = teacher(batch)
 
     def compared(hidden: torch.Tensor) -> Any:

@@ -377,3 +377,61 @@ def test_encoder_decoders_predict_the_label_where_it_stands(family: str, tmp_pat
     without = {name: value for name, value in batch.items() if name != "decoder_input_ids"}
     with pytest.raises(DataError, match="need decoder_input_ids beside labels; use transformers"):
         check(student, teacher, without, tmp_path)
+
+
+class Masked(LlamaForCausalLM):
+    """Never says token 7."""
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, **more: Any) -> Any:  # type: ignore[override]
+        said = super().forward(input_ids=input_ids, attention_mask=attention_mask, **more)
+        said.logits[..., 7] = torch.finfo(torch.float32).min
+        return said
+
+
+def test_a_model_that_masks_a_class_is_more_than_a_product() -> None:
+    torch.manual_seed(0)
+    assert not logits_are_heads(Masked(LlamaConfig(**SMALL)).eval(), padded(EXAMPLES, 12))
+
+
+def test_a_teachers_view_without_its_labels_is_refused(tmp_path: Path) -> None:
+    student, teacher, batch = model(), model(seed=1), padded(EXAMPLES, 12)
+    longer = torch.cat([torch.full((4, 2), 5), batch["input_ids"]], 1)
+    with pytest.raises(limbeck.ShapeError, match=r"teacher speaks of \[4, 14\] tokens and its labels are \[4, 12\]"):
+        check(student, teacher, batch | {"teacher_input_ids": longer}, tmp_path)
+
+
+def test_weights_stand_beside_the_labels_that_they_weigh(tmp_path: Path) -> None:
+    student = model()
+    batch = {"input_ids": torch.tensor([[5, 7, 2]]), "labels": torch.tensor([[-100, 7, 2]])}
+    log_q = student.eval()(input_ids=batch["input_ids"]).logits[0].detach().log_softmax(-1)
+    weighed = batch | {"weights": torch.tensor([[0.0, 3.0, 1.0]])}
+    labels_only = Objective(soft_weight=0, hard_weight=1)
+    found, _ = one_loss(student, None, weighed, tmp_path, objective=labels_only)
+    assert found == pytest.approx(-(3 * log_q[0, 7] + log_q[1, 2]).item() / 4, rel=1e-5)
+    for name, values, message in (
+        ("weights", torch.ones(1), "weights stand beside"),
+        ("mask", batch["labels"] > 0, "mask"),
+    ):
+        with pytest.raises((DataError, limbeck.ShapeError), match=message):
+            one_loss(student, None, batch | {name: values}, tmp_path, objective=labels_only)
+
+
+def test_evaluation_before_training_makes_no_logits_either(tmp_path: Path) -> None:
+    student, teacher = model(), model(seed=1)
+    expected = trainer(student, teacher, tmp_path, impl="reference").evaluate()["eval_forward_kl"]
+    shapes = []
+    student.lm_head.register_forward_hook(lambda module, inputs, said: shapes.append(said.shape[1]))
+    assert trainer(student, teacher, tmp_path).evaluate()["eval_forward_kl"] == pytest.approx(expected)
+    assert shapes == [12]  # to prove the halves, on one example
+
+
+def test_the_length_of_a_row_is_no_input(tmp_path: Path) -> None:
+    batch = padded(EXAMPLES, 12)
+    with_length = batch | {"length": torch.tensor([7, 12, 5, 9])}
+    student, teacher = model(), model(seed=1)
+    assert_same(one_loss(student, teacher, with_length, tmp_path), one_loss(student, teacher, batch, tmp_path))
+
+
+def test_one_tokenizer_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(limbeck.ConfigError, match="give that as processing_class"):
+        trainer(model(), model(seed=1), tmp_path, tokenizers=(None, object()))

@@ -234,3 +234,33 @@ def test_two_processes_under_ddp_have_the_gradient_of_one(tmp_path: Path) -> Non
     alone(*batch()).backward()
     for a, b in zip(found, gradients(alone), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_without_grad_no_gradient_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight = torch.randn(N, H, requires_grad=True), torch.randn(C, H, requires_grad=True)
+    products: list[Any] = []
+    add = chunked._Gradients.add
+    monkeypatch.setattr(chunked._Gradients, "add", lambda self, *a: (products.append(self), add(self, *a)))
+    with torch.no_grad():
+        value = linear_divergence(hidden, weight, taught(), Objective(), impl="chunked").mean
+    assert [made.asked() for made in products] == [False]
+    assert value == linear_divergence(hidden, weight, taught(), Objective(), impl="chunked").mean
+    assert [made.asked() for made in products] == [False, True]
+
+
+def test_float16_does_not_overflow_where_labels_are_few() -> None:
+    """One label for 200,000 positions weighs as much as they do together."""
+    objective = Objective(hard_weight=1.0)
+    counts = objective.align(torch.Size([2]), C, torch.zeros(2, C), torch.tensor([3, -100])).counts(torch.device("cpu"))
+    counts = counts._replace(soft=torch.tensor(200_000.0))
+    hidden, weight = torch.randn(2, H).half().requires_grad_(), torch.randn(C, H).half().requires_grad_()
+    labels, said = torch.tensor([3, -100]), torch.randn(2, C)
+    found, expected = (
+        torch.autograd.grad(
+            linear_divergence(hidden, weight, said, objective, labels, counts=counts, impl=impl).mean, (hidden, weight)
+        )
+        for impl in ("chunked", "reference")
+    )
+    for a, b in zip(found, expected, strict=True):
+        assert a.isfinite().all()
+        torch.testing.assert_close(a, b, rtol=2e-2, atol=1e-3)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.errors import ShapeError
 from limbeck.models import NOT_INPUTS, TEACHER_PREFIX, Batch
 from limbeck.targets import Head
 
@@ -56,7 +57,14 @@ def logits_are_heads(model: nn.Module, batch: Batch) -> bool:
 
     So no scale, cap or other step that a model takes after its output layer is missed. The model is in eval mode.
     """
-    some = {k: v[:1, :TOKENS] for k, v in _inputs(batch).items() if isinstance(v, Tensor)}
+    length = batch["input_ids"].shape[1]
+    some = {
+        name: values[:1, :TOKENS] if values.ndim == 2 and values.shape[1] == length else values[:1]
+        for name, values in _inputs(batch).items()
+        if isinstance(values, Tensor)
+    }
+    if any(values.ndim > 2 for values in some.values()):  # masks of L x L, images: taken whole
+        some = {name: values[:1] for name, values in _inputs(batch).items() if isinstance(values, Tensor)}
     head = head_of(model)
     if head is None:
         return False
@@ -64,7 +72,10 @@ def logits_are_heads(model: nn.Module, batch: Batch) -> bool:
         whole = model(**some).logits.float()
         halves = head(hidden_of(model, some))
     at_most = 1e-4 if head.weight.dtype in (torch.float32, torch.float64) else 2e-2
-    return whole.shape == halves.shape and bool((whole - halves).norm() <= at_most * whole.norm())
+    if whole.shape != halves.shape:
+        return False
+    size, difference = whole.norm(), (whole - halves).norm()  # a class that is masked makes the first infinite
+    return bool(size.isfinite() and difference <= at_most * size)
 
 
 def within_forward(model: nn.Module, student: nn.Module, batch: Batch, then: Callable[[Tensor], Any]) -> Any:
@@ -109,3 +120,14 @@ def _into_output_layer(model: Any, inputs: dict[str, Any]) -> Tensor:
 def _inputs(batch: Batch) -> dict[str, Any]:
     inputs = {k: v for k, v in batch.items() if k not in NOT_INPUTS and not k.startswith(TEACHER_PREFIX)}
     return inputs | {"use_cache": False}
+
+
+def require_positions(found: Tensor, batch: Batch, who: str) -> Tensor:
+    """`found [B, L, ...]` flattened to `[B * L, ...]`, if it has the places of the batch's labels `[B, L]`."""
+    if found.shape[:2] != batch["labels"].shape:
+        raise ShapeError(
+            f"The {who} speaks of {list(found.shape[:2])} tokens and its labels are {list(batch['labels'].shape)}: "
+            "each label stands beside a token. Give teacher_labels beside teacher_input_ids; prompts that a model adds "
+            "itself (prompt tuning) cannot be followed."
+        )
+    return found.flatten(0, 1)

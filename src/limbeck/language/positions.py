@@ -24,10 +24,12 @@ class NextTokens(NamedTuple):
     """The n compared positions of a batch, example by example.
 
     rows `[n]`: their index in the flattened `[B * L]` positions. labels `[n]`: the token that follows each.
+    places `[n]`: where that label stands, in the flattened `[B * L]`; what is said of the label stands there too.
     """
 
     rows: Tensor
     labels: Tensor
+    places: Tensor
 
 
 def next_tokens(batch: Mapping[str, Any]) -> NextTokens:
@@ -37,12 +39,12 @@ def next_tokens(batch: Mapping[str, Any]) -> NextTokens:
         raise ShapeError(
             f"A language model's labels are [B, L], one per token, but got the shape {list(labels.shape)}."
         )
-    if "decoder_input_ids" not in batch:
-        last = torch.full_like(labels[:, :1], NO_TOKEN)  # nothing follows it
-        labels = torch.cat([labels[:, 1:], last], 1)
-    following = labels.reshape(-1)
-    rows = (following != NO_TOKEN).nonzero().squeeze(1)
-    return NextTokens(rows, following[rows])
+    shift = int("decoder_input_ids" not in batch)
+    asked = labels != NO_TOKEN
+    if shift:
+        asked[:, 0] = False  # nothing predicts it
+    places = asked.reshape(-1).nonzero().squeeze(1)
+    return NextTokens(places - shift, labels.reshape(-1)[places], places)
 
 
 def require_same_completions(batch: Mapping[str, Any], teachers: Mapping[str, Any]) -> None:
@@ -66,6 +68,6 @@ def require_same_completions(batch: Mapping[str, Any], teachers: Mapping[str, An
 
 def _by_example(batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
     """The tokens to predict of each."""
-    rows, labels = next_tokens(batch)
+    rows, labels, _ = next_tokens(batch)
     examples, length = batch["labels"].shape
     return torch.split(labels, torch.bincount(rows // length, minlength=examples).tolist())

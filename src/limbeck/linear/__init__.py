@@ -35,7 +35,7 @@ def linear_divergence(
 
     hidden `[..., H]`: the student's last hidden states; leading axes are positions, n in all.
     weight `[C, H]`, bias `[C]`, logit_scale, softcap: its output layer, see `Head`. The gradient reaches hidden,
-        weight and bias; the teacher gets none.
+        weight and bias, in one backward: a second one is refused. The teacher gets none.
     targets, labels, mask, weights, counts: as an Objective takes them. `HiddenTargets` keep the teacher's logits from
         existing too. Positions with neither a soft nor a hard term are dropped before the matmul.
     impl: "reference", the lines above; "chunked", chunks of rows whose gradients are found in the forward pass, so that

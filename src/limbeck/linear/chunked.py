@@ -38,7 +38,7 @@ CHUNK_BYTES = {"cpu": 2**28}
 """At most, for the logits of a chunk, student's and teacher's; 1 GiB on other devices."""
 
 BLOCK_LOGITS = 2**17
-"""Logits that each core of a CPU works on at a time: half a megabyte in float32, with the teacher's beside them."""
+"""Logits that each core of a CPU works on at a time, but two rows at least: half a megabyte in float32."""
 
 SUM_CLASSES = 4096
 """Classes whose part of the weight's gradient is added to the float32 sum while it is still in cache."""
@@ -66,7 +66,7 @@ def linear_divergence(
         rows = rows.select((rows.labels != NO_LABEL).nonzero().squeeze(1))
     flat = hidden.reshape(-1, hidden.shape[-1])
     flat = flat if rows.kept is None else flat[rows.kept]
-    settings = head, rows, objective, counts or own, compiled, chunk_rows
+    settings = head, rows, objective, counts or own, compiled, chunk_rows, torch.is_grad_enabled()
     total, soft, hard = _Chunked.apply(flat, head.weight, head.bias, *settings)  # type: ignore[no-untyped-call]
     return objective.total(soft, hard, own, counts)._replace(sum=total)
 
@@ -86,20 +86,22 @@ class _Chunked(torch.autograd.Function):
         counts: Counts,
         compiled: bool,
         chunk_rows: int | None,
+        with_gradient: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         device = hidden.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
         # Kept are the gradients of sum / count: these are asked for in the end, and a product with 1 is not rounded a
         # second time. In float16 small ones would be lost before the scaler has made them larger.
-        count = objective.count(counts)
-        unit = torch.ones_like(count) if dtype == torch.float16 else torch.where(count == 0, 1.0, count)
+        count, hard_scale = objective.count(counts), objective.hard_scale(counts)
+        unit = hard_scale.clamp(min=1) if dtype == torch.float16 else torch.where(count == 0, 1.0, count)
         with torch.autocast(device, enabled=False):
             head = replace(head, weight=weight.to(dtype), bias=None if bias is None else bias.to(dtype))
             if rows.targets is not None and autocast:
                 rows = replace(rows, targets=_cast(rows.targets, dtype))
-            gradients = _Gradients.like(hidden, head, *ctx.needs_input_grad[:3])
-            scales = objective.soft_scale / unit, objective.hard_scale(counts) / unit
+            asked = ctx.needs_input_grad[:3] if with_gradient else (False,) * 3  # they say nothing of no_grad
+            gradients = _Gradients.like(hidden, head, *asked)
+            scales = objective.soft_scale / unit, hard_scale / unit
             soft, hard = _over_chunks(hidden.to(dtype), head, rows, objective, scales, gradients, compiled, chunk_rows)
             total = objective.total(soft, hard, counts).sum
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias, unit)
@@ -115,14 +117,21 @@ class _Chunked(torch.autograd.Function):
         ctx.spent = True
         *gradients, unit = ctx.saved_tensors
         factor = d_total * unit
-        return (*(_scaled(*each, factor) for each in zip(gradients, ctx.dtypes, strict=True)), *[None] * 6)
+        return (*(_scaled(*each, factor) for each in zip(gradients, ctx.dtypes, strict=True)), *[None] * 7)
 
 
 def _scaled(gradient: Tensor | None, dtype: torch.dtype, factor: Tensor) -> Tensor | None:
     """In place where the dtype is that of the result, else rounded once."""
     if gradient is None:
         return None
-    return torch.mul(gradient, factor, out=gradient if gradient.dtype == dtype else gradient.new_empty(0, dtype=dtype))
+    factor = factor.to(_wide(gradient.dtype)).expand(
+        1
+    )  # with an axis: else it is rounded to the gradient's dtype first
+    if gradient.dtype != dtype:
+        return torch.mul(gradient, factor, out=gradient.new_empty(0, dtype=dtype))
+    if gradient.dtype in (torch.float16, torch.bfloat16):
+        return torch.mul(gradient, factor, out=gradient)
+    return gradient.mul_(factor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -335,7 +344,8 @@ def _chunk_rows(classes: int, hidden: Tensor, targets: SoftTargets | None) -> in
 
 
 def _block_rows(classes: int) -> int:
-    return max(1, BLOCK_LOGITS * torch.get_num_threads() // classes)
+    cores = torch.get_num_threads()
+    return max(2 * cores, BLOCK_LOGITS * cores // classes)
 
 
 def _compiles(targets: SoftTargets | None, divergence: Divergence | None) -> bool:
@@ -356,19 +366,27 @@ def _keep_freed_memory() -> None:
 
 @cache
 def _compiled() -> Callable[..., tuple[Tensor | None, Tensor | None]]:
-    """`_compare` by torch.compile; as it is, with one warning, where that does not work."""
+    """`_compare` by torch.compile; as it is, with one warning, where that does not work.
+
+    The pattern matcher would rewrite the softmax at a temperature for infinities, at twice the time.
+    """
     compiled = torch.compile(_compare, fullgraph=True, options={"pattern_matcher": False})
-    works = True
+    eager: set[Any] = set()  # cases that are not compiled
 
     def compare(*arguments: Any) -> tuple[Tensor | None, Tensor | None]:
-        nonlocal works
-        if works:
-            try:
-                return compiled(*arguments)
-            except Exception as error:  # before anything was written
-                works = False
+        logits, targets, labels, *_, settings = arguments
+        case = settings.divergence, type(targets), labels is None, logits.dtype, settings.with_gradient
+        if "all" in eager or case in eager:
+            return _compare(*arguments)
+        try:
+            return compiled(*arguments)
+        except Exception as error:  # before anything was written
+            if type(error).__name__ == "FailOnRecompileLimitHit":  # torch compiles a function for so many cases only
+                eager.add(case)
+            else:
+                eager.add("all")
                 warnings.warn(f"torch.compile failed, so linear_divergence runs uncompiled: {error}", stacklevel=2)
-        return _compare(*arguments)
+            return _compare(*arguments)
 
     return compare
 

@@ -17,4 +17,5 @@ def linear_divergence(
     counts: Counts | None,
 ) -> Loss:
     """The objective of all the logits at once."""
+    targets = targets.detach() if isinstance(targets, Tensor) else targets
     return objective(head(hidden), targets, labels, mask=mask, weights=weights, counts=counts)

@@ -79,7 +79,7 @@ class Lab:
         self.small_data = len(self.train) < 5000
         self.budget_name, self.budget = budget, BUDGETS["digits" if self.small_data else budget]
         self.seeds, self.say, self.folder = seeds, say, Path(folder)
-        self.bf16 = not self.small_data and bf16_is_faster()
+        self.bf16 = self._begun_in_bf16()
         self.inputs = self.train[0]["inputs"].numel()
         self.classes = int(self.train.num_classes)
         self._claim()
@@ -214,6 +214,12 @@ class Lab:
             "classes": self.classes,
             "first_labels": self.train.labels[:32].tolist(),  # tells one data set of a size from another
         }
+
+    def _begun_in_bf16(self) -> bool:
+        """As the folder was begun, on whatever machine; else as is faster here."""
+        path = self.folder / SETTINGS
+        begun = json.loads(path.read_text(encoding="utf-8")).get("precision") if path.exists() else None
+        return begun == "bf16" if begun else not self.small_data and bf16_is_faster()
 
     def _claim(self) -> None:
         """More seeds may be asked of the same folder; anything else that differs would mix two experiments."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
-from limbeck.language.model import head_of, hidden_of, is_language_model, logits_are_heads
+from limbeck.language.model import head_of, hidden_of, is_language_model, logits_are_heads, require_positions
 from limbeck.language.positions import next_tokens
 from limbeck.models import NOT_INPUTS, Batch, label_names_of, logits_of, teacher_view
 from limbeck.targets import DenseTargets, HiddenTargets, SoftTargets, as_targets
@@ -89,9 +89,9 @@ class ModelTeacher:
                 )
         head = head_of(self.model) if self._in_halves else None
         if head is None:
-            return DenseTargets(logits_of(self.model, view).flatten(0, -2)[rows, : self.classes])
+            return DenseTargets(require_positions(logits_of(self.model, view), view, "teacher")[rows, : self.classes])
         head = head if self.classes is None else head.first(self.classes)
-        return HiddenTargets(hidden_of(self.model, view).flatten(0, 1)[rows], head)
+        return HiddenTargets(require_positions(hidden_of(self.model, view), view, "teacher")[rows], head)
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -137,6 +137,12 @@ class WithoutAdapter(ModelTeacher):
             )
         self.model, self.classes = model, classes
         self._in_halves = None
+        trained = [n for n, p in model.named_parameters() if p.requires_grad and not n.startswith(self._adapter())]
+        if trained:
+            raise ModelError(
+                f"Not the adapter alone is trained, but {trained[0]} too ({len(trained)} such parameters): the teacher "
+                'would change with the student. Freeze them (LoraConfig(bias="none")), or give a copy as the teacher.'
+            )
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> SoftTargets:
@@ -159,12 +165,23 @@ class WithoutAdapter(ModelTeacher):
 
     def _weights(self) -> dict[str, Tensor]:
         """Without the adapter's, which change while the student is trained."""
-        tuned = {
+        return {name: x for name, x in super()._weights().items() if not name.startswith(self._adapter())}
+
+    def _adapter(self) -> tuple[str, ...]:
+        """What the names of its parameters begin with."""
+        return tuple(
             f"{name}.{part}."
             for name, module in self.model.named_modules()
-            for part in (*getattr(module, "adapter_layer_names", ()), *getattr(module, "other_param_names", ()))
-        }
-        return {name: x for name, x in super()._weights().items() if not name.startswith(tuple(tuned))}
+            for part in (
+                *getattr(module, "adapter_layer_names", ()),
+                *getattr(module, "other_param_names", ()),
+                *(
+                    ("modules_to_save",)
+                    if hasattr(module, "modules_to_save") and hasattr(module, "original_module")
+                    else ()
+                ),
+            )
+        )
 
 
 _OF_THE_FILE = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
