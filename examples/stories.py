@@ -27,7 +27,7 @@ def main() -> None:
     """Prints a line per training and one of means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="how often each is trained")
-    parser.add_argument("--steps", type=int, default=400, help="of 8 stories each")
+    parser.add_argument("--steps", type=int, default=300, help="of 8 stories each")
     chosen = parser.parse_args()
     folder = Path(os.environ["LIMBECK_DATA"])
     teacher = limbeck.load(folder / "stories260k")
