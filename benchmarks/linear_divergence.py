@@ -1,6 +1,6 @@
 """What `linear_divergence` costs beside its own matmuls, beside full logits and beside TRL's chunked divergence.
 
-    python benchmarks/linear_divergence.py                        # the whole table, about ten minutes on two cores
+    python benchmarks/linear_divergence.py                        # the whole table, about twenty minutes on two cores
     python benchmarks/linear_divergence.py --trl path/to/python   # and TRL's kernel, from an environment that has it
     python benchmarks/linear_divergence.py --install_trl          # the same, the environment made first (trl==1.16.0)
 
