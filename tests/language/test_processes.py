@@ -36,6 +36,13 @@ def _meet(rank: int, port: int) -> None:
     }
 
 
+def _part() -> None:
+    """Both are done; without Python's own end, which gloo's threads do not always survive."""
+    dist.barrier()
+    dist.destroy_process_group()
+    os._exit(0)
+
+
 def free_port() -> int:
     import socket
 
@@ -55,7 +62,7 @@ def _train(rank: int, port: int, folder: str) -> None:
     if rank == 0:
         torch.save([p.detach() for p in student.parameters()], Path(folder, "weights.pt"))
         torch.save({"nll": measured["eval_nll"], "forward_kl": measured["eval_forward_kl"]}, Path(folder, "means.pt"))
-    dist.destroy_process_group()
+    _part()
 
 
 def test_ddp_ends_with_the_weights_of_one_process_with_accumulation(tmp_path: Path) -> None:
@@ -107,7 +114,7 @@ def _shard(rank: int, port: int, folder: str) -> None:
     assert all(p.grad is None for p in teacher.parameters())
     if rank == 0:
         torch.save([total, *gradients], Path(folder, "gradients.pt"))
-    dist.destroy_process_group()
+    _part()
 
 
 def test_fsdp2_has_the_loss_and_gradients_of_one_process(tmp_path: Path) -> None:

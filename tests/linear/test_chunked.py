@@ -4,6 +4,7 @@ Oracles: the naive lines in the same circumstances, and the sizes of all tensors
 """
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,9 @@ def _one_of_two(rank: int, folder: str) -> None:
     (2 * loss).backward()  # DDP takes the mean over processes, of shares that add up
     if rank == 0:
         torch.save(gradients(model), Path(folder) / "gradients.pt")
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # gloo's threads do not always survive Python's own end
 
 
 def test_two_processes_under_ddp_have_the_gradient_of_one(tmp_path: Path) -> None:
