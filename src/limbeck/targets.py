@@ -196,9 +196,9 @@ class Head:
         bias = None if self.bias is None else self.bias[:classes]
         return replace(self, weight=self.weight[:classes], bias=bias) if classes < len(self.weight) else self
 
-    def to(self, device: torch.device | str) -> "Head":
-        """The same layer on another device."""
-        return replace(self, weight=self.weight.to(device), bias=None if self.bias is None else self.bias.to(device))
+    def to(self, where: torch.device | str | torch.dtype) -> "Head":
+        """The same layer on another device, or in another dtype."""
+        return replace(self, weight=self.weight.to(where), bias=None if self.bias is None else self.bias.to(where))
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,9 +231,9 @@ class HiddenTargets(_Rows):
         with torch.no_grad():
             return self.head(self.hidden.to(self.head.weight.dtype))
 
-    def to(self, device: torch.device | str) -> Self:
-        """The same targets, output layer included, on another device."""
-        return replace(self, hidden=self.hidden.to(device), head=self.head.to(device))
+    def to(self, where: torch.device | str | torch.dtype) -> Self:
+        """The same targets, output layer included, on another device, or in another dtype."""
+        return replace(self, hidden=self.hidden.to(where), head=self.head.to(where))
 
     def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """All classes: `log_softmax(v / T)` beside the student's."""

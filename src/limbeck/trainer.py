@@ -11,8 +11,9 @@ import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -36,6 +37,8 @@ from limbeck.targets import Head, SoftTargets
 from limbeck.teachers.model import ModelTeacher, as_teacher
 
 log = logging.getLogger("limbeck")
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -116,7 +119,8 @@ class DistillTrainer(Trainer):
             )
         constraint = student.max_norm if isinstance(student, MLP) else None
         extra = [MaxNorm(constraint)] if constraint else []
-        if data_collator is None and is_language_model(student):
+        self._next_tokens = is_language_model(student)
+        if data_collator is None and self._next_tokens:
             data_collator = Pad(0)  # of no consequence: padding is masked
         super().__init__(
             model=student,
@@ -133,7 +137,6 @@ class DistillTrainer(Trainer):
         if self.teacher is not None and hasattr(self.teacher, "to"):
             self.teacher.to(self.args.device)
         self._position_axes = 1  # 2 where every token is a position: check sees it
-        self._next_tokens = is_language_model(student)
         # whether a language model's states and output layer can stand for its logits; None until it was tried
         self._in_halves: bool | None = None if self._next_tokens else False
         if self._next_tokens and args.n_gpu > 1:
@@ -204,7 +207,7 @@ class DistillTrainer(Trainer):
         counts = Counts(*num_items_in_batch) if num_items_in_batch is not None else None
         logits = None
         if self._in_halves:
-            loss = self._loss_without_logits(model, inputs, counts)
+            loss = self._without_logits(model, inputs, partial(self._loss_of_states, counts))
         else:
             logits, positions = self._ask_student(model, inputs)
             targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
@@ -226,36 +229,44 @@ class DistillTrainer(Trainer):
         positions = next_token_positions(inputs)
         return require_positions(logits, inputs, "student")[positions.rows, : self.classes], positions
 
-    def _loss_without_logits(self, model: nn.Module, inputs: Batch, counts: Counts | None) -> Loss:
-        """A language model's: its states and its output layer do."""
+    def _without_logits(self, model: nn.Module, inputs: Batch, then: Callable[..., T]) -> T:
+        """`then(hidden [n, H], head, targets, positions)` of a language model, whose logits are never made."""
         positions = next_token_positions(inputs)
         targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
         student = self.accelerator.unwrap_model(model, keep_torch_compile=False)
 
-        def compared(hidden: Tensor) -> Loss:
-            head, weights = self._head(student), positions.weights
-            return linear_divergence(
-                require_positions(hidden, inputs, "student")[positions.rows],
-                head.weight,
-                targets,
-                self.objective,
-                positions.labels,
-                weights=weights,
-                counts=counts,
-                bias=head.bias,
-                logit_scale=head.logit_scale,
-                softcap=head.softcap,
-                impl=self.impl,
-            )
+        def read(hidden: Tensor) -> T:
+            head = head_of(student)
+            assert head is not None  # logits_are_heads found it
+            head = head if self.classes is None else head.first(self.classes)
+            return then(require_positions(hidden, inputs, "student")[positions.rows], head, targets, positions)
 
         with self.accelerator.autocast():
-            loss: Loss = within_forward(model, student, inputs, compared)
-        return loss
+            found: T = within_forward(model, student, inputs, read)
+        return found
 
-    def _head(self, student: nn.Module) -> Head:
-        head = head_of(student)
-        assert head is not None  # logits_are_heads found it
-        return head if self.classes is None else head.first(self.classes)
+    def _loss_of_states(
+        self, counts: Counts | None, hidden: Tensor, head: Head, targets: SoftTargets | None, positions: Positions
+    ) -> Loss:
+        return linear_divergence(
+            hidden,
+            head.weight,
+            targets,
+            self.objective,
+            positions.labels,
+            weights=positions.weights,
+            counts=counts,
+            bias=head.bias,
+            logit_scale=head.logit_scale,
+            softcap=head.softcap,
+            impl=self.impl,
+        )
+
+    def _measured_of_states(
+        self, hidden: Tensor, head: Head, targets: SoftTargets | None, positions: Positions
+    ) -> tuple[Positions, dict[str, Tensor]]:
+        assert positions.labels is not None  # each is of a next token
+        return positions, measured_in_chunks(self.objective, hidden, head, targets, positions.labels)
 
     def _ask_teacher(self, inputs: Batch, positions: Positions) -> SoftTargets:
         with self.accelerator.autocast():
@@ -305,7 +316,7 @@ class DistillTrainer(Trainer):
             if self._next_tokens and self._in_halves is None:  # before training, which finds out at once
                 self._in_halves = logits_are_heads(self.accelerator.unwrap_model(model), inputs)
             if self._in_halves:
-                positions, columns = self._measured_without_logits(model, inputs)
+                positions, columns = self._without_logits(model, inputs, self._measured_of_states)
             else:
                 logits, positions = self._ask_student(model, inputs)
                 targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
@@ -317,22 +328,6 @@ class DistillTrainer(Trainer):
             torch.stack([values.float().reshape(-1) for values in columns.values()], -1), inputs
         )
         return None, stacked, stacked[..., :0]
-
-    def _measured_without_logits(self, model: nn.Module, inputs: Batch) -> tuple[Positions, dict[str, Tensor]]:
-        """Of a language model: its logits exist a few rows at a time."""
-        positions = next_token_positions(inputs)
-        targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
-        student = self.accelerator.unwrap_model(model, keep_torch_compile=False)
-
-        def read(hidden: Tensor) -> dict[str, Tensor]:
-            head = self._head(student)
-            assert positions.labels is not None  # each is of a next token
-            rows = require_positions(hidden, inputs, "student")[positions.rows]
-            return measured_in_chunks(self.objective, rows, head, targets, positions.labels)
-
-        with self.accelerator.autocast():
-            columns: dict[str, Tensor] = within_forward(model, student, inputs, read)
-        return positions, columns
 
     def _summarise(self, prediction: Any) -> dict[str, float]:
         """The mean of each statistic over the positions that have it, and the objective's value."""

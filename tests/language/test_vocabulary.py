@@ -65,4 +65,7 @@ def test_padded_output_layers_are_cut_to_the_tokens_that_exist(impl: str, tmp_pa
 
 
 def test_equal_layers_need_no_tokenizers(tmp_path: Path) -> None:
-    trainer(model(), model(seed=1), tmp_path).check()
+    worker = trainer(model(), model(seed=1), tmp_path)
+    worker.check()
+    assert worker.classes is None
+    assert worker._in_halves

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import ConfigError, DataError
-from limbeck.language.positions import require_same_completions
+from limbeck.language.positions import NO_LABEL, require_same_completions
 from limbeck.models import TEACHER_PREFIX, teacher_view
-from limbeck.transfer.rows import NO_LABEL
 
 
 @dataclass(frozen=True)

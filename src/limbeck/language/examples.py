@@ -23,9 +23,9 @@ import numpy as np
 
 from limbeck.errors import ConfigError, DataError
 from limbeck.language.chat import Piece, chat_pieces
+from limbeck.language.positions import NO_LABEL
 from limbeck.models import TEACHER_PREFIX
 from limbeck.transfer import arrow
-from limbeck.transfer.rows import NO_LABEL
 
 log = logging.getLogger("limbeck")
 

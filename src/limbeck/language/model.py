@@ -57,14 +57,10 @@ def logits_are_heads(model: nn.Module, batch: Batch) -> bool:
 
     So no scale, cap or other step that a model takes after its output layer is missed. The model is in eval mode.
     """
+    some = {name: values[:1] for name, values in _inputs(batch).items() if isinstance(values, Tensor)}
     length = batch["input_ids"].shape[1]
-    some = {
-        name: values[:1, :TOKENS] if values.ndim == 2 and values.shape[1] == length else values[:1]
-        for name, values in _inputs(batch).items()
-        if isinstance(values, Tensor)
-    }
-    if any(values.ndim > 2 for values in some.values()):  # masks of L x L, images: taken whole
-        some = {name: values[:1] for name, values in _inputs(batch).items() if isinstance(values, Tensor)}
+    if all(values.ndim <= 2 for values in some.values()):  # beside masks of L x L, or images, all is taken whole
+        some = {name: v[:, :TOKENS] if v.shape[1:] == (length,) else v for name, v in some.items()}
     head = head_of(model)
     if head is None:
         return False

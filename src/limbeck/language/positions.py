@@ -16,7 +16,7 @@ from torch import Tensor
 
 from limbeck.errors import DataError, ShapeError
 
-NO_TOKEN = -100
+NO_LABEL = -100
 """The label of a token that nobody has to predict, as in torch and transformers."""
 
 
@@ -40,7 +40,7 @@ def next_tokens(batch: Mapping[str, Any]) -> NextTokens:
             f"A language model's labels are [B, L], one per token, but got the shape {list(labels.shape)}."
         )
     shift = int("decoder_input_ids" not in batch)
-    asked = labels != NO_TOKEN
+    asked = labels != NO_LABEL
     if shift:
         asked[:, 0] = False  # nothing predicts it
     places = asked.reshape(-1).nonzero().squeeze(1)

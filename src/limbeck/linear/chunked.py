@@ -96,7 +96,7 @@ class _Chunked(torch.autograd.Function):
         count, hard_scale = objective.count(counts), objective.hard_scale(counts)
         unit = hard_scale.clamp(min=1) if dtype == torch.float16 else torch.where(count == 0, 1.0, count)
         with torch.autocast(device, enabled=False):
-            head = replace(head, weight=weight.to(dtype), bias=None if bias is None else bias.to(dtype))
+            head = replace(head, weight=weight, bias=bias).to(dtype)
             if rows.targets is not None and autocast:
                 rows = replace(rows, targets=_cast(rows.targets, dtype))
             asked = ctx.needs_input_grad[:3] if with_gradient else (False,) * 3  # they say nothing of no_grad
@@ -124,14 +124,8 @@ def _scaled(gradient: Tensor | None, dtype: torch.dtype, factor: Tensor) -> Tens
     """In place where the dtype is that of the result, else rounded once."""
     if gradient is None:
         return None
-    factor = factor.to(_wide(gradient.dtype)).expand(
-        1
-    )  # with an axis: else it is rounded to the gradient's dtype first
-    if gradient.dtype != dtype:
-        return torch.mul(gradient, factor, out=gradient.new_empty(0, dtype=dtype))
-    if gradient.dtype in (torch.float16, torch.bfloat16):
-        return torch.mul(gradient, factor, out=gradient)
-    return gradient.mul_(factor)
+    factor = factor.to(_wide(gradient.dtype)).expand(1)  # without an axis it would be rounded to the gradient's dtype
+    return torch.mul(gradient, factor, out=gradient if gradient.dtype == dtype else gradient.new_empty(0, dtype=dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,11 +322,7 @@ def _cast(targets: SoftTargets, dtype: torch.dtype) -> SoftTargets:
     """Hidden states and their layer as autocast would multiply them; other targets need no matmul."""
     if isinstance(targets, MixedTargets):
         return replace(targets, members=[_cast(member, dtype) for member in targets.members])
-    if not isinstance(targets, HiddenTargets):
-        return targets
-    head = targets.head
-    bias = None if head.bias is None else head.bias.to(dtype)
-    return HiddenTargets(targets.hidden.to(dtype), replace(head, weight=head.weight.to(dtype), bias=bias))
+    return targets.to(dtype) if isinstance(targets, HiddenTargets) else targets
 
 
 def _chunk_rows(classes: int, hidden: Tensor, targets: SoftTargets | None) -> int:

@@ -8,7 +8,6 @@ What this file does not know: any experiment.
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -195,7 +194,7 @@ class Lab:
             "rows": rows,
             **more,
         }
-        _write(self.results_of(experiment) / "results.json", results)
+        limbeck.write_results(results, self.results_of(experiment) / "results.json")
         return results
 
     def results_of(self, experiment: str) -> Path:
@@ -233,7 +232,7 @@ class Lab:
                         f"{self.folder} was begun with {name} {before.get(name)}, and this is {settings[name]}; give "
                         "another --output_dir, or delete that folder."
                     )
-        _write(path, settings)
+        limbeck.write_results(settings, path)  # whole: several processes may train nets in one folder
 
 
 def bf16_is_faster() -> bool:
@@ -248,13 +247,6 @@ def bf16_is_faster() -> bool:
             float((a @ b.T).sum())
             seconds[dtype] = time.perf_counter() - started
     return seconds[torch.bfloat16] < seconds[torch.float32]
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """JSON, whole or not at all; several processes may train nets in one folder."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def log_probs(targets: limbeck.SoftTargets, temperature: float = 1.0) -> Tensor:
