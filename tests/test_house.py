@@ -22,7 +22,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # not listed here has no place yet: draw it in docs/design.md and give it a line. The longest name that fits counts.
 LOSSES = {"errors", "divergences", "targets", "objective"}
 RUNS = LOSSES | {"linear", "metrics", "models", "teachers", "transfer", "students", "positions", "preflight"}
-RUNS |= {"monitor", "language", "language.model", "language.vocabulary"}
+RUNS |= {"monitor", "language", "language.model", "language.positions", "language.vocabulary"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),
@@ -31,7 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objective": {"errors", "divergences", "targets"},
     "linear": LOSSES,
     "metrics": {"errors", "divergences"},
-    "verdict": {"errors", "metrics"},
+    "intervals": set(),
+    "verdict": {"errors", "metrics", "intervals"},
     "latency": {"errors", "models"},
     "checkpoints": {"errors"},
     "models": {"errors"},  # asks a network for logits, and knows no loss
@@ -49,6 +50,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "preflight": LOSSES | {"models", "positions", "teachers", "language.model", "language.positions"},
     "trainer": RUNS | {"checkpoints"},
     "evaluation": RUNS | {"verdict", "latency"},
+    "generation": {"models", "language.model", "language.positions"},
+    "language_verdict": {"intervals"},
+    "language_evaluation": RUNS | {"verdict", "latency", "intervals", "generation", "language_verdict"},
     "report": {"errors"},  # it draws old runs again from their JSON
     "paper": {"limbeck"},  # the public API
     "calibration": {"errors"},
@@ -70,6 +74,7 @@ MAY_IMPORT_HUGGING_FACE = {
     "transfer",
     "store",
     "evaluation",
+    "generation",
     "cli",
     "commands",
     "students",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from limbeck.evaluation import compare, evaluate, predict, read_results, write_results
     from limbeck.language.collate import Pad
     from limbeck.language.examples import tokenise
+    from limbeck.language_evaluation import evaluate_language
     from limbeck.linear import linear_divergence
     from limbeck.objective import Loss, Objective
     from limbeck.students import load, mlp, save, take_layers
@@ -68,6 +69,7 @@ _MODULE_OF = {
     "evaluation": "compare evaluate predict read_results write_results",
     "language.collate": "Pad",
     "language.examples": "tokenise",
+    "language_evaluation": "evaluate_language",
     "linear": "linear_divergence",
     "objective": "Loss Objective",
     "students": "load mlp save take_layers",
@@ -116,6 +118,7 @@ __all__ = [
     "cross_entropy",
     "digits",
     "evaluate",
+    "evaluate_language",
     "forward_kl",
     "idx",
     "jensen_shannon",

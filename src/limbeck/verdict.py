@@ -18,17 +18,16 @@ other models). Student s and baseline s are a pair: the same seed.
 What this file does not know: models, batches, files.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import norm, t
 
 from limbeck._version import __version__
 from limbeck.errors import ShapeError
+from limbeck.intervals import FEWEST_SEEDS, LEVEL, gap_recovered, interval, json_ready, over_seeds, with_seeds, word_of
 from limbeck.metrics import NO_LABEL, calibration_bins, expected_calibration_error
 
 SCHEMA, VERSION = "limbeck.results", 1
@@ -37,9 +36,6 @@ MOST_CLASSES_KEPT = 1000
 MOST_CLASSES_DRAWN = 100
 """Up to this many classes: a confusion matrix, and the log-probabilities of all classes for each example shown."""
 EXAMPLES_SHOWN = 16
-FEWEST_SEEDS = 3
-LEVEL = 0.95
-ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ def compare(
         "curves": {name: list(points) for name, points in (curves or {}).items()},
         "examples": pooled.examples,
     }
-    ready: dict[str, Any] = _json_ready(results)
+    ready: dict[str, Any] = json_ready(results)
     return ready
 
 
@@ -143,9 +139,9 @@ def judge(
         return verdict | {"sentence": sentence, "gap_reason": f"{missing}."}
     roles = [student, baseline] if teacher is None else [student, baseline, teacher]
     observed, draws = _resample(roles, resamples, np.random.default_rng(seed))
-    verdict["difference"] = difference = _interval(observed[0] - observed[1], draws[:, 0] - draws[:, 1])
-    verdict["word"] = _word(difference)
-    verdict["gap_recovered"], verdict["gap_reason"] = _gap(observed, draws)
+    verdict["difference"] = difference = interval(observed[0] - observed[1], draws[:, 0] - draws[:, 1])
+    verdict["word"] = word_of(difference)
+    verdict["gap_recovered"], verdict["gap_reason"] = gap_recovered(observed, draws)
     verdict["sentence"] = _sentence(verdict, observed[0], observed[1])
     return verdict
 
@@ -161,39 +157,8 @@ def _resample(roles: list[np.ndarray], resamples: int, rng: np.random.Generator)
     outcomes = np.vstack([outcomes, only_baseline_wrong, 1 - only_baseline_wrong])
     drawn = rng.multinomial(examples, np.append(counts, [1, 1]) / (examples + 2), size=resamples)
     draws = drawn / examples @ outcomes  # [resamples, R]
-    if seeds >= FEWEST_SEEDS:
-        by_seed = np.stack([np.broadcast_to(right.mean(1, dtype=np.float64), seeds) for right in roles], 1)  # [S, R]
-        upper = (1 + LEVEL) / 2
-        widening = math.sqrt(seeds / (seeds - 1)) * t.ppf(upper, seeds - 1) / norm.ppf(upper)
-        drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
-        draws = draws + widening * (drawn / seeds @ by_seed - observed)
-    return observed, draws
-
-
-def _interval(value: float, draws: np.ndarray) -> dict[str, float]:
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail], method="inverted_cdf")  # draws themselves: they may be infinite
-    return {"mean": float(value), "low": float(low), "high": float(high)}
-
-
-def _word(difference: dict[str, float]) -> str:
-    if difference["low"] > ROUNDING:
-        return "better"
-    return "worse" if difference["high"] < -ROUNDING else "no difference shown"
-
-
-def _gap(observed: np.ndarray, draws: np.ndarray) -> tuple[dict[str, float] | None, str | None]:
-    """(student - baseline) / (teacher - baseline) with its interval; or why there is none."""
-    if len(observed) < 3:
-        return None, "There is no teacher."
-    gained, whole = draws[:, 0] - draws[:, 1], draws[:, 2] - draws[:, 1]
-    word = _word(_interval(observed[2] - observed[1], whole))
-    if word != "better":
-        shown = "is worse than" if word == "worse" else "is not shown to differ from"
-        return None, f"The teacher {shown} the baseline, so there is no gap to recover."
-    # a draw without a gap, at most one in forty, counts as beyond any share of it
-    shares = np.where(whole > 0, gained / np.where(whole > 0, whole, 1.0), np.copysign(np.inf, gained))
-    return _interval((observed[0] - observed[1]) / (observed[2] - observed[1]), shares), None
+    by_seed = np.stack([np.broadcast_to(right.mean(1, dtype=np.float64), seeds) for right in roles], 1)  # [S, R]
+    return observed, with_seeds(draws, by_seed, rng)
 
 
 def _sentence(verdict: dict[str, Any], student: float, baseline: float) -> str:
@@ -285,7 +250,7 @@ def _role_results(pooled: Predictions, role: str) -> dict[str, Any]:
     return {
         "seeds": len(wrong),
         "accuracy": _means(said["correct"]),
-        "errors": _over_seeds(wrong[:, labelled].sum(1)) if labelled.any() else None,
+        "errors": over_seeds(wrong[:, labelled].sum(1)) if labelled.any() else None,
         "nll": _means(said["nll"]),
         "brier": _means(said["brier"]),
         "ece": _ece(said["confidence"], said["correct"]),
@@ -306,18 +271,14 @@ def _role_results(pooled: Predictions, role: str) -> dict[str, Any]:
 def _means(values: np.ndarray) -> dict[str, Any] | None:
     """Of `[seeds, n]`: the mean of each seed over what is known, and their mean; None where nothing is."""
     known = values[:, ~np.isnan(values).any(0)]
-    return _over_seeds(known.mean(1, dtype=np.float64)) if known.size else None
-
-
-def _over_seeds(values: np.ndarray) -> dict[str, Any]:
-    return {"mean": values.mean(), "seeds": values}
+    return over_seeds(known.mean(1, dtype=np.float64)) if known.size else None
 
 
 def _ece(sure: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
     each = [
         expected_calibration_error(torch.from_numpy(a), torch.from_numpy(b)) for a, b in zip(sure, right, strict=True)
     ]
-    return None if np.isnan(each).any() else _over_seeds(np.array(each))
+    return None if np.isnan(each).any() else over_seeds(np.array(each))
 
 
 def _bins(sure: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
@@ -336,14 +297,3 @@ def _confusion(pooled: Predictions) -> np.ndarray | None:
     pairs = pooled.statistics["teacher"]["predicted"] * pooled.classes + students  # [seeds, n]
     counts = np.bincount(pairs.ravel(), minlength=pooled.classes**2) / len(students)
     return counts.reshape(pooled.classes, pooled.classes)
-
-
-def _json_ready(value: Any) -> Any:
-    """Plain Python values, with None for nan and infinity."""
-    if isinstance(value, Mapping):
-        return {str(name): _json_ready(part) for name, part in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_json_ready(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
