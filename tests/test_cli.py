@@ -322,17 +322,6 @@ def test_what_is_refused_says_what_to_do(words: list[str], code: int, said: str,
     assert "Traceback" not in err
 
 
-def test_a_language_model_is_sent_to_where_it_can_be_trained(limbeck_says: Any, tmp_path: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    LlamaForCausalLM(LlamaConfig(vocab_size=20, **sizes)).save_pretrained(tmp_path / "llama")
-    code, _, said = limbeck_says("distill", "--student", str(tmp_path / "llama"), "--output_dir", str(tmp_path / "run"))
-    assert code == 1
-    assert "writes text" in said
-    assert "limbeck.tokenise and limbeck.DistillTrainer" in said
-    assert not (tmp_path / "run").exists()
-
 
 def test_help_and_version(limbeck_says: Any) -> None:
     code, out, _ = limbeck_says("--help")

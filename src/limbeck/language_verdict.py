@@ -80,7 +80,7 @@ def judge_tokens(tokens: Tokens, resamples: int = 2000, seed: int = 0) -> dict[s
         "resamples": resamples,
     }
     if "baseline" not in said:
-        reads = f"The student's perplexity is {np.exp(said['student']['nll'].mean(1)).mean():.2f}"
+        reads = f"The student's perplexity is {_perplexity(said['student']):.2f}"
         sentence = f"{reads}. There is no baseline, so nothing is said of better or worse."
         return verdict | {"sentence": sentence, "gap_reason": "There is no baseline."}
     roles = ["student", "baseline", "teacher"] if "teacher" in said else ["student", "baseline"]
@@ -150,8 +150,7 @@ def _sentence(verdict: Mapping[str, Any], said: Mapping[str, Mapping[str, np.nda
         "worse": "The student is worse than the baseline",
         "no difference shown": "No difference between student and baseline is shown",
     }[verdict["word"]]
-    of_seeds = (np.exp(said[role]["nll"].mean(1, dtype=np.float64)) for role in ("student", "baseline"))
-    student, baseline = (each.mean() for each in of_seeds)
+    student, baseline = (_perplexity(said[role]) for role in ("student", "baseline"))
     sentence = f"{claim}: perplexity {student:.2f} against {baseline:.2f}"
     sentence += f", {_saved(verdict['difference'])} nats per token saved"
     gap = verdict["gap_recovered"]
@@ -174,6 +173,10 @@ def _saved(difference: Mapping[str, float]) -> str:
     return (
         f"{difference['mean']:.3f} ({100 * LEVEL:.0f} % interval {difference['low']:.3f} to {difference['high']:.3f})"
     )
+
+
+def _perplexity(said: Mapping[str, np.ndarray]) -> float:
+    return float(np.exp(said["nll"].mean(1, dtype=np.float64)).mean())
 
 
 def _mean(values: np.ndarray) -> dict[str, Any]:

@@ -83,6 +83,7 @@ def compare(
         "schema": SCHEMA,
         "version": VERSION,
         "limbeck": __version__,
+        "task": "classification",
         "test": {
             "examples": len(pooled.labels),
             "labelled": labelled.sum(),

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
+import transformers
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -29,6 +31,10 @@ from limbeck.trainer import DistillConfig
 
 console = Console(highlight=False, soft_wrap=True)
 
+COMPLETIONS, WIDTH = 2, 100
+"""How many of the completions are printed, and how much of each; results.json has them all."""
+
+# A line of the table -> where in a role's results it stands, and how it is printed.
 LINES: dict[str, tuple[tuple[str, ...], str]] = {
     "right": (("accuracy", "mean"), "{:.2%}"),
     "errors": (("errors", "mean"), "{:,.1f}"),
@@ -46,7 +52,18 @@ LINES: dict[str, tuple[tuple[str, ...], str]] = {
     "ms per example, batch of 1": (("latency_ms", "batch_1"), "{:.3f}"),
     "ms per example, batch of 256": (("latency_ms", "batch_256"), "{:.4f}"),
 }
-"""A line of the table -> where in a role's results it stands, and how it is printed."""
+LANGUAGE_LINES: dict[str, tuple[tuple[str, ...], str]] = {
+    "perplexity": (("perplexity", "mean"), "{:,.2f}"),
+    "nats per token": (("nll", "mean"), "{:.4f}"),
+    "next token right": (("accuracy", "mean"), "{:.2%}"),
+    "entropy, nats": (("entropy", "mean"), "{:.4f}"),
+    "KL(teacher‖student), nats": (("to_teacher", "forward_kl", "mean"), "{:.4f}"),
+    "KL(student‖teacher), nats": (("to_teacher", "reverse_kl", "mean"), "{:.4f}"),
+    "agrees with the teacher": (("to_teacher", "agreement", "mean"), "{:.2%}"),
+    "accepted as a draft": (("to_teacher", "acceptance", "mean"), "{:.2%}"),
+    "parameters": (("parameters",), "{:,}"),
+    "bytes": (("bytes",), "{:,}"),
+}
 
 
 def say(text: str) -> None:
@@ -73,12 +90,15 @@ def results_table(results: Mapping[str, Any], names: Mapping[str, str] | None = 
     """A column per role; a line that no role has a value for is left out. names: role -> what to call it."""
     test, roles = results["test"], results["roles"]
     seeds = max(of["seeds"] for of in roles.values())
+    writes = results.get("task") == "language"
     title = f"{test['examples']:,} test examples, {test['classes']:,} classes"
+    if writes:
+        title = f"{test['tokens']:,} tokens of {test['examples']:,} test examples, {test['classes']:,} token ids"
     table = Table(title=title + (f", mean of {seeds} seeds" if seeds > 1 else ""), title_justify="left")
     table.add_column("")
     for role in roles:
         table.add_column(escape((names or {}).get(role, role)), justify="right")
-    for line, (path, form) in LINES.items():
+    for line, (path, form) in (LANGUAGE_LINES if writes else LINES).items():
         values = [_at(of, path) for of in roles.values()]
         if any(value is not None for value in values):
             table.add_row(line, *("" if value is None else form.format(value) for value in values))
@@ -86,9 +106,31 @@ def results_table(results: Mapping[str, Any], names: Mapping[str, str] | None = 
 
 
 def print_results(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
-    """The table and the verdict."""
+    """The table and the verdict; of language models, what they write and how fast."""
     console.print(results_table(results, names))
     say(results["verdict"]["sentence"])
+    if draft := results.get("draft"):
+        alone, assisted = draft["teacher_tokens_per_second"], draft["assisted_tokens_per_second"]
+        if draft["reason"]:
+            say(f"Not timed as a draft: {draft['reason']}")
+        else:
+            say(
+                f"As the teacher's draft: {assisted:,.0f} tokens per second against {alone:,.0f} of the teacher alone, "
+                f"{draft['speed_up']:.2f} times as fast."
+            )
+    for written in results.get("completions", [])[:COMPLETIONS]:
+        console.print()
+        say(f"After: {_one_line(written['prompt'])[-WIDTH:]}")
+        for role in results["roles"]:
+            if written.get(role) is not None:
+                say(f"  {(names or {}).get(role, role):>12}: {_one_line(written[role])[:WIDTH]}")
+
+
+def hush() -> None:
+    """No bars and notes of the libraries below, which have nothing to say to the person at the terminal."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
 
 
 class Progress(TrainerCallback):
@@ -148,6 +190,10 @@ def quiet(trainer: Any) -> Any:
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _at(of: Any, path: tuple[str, ...]) -> Any:

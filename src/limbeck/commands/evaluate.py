@@ -1,16 +1,27 @@
 """`limbeck evaluate`: students measured beside a teacher and baselines, on data that none was trained on."""
 
 from pathlib import Path
+from typing import Any
 
-from limbeck.commands import console
-from limbeck.commands.options import DataOptions, EvaluateOptions, TeacherOptions, evaluate_parser, options_of, read
+from limbeck.commands import console, language
+from limbeck.commands.options import (
+    DataOptions,
+    EvaluateOptions,
+    LanguageOptions,
+    TeacherOptions,
+    evaluate_parser,
+    options_of,
+    read,
+)
 from limbeck.commands.texts import open_data, open_model, open_teacher, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation import evaluate, write_results
+from limbeck.language_evaluation import evaluate_language
 
 
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
+    console.hush()
     parser = evaluate_parser()
     chosen = read(parser, words)
     options, data = options_of(EvaluateOptions, chosen), options_of(DataOptions, chosen)
@@ -20,23 +31,34 @@ def run(words: list[str]) -> None:
     students = [open_model(text) for text in options.student]
     baselines = [open_model(text) for text in options.baseline]
     teacher = open_teacher(teachers.teacher, teachers.mean)
+    kinds = {language.are_language_models(student, teacher) for student in [*students, *baselines]}
+    if writes := True in kinds:
+        parser.set_defaults({"batch_size": language.DEFAULTS["per_device_eval_batch_size"]})
+        options = options_of(EvaluateOptions, read(parser, words))
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, options.student, teachers.teacher)
-    splits = open_data(data, tokenizer, of_teacher)
+    texts = options_of(LanguageOptions, chosen)
+    splits: dict[str, Any]
+    if writes:
+        language.refuse_options_of_classes(data)
+        splits = language.open_rows(data, texts, students[0], teacher, tokenizer, of_teacher)
+    else:
+        language.refuse_options_of_language(texts)
+        splits = open_data(data, tokenizer, of_teacher)
     if options.split in ("train", "test"):  # as distill has them: what it trained on is not measured as a test
-        splits, said = with_test(splits)
+        splits, said = (language.with_test_rows if writes else with_test)(splits)
         if said:
             console.say(said)
     if options.split not in splits:
         raise DataError(f"{data.data} has no split {options.split!r}; it has {', '.join(splits)}.")
-    results = evaluate(
-        students,
-        splits[options.split],
-        baseline=baselines,
-        teacher=teacher,
-        held_out=splits.get("validation") if options.split != "validation" else None,
-        batch_size=options.batch_size,
-        show=None if tokenizer is None else lambda row: tokenizer.decode(row["input_ids"], skip_special_tokens=True),
-    )
+    test = splits[options.split]
+    asked: dict[str, Any] = {"baseline": baselines, "teacher": teacher, "batch_size": options.batch_size}
+    if writes:
+        results = evaluate_language(students, test, tokenizer=tokenizer, teacher_tokenizer=of_teacher, **asked)
+    else:
+        asked["held_out"] = splits.get("validation") if options.split != "validation" else None
+        if tokenizer is not None:
+            asked["show"] = lambda row: tokenizer.decode(row["input_ids"], skip_special_tokens=True)
+        results = evaluate(students, test, **asked)
     results["settings"] = {k: v for k, v in chosen.as_dict().items() if k != "config"}
     Path(options.output).parent.mkdir(parents=True, exist_ok=True)
     write_results(results, options.output)

@@ -52,7 +52,7 @@ class DataOptions:
         "digits",
         "digits (embedded); a folder in MNIST's format; a csv, tsv, json, jsonl or parquet file; an imagefolder; the "
         "name of a dataset on the Hugging Face hub; or package.module:callable that returns a TransferSet, or a dict "
-        "of them by split",
+        "of them by split. For language models, records of text, prompt and completion, or messages",
     )
     text_column: str | None = _option(None, "which column holds the text, where it cannot be guessed")
     image_column: str | None = _option(None, "which column holds the image, where it cannot be guessed")
@@ -62,6 +62,16 @@ class DataOptions:
     image_size: int | None = _option(None, "resize images to this many pixels, in height and width")
     max_length: int | None = _option(None, "truncate texts to this many tokens")
     tokenizer: str | None = _option(None, "folder or hub name; by default the student's, or else the teacher's")
+
+
+@dataclass(frozen=True)
+class LanguageOptions:
+    """Language models: records of text, prompt and completion, or messages (docs/language.md)."""
+
+    assistant: str = _option("all", "of messages, learn all turns of the assistant, or the last")
+    teacher_max_length: int | None = _option(None, "truncate what the teacher reads to this many tokens")
+    packing: bool = _option(False, "put several examples into a row of max_length tokens, where attention allows it")
+    num_proc: int | None = _option(None, "processes that tokenise")
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,7 @@ class ObjectiveOptions:
         "forward_kl, reverse_kl, cross_entropy, total_variation, logit_matching; jensen_shannon:0.5, skewed_kl:0.1, "
         "skewed_reverse_kl:0.1; or package.module:function",
     )
-    temperature: float = _option(2.0, "softens teacher and student in the soft term")
+    temperature: float = _option(2.0, "softens teacher and student in the soft term; 1 for language models")
     soft_weight: float = _option(1.0, "of the divergence from the teacher")
     hard_weight: float = _option(0.0, "of the cross-entropy with the labels, relative to soft_weight")
 
@@ -150,7 +160,10 @@ def distill_parser(brief: bool = False) -> ArgumentParser:
     """The parser of `limbeck distill`; brief leaves Trainer's many out, for a help that can be read."""
     parser = _parser("distill", "Train a small model to behave like a big one; without --teacher, on labels alone.")
     parser.add_argument("--help_all", action="help", help="show every option, those of transformers' Trainer too")
-    groups = (DataOptions, SplitOptions, TeacherOptions, StudentOptions, ObjectiveOptions, RunOptions)
+    groups = (
+        *(DataOptions, SplitOptions, TeacherOptions, StudentOptions),
+        *(ObjectiveOptions, RunOptions, LanguageOptions),
+    )
     for options in groups:
         _add(parser, options)
     parser.add_class_arguments(DistillConfig, skip=NOT_OFFERED)
@@ -169,7 +182,7 @@ def distill_parser(brief: bool = False) -> ArgumentParser:
 def evaluate_parser() -> ArgumentParser:
     """The parser of `limbeck evaluate`."""
     parser = _parser("evaluate", "Measure students against a teacher and against baselines.")
-    for options in (EvaluateOptions, TeacherOptions, DataOptions):
+    for options in (EvaluateOptions, TeacherOptions, DataOptions, LanguageOptions):
         _add(parser, options)
     return parser
 

@@ -116,7 +116,7 @@ def _format_of(records: Any) -> tuple[str, tuple[str, ...]]:
             f"Records must be a datasets.Dataset, but are a {type(records).__name__}; take a split of a DatasetDict, "
             "or make one by Dataset.from_list."
         )
-    found = records.column_names
+    found = [name for name in records.column_names if name != "row_id"]
     fitting = [kind for kind, columns in _FORMATS.items() if set(columns) <= set(found)]
     if len(fitting) != 1:
         how = "fits several of these" if fitting else "fits none of these"

@@ -61,7 +61,7 @@ def table(
     Classes are those of the training split (the first one where none is called train): strings in sorted order,
     ClassLabels with their names, whole numbers as they are. DataError where anything is missing or ambiguous.
     """
-    splits = _load(source, column_names)
+    splits = load_splits(source, column_names)
     training = "train" if "train" in splits else next(iter(splits))
     roles = _roles(splits[training], _as_names(text_column), image_column, label_column, feature_columns, tokenizer)
     labelled = {name: data for name, data in splits.items() if roles.label in data.column_names}
@@ -106,8 +106,8 @@ _SPLITS = {
 }
 
 
-def _load(source: Any, column_names: Sequence[str] | None) -> dict[str, Any]:
-    """The splits of a source, in its order."""
+def load_splits(source: Any, column_names: Sequence[str] | None = None) -> dict[str, Any]:
+    """The splits of a source as `table` takes it, each a datasets.Dataset, in its order."""
     if isinstance(source, datasets.DatasetDict):
         return dict(source)
     if isinstance(source, datasets.Dataset):

@@ -1,0 +1,103 @@
+"""What `limbeck distill` does for classifiers: data of examples with a class each, an mlp if nothing else is named.
+
+What this file does not know: training, the folder of a run.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import Namespace
+from torch import nn
+
+from limbeck.commands import console
+from limbeck.commands.language import refuse_options_of_language
+from limbeck.commands.options import DataOptions, LanguageOptions, SplitOptions, StudentOptions, options_of
+from limbeck.commands.texts import open_data, open_tokenizers, with_test
+from limbeck.commands.work import Work
+from limbeck.errors import ConfigError, DataError
+from limbeck.evaluation import evaluate
+from limbeck.students import mlp
+from limbeck.transfer import TransferSet, jitter
+
+
+def prepare(chosen: Namespace, student: nn.Module | None, teacher: Any) -> Work:
+    """What there is to train and to measure; student is None for an mlp."""
+    refuse_options_of_language(options_of(LanguageOptions, chosen))
+    splits, tokenizer = _read_data(chosen)
+    train = splits["train"]
+    student = _new_mlp(options_of(StudentOptions, chosen), train) if student is None else student
+    augment = jitter(chosen.jitter, seed=chosen.seed, column=_image_column(train)) if chosen.jitter else None
+
+    def measure(baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+        return evaluate(
+            student,
+            splits["test"],
+            baseline=baseline,
+            teacher=teacher,
+            held_out=splits.get("validation"),
+            curves=curves,
+            batch_size=batch_size,
+            show=None if tokenizer is None else lambda x: tokenizer.decode(x["input_ids"], skip_special_tokens=True),
+        )
+
+    with_trainer = {"eval_dataset": splits.get("validation"), "augment": augment, "processing_class": tokenizer}
+    labelled = train.select(_labelled_rows(train)) if chosen.baseline else train
+    return Work(student, splits, with_trainer, labelled, measure, label_names=train.label_names)
+
+
+def _read_data(chosen: Namespace) -> tuple[dict[str, TransferSet], Any]:
+    """The splits "train", "test" and, where there is one, "validation"; and the tokenizer of texts."""
+    split, data = options_of(SplitOptions, chosen), options_of(DataOptions, chosen)
+    tokenizer, of_teacher = open_tokenizers(data.tokenizer, [chosen.student], chosen.teacher)
+    splits = open_data(data, tokenizer, of_teacher)
+    if "train" not in splits:
+        raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
+    if (labels := splits["train"].labels) is not None and labels.ndim > 1:
+        raise ConfigError(
+            "The examples of this data have a label per token, and the command judges one class per example; train a "
+            "token classifier in Python, with limbeck.DistillTrainer."
+        )
+    splits, said = with_test(splits)
+    if said:
+        console.say(said)
+    if "validation" not in splits and split.validation:
+        splits["train"], splits["validation"] = splits["train"].split(split.validation, seed=1)
+    if split.labelled is not None:
+        splits["train"] = _keep_labels(splits["train"], split.labelled)
+    return splits, tokenizer
+
+
+def _keep_labels(train: TransferSet, labelled: int) -> TransferSet:
+    known = train.select(_labelled_rows(train))
+    if not 0 < labelled < len(known):
+        raise ConfigError(f"--labelled must be between 1 and the {len(known)} labelled examples, but is {labelled}.")
+    _, kept = known.split(labelled / len(known), seed=2)
+    places = {int(row): place for place, row in enumerate(train.row_ids)}
+    return train.without_labels(except_rows=[places[int(row)] for row in kept.row_ids])
+
+
+def _labelled_rows(train: TransferSet) -> Any:
+    if train.labels is None or not (train.labels != -100).any():
+        raise ConfigError("--baseline and --labelled need labels, but the training set has none.")
+    return (train.labels != -100).reshape(len(train), -1).any(1)
+
+
+def _new_mlp(options: StudentOptions, train: TransferSet) -> nn.Module:
+    if train.num_classes is None:
+        raise ConfigError("The data has no labels, so an mlp cannot tell how many classes there are; give --student.")
+    column, example = next((k, v) for k, v in train[0].items() if k not in ("labels", "row_id"))
+    if not example.is_floating_point():
+        raise ConfigError(f"An mlp reads numbers or pixels, but the data's column {column!r} holds {example.dtype}.")
+    return mlp(
+        [example.numel(), *options.hidden, train.num_classes],
+        dropout=options.dropout,
+        input_dropout=options.input_dropout,
+        max_norm=options.max_norm,
+    )
+
+
+def _image_column(train: TransferSet) -> str:
+    columns = [k for k, v in train[0].items() if k not in ("labels", "row_id") and v.ndim >= 2]
+    if len(columns) != 1:
+        raise ConfigError(f"--jitter shifts images, but the data has {len(columns)} image columns; leave it out.")
+    return columns[0]

@@ -1,0 +1,198 @@
+"""What the commands do for language models: records become rows of tokens, and their tokens are measured.
+
+What this file does not know: training, the folder of a run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from datasets import disable_progress_bars
+from jsonargparse import Namespace
+from torch import nn
+
+from limbeck.commands import console
+from limbeck.commands.options import DataOptions, LanguageOptions, SplitOptions, options_of
+from limbeck.commands.texts import open_tokenizers
+from limbeck.commands.work import Work
+from limbeck.errors import ConfigError, DataError
+from limbeck.language.examples import tokenise
+from limbeck.language.model import base_of, is_language_model
+from limbeck.language.vocabulary import shared_vocabulary
+from limbeck.language_evaluation import evaluate_language
+from limbeck.models import networks_of
+from limbeck.transfer.tables import load_splits
+
+DEFAULTS = {
+    "temperature": 1.0,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8,
+    "num_train_epochs": 3.0,
+    "train_sampling_strategy": "group_by_length",
+}
+"""Where a language model's defaults differ from a classifier's."""
+
+OF_CLASSES = ("image_column", "label_column", "feature_columns", "image_size", "labelled", "jitter")
+"""Options that mean nothing for text that is written."""
+
+TEST_SHARE, MOST_TESTED = 0.1, 1000
+"""Of data of one split, so many examples are the test."""
+
+
+def prepare(chosen: Namespace, student: nn.Module, teacher: Any) -> Work:
+    """What there is to train and to measure."""
+    data, split = options_of(DataOptions, chosen), options_of(SplitOptions, chosen)
+    texts = options_of(LanguageOptions, chosen)
+    refuse_options_of_classes(data, split)
+    student, said = in_float32(student)
+    if said:
+        console.say(said)
+    tokenizer, of_teacher = open_tokenizers(data.tokenizer, [chosen.student], chosen.teacher)
+    splits = open_rows(data, texts, student, teacher, tokenizer, of_teacher)
+    if "train" not in splits:
+        raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
+    splits, said = with_test_rows(splits)
+    if said:
+        console.say(said)
+    if "validation" not in splits and split.validation:
+        splits["train"], splits["validation"] = part_of(splits["train"], split.validation, seed=1)
+    if texts.packing:
+        from limbeck.language.pack import pack
+
+        longest = _least(data.max_length, _context_of(student))
+        if longest is None:
+            raise ConfigError("Packing fills rows of --max_length tokens, and the student names no limit; give one.")
+        whole = len(splits["train"])
+        splits["train"] = pack(splits["train"], longest, teacher_max_length=_context_of(teacher))
+        console.say(f"{whole:,} training examples are packed into {len(splits['train']):,} rows.")
+
+    def measure(baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+        return evaluate_language(
+            student,
+            splits["test"],
+            baseline=baseline,
+            teacher=teacher,
+            tokenizer=tokenizer,
+            teacher_tokenizer=of_teacher,
+            curves=curves,
+            batch_size=batch_size,
+        )
+
+    with_trainer = {"eval_dataset": splits.get("validation"), "processing_class": tokenizer}
+    with_trainer["teacher_tokenizer"] = of_teacher
+    return Work(student, splits, with_trainer, splits["train"], measure)
+
+
+def are_language_models(student: Any, teacher: Any) -> bool:
+    """Whether these write text; ConfigError where one does and the other does not."""
+    writes = [is_language_model(network) for model in (student, teacher) for network in networks_of(model) or []]
+    if len(set(writes)) > 1 or (any(writes) and student is None):
+        other = "the student is an mlp" if student is None else "one of student and teacher is not"
+        raise ConfigError(
+            f"Language models learn from language models, but {other}; give --student a language model, or "
+            "take_layers:6 for a copy of some of the teacher's layers."
+        )
+    return any(writes)
+
+
+def open_rows(
+    data: DataOptions,
+    language: LanguageOptions,
+    student: nn.Module,
+    teacher: Any,
+    tokenizer: Any,
+    teacher_tokenizer: Any = None,
+) -> dict[str, Any]:
+    """The splits of the data as rows of token ids (`limbeck.tokenise`), each with row ids of its own."""
+    if data.data == "digits":
+        raise ConfigError("The digits are pictures, and a language model learns from text; give --data.")
+    if tokenizer is None:
+        raise ConfigError("Text needs a tokenizer, and neither student nor teacher has one; give --tokenizer.")
+    if teacher_tokenizer is not None:
+        shared_vocabulary(tokenizer, teacher_tokenizer)  # before a long read
+    disable_progress_bars()  # of reading: training has its own
+    splits = load_splits(data.data, data.column_names or None)
+    made, first = {}, 0
+    for name in sorted(splits, key=lambda name: name != "train"):
+        records = splits[name]
+        if data.text_column is not None:
+            if data.text_column not in records.column_names:
+                raise DataError(f"There is no column {data.text_column!r} in {name}; there are {records.column_names}.")
+            records = records.select_columns([data.text_column]).rename_column(data.text_column, "text")
+        if "row_id" not in records.column_names:
+            records = records.add_column("row_id", list(range(first, first + len(records))))
+            first += len(records)
+        made[name] = tokenise(
+            records,
+            tokenizer,
+            assistant=language.assistant,
+            max_length=_least(data.max_length, _context_of(student)),
+            teacher_max_length=_least(language.teacher_max_length, _context_of(teacher)),
+            num_proc=language.num_proc,
+        )
+    return made
+
+
+def with_test_rows(splits: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """The splits with a "test" among them, always the same rows; and what was done, where it had to be made."""
+    if "test" in splits or "train" not in splits:
+        return dict(splits), None
+    if "validation" in splits:
+        made = {name: part for name, part in splits.items() if name != "validation"} | {"test": splits["validation"]}
+        return made, "The data has no test split: its validation split is the test, and is used for nothing else."
+    rest, test = part_of(splits["train"], TEST_SHARE, seed=0)
+    said = f"The data has one split: {len(test)} of its examples are set apart as the test."
+    return {**splits, "train": rest, "test": test}, said
+
+
+def part_of(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
+    """`(the rest, a random part)` of rows, the part at most MOST_TESTED."""
+    size = min(round(share * len(rows)), MOST_TESTED)
+    if not 0 < size < len(rows):
+        raise DataError(
+            f"{len(rows)} examples are too few to set some apart: a share of {share:g} is {size}; give more, or files "
+            "of train.*, test.* and validation.*."
+        )
+    parts = rows.train_test_split(size, seed=seed)
+    return parts["train"], parts["test"]
+
+
+def refuse_options_of_classes(data: DataOptions, split: SplitOptions | None = None) -> None:
+    """ConfigError for options that mean nothing for language models."""
+    for options in (data, split):
+        for f in fields(options) if options is not None else ():
+            if f.name in OF_CLASSES and getattr(options, f.name):
+                raise ConfigError(f"--{f.name} has no meaning for language models; leave it out.")
+
+
+def refuse_options_of_language(language: LanguageOptions) -> None:
+    """ConfigError for options that mean nothing for classifiers."""
+    for f in fields(language):
+        if getattr(language, f.name) != f.default:
+            raise ConfigError(f"--{f.name} is for language models, and this student is none; leave it out.")
+
+
+def in_float32(student: nn.Module) -> tuple[nn.Module, str | None]:
+    """A student whose weights can take small steps; and what was done, where they could not."""
+    dtypes = {parameter.dtype for parameter in student.parameters() if parameter.requires_grad}
+    if not dtypes & {torch.bfloat16, torch.float16}:
+        return student, None
+    name = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    said = f"The student's weights are {name}: they are trained in float32, where small steps are not lost."
+    return student.float(), said + " Give --bf16 to multiply in bfloat16."
+
+
+def _context_of(model: Any) -> int | None:
+    """The longest row that the networks of a model can read, where they say so."""
+    limits = [_position_limit(network) for network in networks_of(model) or [] if is_language_model(network)]
+    return _least(*limits)
+
+
+def _position_limit(network: nn.Module) -> int | None:
+    limit: int | None = getattr(base_of(network).config.get_text_config(), "max_position_embeddings", None)
+    return limit
+
+
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)

@@ -1,0 +1,63 @@
+"""The folder of a run: made ready without mixing in an older run or losing it, and the settings that are left there.
+
+What this file does not know: what is trained.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from limbeck.commands import console
+from limbeck.commands.options import RunOptions
+from limbeck.errors import ConfigError
+
+SETTINGS = "config.yaml"
+LEFT = {"student", "baseline", "results.json", "log.jsonl", "baseline.jsonl", SETTINGS, "checkpoints"}
+
+
+def claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Path:
+    """The run's folder, made ready: an older run there is neither mixed in nor lost unasked."""
+    folder = Path(options.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; give another --output_dir.")
+    found = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    begun = SETTINGS in found and ("student" in found or any(folder.glob("checkpoints/*/checkpoint-*")))
+    strange = {name.removesuffix(".partial") for name in found} - LEFT
+    if found and not begun and (strange or SETTINGS not in found):
+        raise ConfigError(f"{folder} holds files that are no run of Limbeck's; give another --output_dir.")
+    if begun and not options.resume and not options.overwrite:
+        raise ConfigError(
+            f"{folder} already holds a run; --resume goes on with it, --overwrite replaces it, and another "
+            "--output_dir leaves it alone."
+        )
+    if not options.resume:
+        _remove_run(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = settings_of(parser, chosen)
+    if options.resume and (folder / SETTINGS).exists():
+        before = parser.parse_path(folder / SETTINGS).as_dict()
+        for name in sorted(settings):
+            if before.get(name) != settings[name]:
+                console.say(f"Note: {name} was {before.get(name)} when the run began and is {settings[name]} now.")
+    if not (folder / SETTINGS).exists():  # a run that is resumed keeps what it began with until it has ended
+        save_settings(parser, settings, folder)
+    return folder
+
+
+def save_settings(parser: ArgumentParser, settings: dict[str, Any], folder: Path) -> None:
+    """Writes them as YAML, for --config."""
+    kept = Namespace(**settings)  # type: ignore[no-untyped-call]
+    parser.save(kept, folder / SETTINGS, overwrite=True, skip_validation=True)
+
+
+def _remove_run(folder: Path) -> None:
+    """Deletes what a run left in its folder, and nothing that somebody else put there."""
+    for path in (folder / name for name in LEFT):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def settings_of(parser: ArgumentParser, chosen: Namespace) -> dict[str, Any]:
+    """What a run was made with, plain."""
+    return {k: v for k, v in chosen.as_dict().items() if k not in ("config", "resume", "overwrite", "help_all")}

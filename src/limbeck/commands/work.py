@@ -1,0 +1,24 @@
+"""What `limbeck distill` is about to do, whatever kind of model it is for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Work:
+    """A student, the data by split, and how both are trained and measured.
+
+    splits: "train", "test" and, where there is one, "validation". with_trainer: what DistillTrainer is given besides.
+    labelled: the part of the training examples that a baseline learns from.
+    measure: `(baseline or None, curves, batch_size) -> results`, of the student as it is by then.
+    """
+
+    student: nn.Module
+    splits: Mapping[str, Any]
+    with_trainer: Mapping[str, Any]
+    labelled: Any
+    measure: Callable[[nn.Module | None, Mapping[str, Any], int], dict[str, Any]]
+    label_names: tuple[str, ...] | None = None

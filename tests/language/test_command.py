@@ -1,0 +1,200 @@
+"""The commands with language models: one command from a jsonl file to a student, and what is refused before that."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+import limbeck
+from limbeck.cli import main
+from limbeck.students import save
+
+from .conftest import MARKED
+from .test_training import SMALL
+
+QUICK = ["--max_steps", "4", "--save_strategy", "no", "--logging_steps", "2", "--learning_rate", "1e-2"]
+
+
+@pytest.fixture(autouse=True)
+def _a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture
+def limbeck_says(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The exit code, and what was printed: to stdout, and to stderr."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main(words)
+        printed = capsys.readouterr()
+        return code, " ".join(printed.out.split()), " ".join(printed.err.split())
+
+    return run
+
+
+@pytest.fixture
+def teacher(make_tokenizer: Callable[..., Any]) -> str:
+    """The folder of a small language model."""
+    tokenizer = make_tokenizer(MARKED)
+    return _saved("teacher", tokenizer, num_hidden_layers=4)
+
+
+def _saved(name: str, tokenizer: Any, seed: int = 0, dtype: torch.dtype = torch.float32, **more: Any) -> str:
+    torch.manual_seed(seed)
+    sizes = {**SMALL, "vocab_size": len(tokenizer), "max_position_embeddings": 48, **more}
+    return str(save(LlamaForCausalLM(LlamaConfig(**sizes)).to(dtype), name, tokenizer=tokenizer))
+
+
+def _jsonl(name: str, records: list[dict[str, Any]]) -> str:
+    Path(name).write_text("".join(json.dumps(record) + "\n" for record in records))
+    return name
+
+
+PAIRS = [{"prompt": "what is the sum", "completion": f" of two and {i}"} for i in range(60)]
+
+
+def test_one_command_from_a_jsonl_file_to_a_student(teacher: str, limbeck_says: Any) -> None:
+    data = _jsonl("pairs.jsonl", PAIRS)
+    run = ["distill", "--data", data, "--teacher", teacher, "--student", "take_layers:2", *QUICK]
+    code, out, err = limbeck_says(*run, "--baseline", "--output_dir", "run")
+    assert (code, err) == (0, "")
+    assert "The data has one split: 6 of its examples are set apart as the test." in out
+    assert "Examples: 49 train, 6 test, 5 validation." in out
+    assert "1 × forward_kl at T = 1" in out
+    assert "batches of 8" in out
+    assert "As the teacher's draft:" in out
+    assert "After: what is the sum" in out
+    results = json.loads(Path("run/results.json").read_text())
+    assert results["task"] == "language"
+    assert results["settings"]["per_device_train_batch_size"] == 8
+    assert (results["roles"]["baseline"]["seeds"], len(results["completions"])) == (1, 4)
+    assert [point["step"] for point in results["curves"]["baseline"] if "loss" in point] == [2, 4]
+    student: Any = limbeck.load("run/student")
+    assert student.config.num_hidden_layers == 2
+    tokenizer = AutoTokenizer.from_pretrained("run/student")
+
+    # the same test again, by the other command and by hand
+    code, out, err = limbeck_says("evaluate", "--data", data, "--teacher", teacher, "--student", "run/student")
+    assert (code, err) == (0, "")
+    again = json.loads(Path("results.json").read_text())
+    for name in ("nll", "to_teacher"):
+        assert again["roles"]["student"][name] == results["roles"]["student"][name]
+    ids = sorted(said["row_id"] for said in again["completions"])
+    assert len(set(ids)) == 4
+    chosen = limbeck.tokenise(Dataset.from_list([PAIRS[i] for i in ids]), tokenizer)
+    assert {said["reference"] for said in again["completions"]} == {PAIRS[i]["completion"] for i in ids}
+    assert limbeck.evaluate_language(student, chosen)["test"]["examples"] == 4
+
+
+def test_settings_are_read_again_and_flags_win(teacher: str, limbeck_says: Any) -> None:
+    data = _jsonl("pairs.jsonl", PAIRS)
+    run = ["distill", "--data", data, "--teacher", teacher, "--student", "take_layers:2", *QUICK]
+    assert limbeck_says(*run, "--per_device_train_batch_size", "4", "--temperature", "3", "--output_dir", "a")[0] == 0
+    code, out, _ = limbeck_says("distill", "--config", "a/config.yaml", "--output_dir", "b")
+    assert code == 0
+    assert "forward_kl at T = 3" in out
+    assert "batches of 4" in out
+    nll = [json.loads(Path(f"{x}/results.json").read_text())["roles"]["student"]["nll"] for x in "ab"]
+    assert nll[0] == nll[1]
+
+
+def test_files_of_splits_messages_and_contexts(teacher: str, limbeck_says: Any) -> None:
+    Path("chats").mkdir()
+    said = [
+        [{"role": "user", "content": f"what is {i} and two"}, {"role": "assistant", "content": f"{i} two"}]
+        for i in range(24)
+    ]
+    context = {"role": "system", "content": "the sum"}
+    records = [{"messages": m, "teacher_messages": [context, *m]} for m in said]
+    for split, part in (("train", records[:16]), ("validation", records[16:20]), ("test", records[20:])):
+        _jsonl(f"chats/{split}.jsonl", part)
+    code, out, err = limbeck_says(
+        *("distill", "--data", "chats", "--teacher", teacher, "--student", "take_layers:2", "--assistant", "last"),
+        *(*QUICK, "--output_dir", "run"),
+    )
+    assert (code, err) == (0, "")
+    assert "Examples: 16 train, 4 validation, 4 test." in out
+    completion = json.loads(Path("run/results.json").read_text())["completions"][0]
+    assert completion["row_id"] == 20  # of its own, whatever the split
+    assert completion["teacher_prompt"].startswith("the sum")
+    assert not completion["prompt"].startswith("the sum")
+
+
+def test_packed_rows_train_too(teacher: str, limbeck_says: Any) -> None:
+    data = _jsonl("pairs.jsonl", PAIRS)
+    run = ["distill", "--data", data, "--teacher", teacher, "--student", "take_layers:2", *QUICK]
+    code, out, err = limbeck_says(*run, "--packing", "--output_dir", "run")
+    assert (code, err) == (0, "")
+    assert "49 training examples are packed into" in out
+    assert json.loads(Path("run/results.json").read_text())["test"]["examples"] == 6
+
+
+def test_a_column_of_text_and_weights_in_bfloat16(teacher: str, make_tokenizer: Any, limbeck_says: Any) -> None:
+    data = _jsonl("stories.jsonl", [{"story": f"two and two are {i}", "label": "x"} for i in range(30)])
+    student = _saved("student", make_tokenizer(MARKED), seed=1, dtype=torch.bfloat16)
+    run = ["distill", "--data", data, "--teacher", teacher, "--student", student, *QUICK, "--output_dir", "run"]
+    code, _, err = limbeck_says(*run)
+    assert code == 1
+    assert "Records need the columns `text`" in err
+    assert "['story', 'label']" in err
+    code, out, err = limbeck_says(*run, "--text_column", "story")
+    assert (code, err) == (0, "")
+    assert "The student's weights are bfloat16: they are trained in float32" in out
+    assert next(limbeck.load("run/student").parameters()).dtype == torch.float32
+    code, _, err = limbeck_says(*run, "--text_column", "tale", "--overwrite")
+    assert "There is no column 'tale' in train; there are ['story', 'label']" in err
+
+
+def test_rows_longer_than_the_models_read_are_cut_and_counted(
+    teacher: str, limbeck_says: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = _jsonl(
+        "pairs.jsonl", [*PAIRS, {"prompt": "x" * 60, "completion": "y"}, {"prompt": "x", "completion": "y" * 60}]
+    )
+    run = ["distill", "--data", data, "--teacher", teacher, "--student", "take_layers:2", *QUICK, "--output_dir", "run"]
+    assert limbeck_says(*run)[0] == 0
+    assert "1 of 62 rows are dropped: their prompts leave no learned token within 48 tokens" in caplog.text
+    assert "1 of 62 rows are cut at their end to 48 tokens" in caplog.text
+
+
+def test_what_cannot_work_is_refused_before_training(teacher: str, make_tokenizer: Any, limbeck_says: Any) -> None:
+    data = _jsonl("pairs.jsonl", PAIRS)
+    run = ["distill", "--data", data, "--teacher", teacher, *QUICK, "--output_dir", "run"]
+    cut = [*run, "--student", "take_layers:2"]
+    tokenizer = make_tokenizer(MARKED)
+    other = _saved("other", make_tokenizer(MARKED, additional_special_tokens=["<|new|>"]))
+    bare = make_tokenizer(MARKED)
+    bare.chat_template = None
+    plain = _saved("plain", bare)
+    _jsonl("empty.jsonl", [*PAIRS, {"prompt": "a", "completion": ""}])
+    _jsonl("chats.jsonl", [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}])
+    _jsonl("few.jsonl", PAIRS[:2])
+    refused = [
+        (run, "the student is an mlp; give --student a language model, or take_layers:6"),
+        ([*cut, "--jitter", "2"], "--jitter has no meaning for language models"),
+        ([*cut, "--image_size", "8"], "--image_size has no meaning for language models"),
+        ([*cut, "--data", "empty.jsonl"], "1 of 61 rows cannot be learned from (row_id 60)"),
+        ([*cut, "--data", "nothing.jsonl"], "There is no file or folder nothing.jsonl"),
+        ([*cut, "--data", "few.jsonl"], "2 examples are too few to set some apart"),
+        ([*run, "--student", other], "must have the same tokenizer, but theirs differ in 1 tokens: id "),
+        (
+            ["distill", "--data", "chats.jsonl", "--teacher", plain, "--student", "take_layers:2"],
+            "need a chat template",
+        ),
+        ([*cut, "--assistant", "first"], 'assistant must be "all" or "last", but is \'first\''),
+        (["distill", "--student", teacher], "digits are pictures, and a language model learns from text; give --data"),
+        (["distill", "--packing"], "--packing is for language models, and this student is none"),
+    ]
+    assert len(tokenizer) == len(AutoTokenizer.from_pretrained(teacher))
+    for words, said in refused:
+        code, _, err = limbeck_says(*words)
+        assert code == 1, words
+        assert said in err, err
+    assert not Path("run").exists()
