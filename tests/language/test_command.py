@@ -1,6 +1,7 @@
 """The commands with language models: one command from a jsonl file to a student, and what is refused before that."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,21 @@ def test_packed_rows_train_too(teacher: str, limbeck_says: Any) -> None:
     assert (code, err) == (0, "")
     assert "49 training examples are packed into" in out
     assert json.loads(Path("run/results.json").read_text())["test"]["examples"] == 6
+
+
+def test_two_processes_train_what_one_does(teacher: str, limbeck_says: Any) -> None:
+    data = _jsonl("pairs.jsonl", PAIRS)
+    run = ["distill", "--data", data, "--teacher", teacher, "--student", "take_layers:2", *QUICK]
+    run += ["--train_sampling_strategy", "sequential", "--output_dir"]
+    assert limbeck_says(*run, "one", "--per_device_train_batch_size", "8")[0] == 0
+    both = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "limbeck"]
+    words = [*both, *run, "two", "--per_device_train_batch_size", "4"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("two: student, results.json") == 1  # one of them speaks
+    one, two = (limbeck.load(f"{name}/student") for name in ("one", "two"))
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)  # float32, another order of sums, 4 steps of Adam
 
 
 def test_a_column_of_text_and_weights_in_bfloat16(teacher: str, make_tokenizer: Any, limbeck_says: Any) -> None:

@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from jsonargparse import Namespace
 from torch import nn
 from transformers import EarlyStoppingCallback, IntervalStrategy, set_seed
@@ -46,9 +47,13 @@ def run(words: list[str]) -> None:
         parser.set_defaults(language.DEFAULTS)
         chosen = read(parser, words)
     options, objective, config = options_of(RunOptions, chosen), _objective(chosen), _training_arguments(chosen)
-    work = (language if writes else classifiers).prepare(chosen, student, teacher)
+    state = PartialState()  # of this process, and those that torchrun or accelerate launch started beside it
+    console.console.quiet = not state.is_main_process
+    with state.main_process_first():  # the others find in the cache what it has read
+        work = (language if writes else classifiers).prepare(chosen, student, teacher)
     student, train = work.student, work.splits["train"]
-    folder = claim(parser, chosen, options)
+    folder = claim(parser, chosen, options) if state.is_main_process else Path(options.output_dir)
+    state.wait_for_everyone()
     if options.learning_rate is None:
         is_trained = is_cut(chosen.student) or (hasattr(student, "config") and ":" not in chosen.student)
         config.learning_rate = 5e-5 if is_trained else 1e-3
@@ -65,6 +70,9 @@ def run(words: list[str]) -> None:
             "baseline", untrained, None, on_labels, matched, work.labelled, folder, options, work
         )
 
+    state.destroy_process_group()
+    if not state.is_main_process:
+        return
     results = work.measure(untrained, curves, config.per_device_eval_batch_size)
     results["settings"] = settings_of(parser, chosen)
     save_settings(parser, results["settings"], folder)
@@ -100,7 +108,8 @@ def _train(
     if options.resume and not resume:
         console.say(f"There is no whole checkpoint of the {role}: it starts from the beginning.")
     trainer.train(resume_from_checkpoint=resume or None)
-    save(student, folder / role, label_names=work.label_names, tokenizer=more["processing_class"])
+    if trainer.is_world_process_zero():
+        save(student, folder / role, label_names=work.label_names, tokenizer=more["processing_class"])
     history: list[dict[str, Any]] = trainer.state.log_history
     return history
 
