@@ -42,13 +42,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "language.positions": {"errors"},
     "language.vocabulary": {"errors"},
     "language.model": {"errors", "divergences", "targets", "models"},
-    "store": {"errors", "divergences", "targets"},
+    "store": {"errors", "divergences", "targets", "models"},
     "teachers": {"errors", "divergences", "targets", "models", "language.positions", "language.model"},
-    "teachers.stored": {"errors", "divergences", "targets", "models", "store"},
+    "teachers.stored": {"errors", "divergences", "targets", "models", "store", "language.vocabulary"},
+    "labelled": {"errors", "models", "store", "teachers.stored", "transfer", "language"},
+    "labelling": LOSSES
+    | {"models", "store", "teachers", "transfer", "language", "language.model", "labelled"}
+    | {"language.positions", "language.vocabulary", "preflight"},
     "monitor": LOSSES | {"metrics"},
     "positions": LOSSES | {"models", "language.positions"},
     "preflight": LOSSES | {"models", "positions", "teachers", "language.model", "language.positions"},
-    "trainer": RUNS | {"checkpoints"},
+    "trainer": RUNS | {"checkpoints", "teachers.stored"},
     "evaluation": RUNS | {"verdict", "latency"},
     "generation": {"models", "language.model", "language.positions"},
     "language_verdict": {"intervals"},
@@ -80,7 +84,7 @@ MAY_IMPORT_HUGGING_FACE = {
     "students",
     "paper",
 }
-MAY_IMPORT_HUGGING_FACE |= {"teachers", "teachers.stored"}
+MAY_IMPORT_HUGGING_FACE |= {"teachers", "teachers.stored", "labelled", "labelling"}
 
 
 def room_of(module: str, rooms: set[str]) -> str | None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         TargetError,
     )
     from limbeck.evaluation import compare, evaluate, predict, read_results, write_results
+    from limbeck.labelled import Labelled, open
+    from limbeck.labelling import label, verify
     from limbeck.language.collate import Pad
     from limbeck.language.examples import tokenise
     from limbeck.language_evaluation import evaluate_language
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
         WithoutAdapter,
         record,
     )
+    from limbeck.teachers.stored import StoredTeacher
     from limbeck.trainer import DistillConfig, DistillTrainer, MaxNorm
     from limbeck.transfer import TransferSet, arrays, augmentation, digits, idx, jitter, table
 
@@ -67,6 +70,8 @@ _MODULE_OF = {
     "skewed_reverse_kl total_variation",
     "errors": "CheckpointError ConfigError DataError LimbeckError ModelError ObjectiveError ShapeError TargetError",
     "evaluation": "compare evaluate predict read_results write_results",
+    "labelled": "Labelled open",
+    "labelling": "label verify",
     "language.collate": "Pad",
     "language.examples": "tokenise",
     "language_evaluation": "evaluate_language",
@@ -75,6 +80,7 @@ _MODULE_OF = {
     "students": "load mlp save take_layers",
     "targets": "DenseTargets Head HiddenTargets MixedTargets SampledTargets SoftTargets SparseTargets",
     "teachers": "Ensemble FunctionTeacher ModelTeacher Specialist Specialists Teacher WithoutAdapter record",
+    "teachers.stored": "StoredTeacher",
     "trainer": "DistillConfig DistillTrainer MaxNorm",
     "transfer": "TransferSet arrays augmentation digits idx jitter table",
 }
@@ -92,6 +98,7 @@ __all__ = [
     "FunctionTeacher",
     "Head",
     "HiddenTargets",
+    "Labelled",
     "LimbeckError",
     "Loss",
     "MaxNorm",
@@ -107,6 +114,7 @@ __all__ = [
     "SparseTargets",
     "Specialist",
     "Specialists",
+    "StoredTeacher",
     "TargetError",
     "Teacher",
     "TransferSet",
@@ -123,11 +131,13 @@ __all__ = [
     "idx",
     "jensen_shannon",
     "jitter",
+    "label",
     "linear_divergence",
     "load",
     "logit_matching",
     "match_prior",
     "mlp",
+    "open",
     "predict",
     "read_results",
     "record",
@@ -140,6 +150,7 @@ __all__ = [
     "take_layers",
     "tokenise",
     "total_variation",
+    "verify",
     "write_results",
 ]
 

@@ -35,7 +35,7 @@ from limbeck.divergences import forward_kl
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
 from limbeck.latency import latency_ms, size_of
 from limbeck.metrics import NO_LABEL, brier, confidence, fit_temperature, nll, position_statistics
-from limbeck.models import NOT_INPUTS, TEACHER_PREFIX, Batch, label_names_of, logits_of, teacher_view
+from limbeck.models import Batch, inputs_of, label_names_of, logits_of, teacher_view
 from limbeck.preflight import check_label_names, refuse_probabilities
 from limbeck.targets import DenseTargets, SampledTargets, SparseTargets
 from limbeck.teachers.model import as_teacher
@@ -272,8 +272,7 @@ def _disagreements(
 
 def _shown(example: dict[str, Any], show: Callable[[dict[str, Any]], Any] | None) -> dict[str, str | None]:
     """The example for people: a text, or an image as a PNG in base64."""
-    inputs = [v for k, v in example.items() if k not in NOT_INPUTS and not k.startswith(TEACHER_PREFIX)]
-    seen = [show(example)] if show is not None else inputs
+    seen = [show(example)] if show is not None else list(inputs_of(example).values())
     text = next((x for x in seen if isinstance(x, str)), None)
     image = next((x for x in seen if _is_image(x)), None)
     return {"text": text, "image": None if image is None else _png(image)}

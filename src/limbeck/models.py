@@ -1,7 +1,8 @@
 """Asking a network for the logits of a batch, whatever its forward looks like.
 
 A batch is a dict of tensors whose first axis is the example. The columns in `NOT_INPUTS` speak about the
-examples; all others are inputs. Columns named `teacher_X` are the teacher's own view of input `X`.
+examples; all others are inputs. Columns named `teacher_X` are the teacher's own view of input `X`, columns named
+`target_X` are what a teacher has said of the examples.
 
 What this file does not know: losses, targets, training.
 """
@@ -19,6 +20,7 @@ Batch = Mapping[str, Any]
 
 NOT_INPUTS = frozenset({"labels", "row_id", "mask", "weights", "length"})
 TEACHER_PREFIX = "teacher_"
+TARGET_PREFIX = "target_"
 
 
 def logits_of(model: Any, batch: Batch) -> Tensor:
@@ -28,7 +30,7 @@ def logits_of(model: Any, batch: Batch) -> Tensor:
     A forward that names the batch's columns gets them by name; one that does not gets the single input
     column in first place.
     """
-    inputs = {k: v for k, v in batch.items() if k not in NOT_INPUTS and not k.startswith(TEACHER_PREFIX)}
+    inputs = inputs_of(batch)
     names, takes_all = _parameters(model)
     named = {k: v for k, v in inputs.items() if k in names}
     if takes_all and (named or not names):
@@ -49,6 +51,11 @@ def logits_of(model: Any, batch: Batch) -> Tensor:
             f"{type(said).__name__}."
         )
     return logits
+
+
+def inputs_of(batch: Batch) -> dict[str, Any]:
+    """The columns that a student reads."""
+    return {k: v for k, v in batch.items() if k not in NOT_INPUTS and not k.startswith((TEACHER_PREFIX, TARGET_PREFIX))}
 
 
 def label_names_of(model: Any) -> tuple[str, ...] | None:

@@ -35,6 +35,7 @@ from limbeck.students.folder import write_model
 from limbeck.students.mlp import MLP
 from limbeck.targets import Head, SoftTargets
 from limbeck.teachers.model import ModelTeacher, as_teacher
+from limbeck.teachers.stored import StoredTeacher
 
 log = logging.getLogger("limbeck")
 
@@ -114,9 +115,16 @@ class DistillTrainer(Trainer):
             raise ConfigError("The objective has a soft_weight but there is no teacher; give one, or soft_weight=0.")
         if augment is not None and self.teacher_passes and getattr(self.teacher, "one_view", False):
             raise ConfigError(
-                "A recorded teacher spoke of the examples as they are, so its words are wrong for an augmented view; "
-                "leave augment out, or train with the live teacher."
+                "A recorded or stored teacher spoke of the examples as they are, so its words are wrong for an "
+                "augmented view; leave augment out, label views of it (limbeck.label), or train with the live teacher."
             )
+        if isinstance(self.teacher, StoredTeacher) and self.teacher_passes:
+            evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
+            for who, examples in {"transfer": train_dataset, **evaluated}.items():
+                if examples is not None:
+                    self.teacher.require_labelled(who, examples)
+            self.classes = self.teacher.classes_of(processing_class)
+            self.augment = self.teacher.replayed(augment)
         constraint = student.max_norm if isinstance(student, MLP) else None
         extra = [MaxNorm(constraint)] if constraint else []
         self._next_tokens = is_language_model(student)

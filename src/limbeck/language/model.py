@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ShapeError
-from limbeck.models import NOT_INPUTS, TEACHER_PREFIX, Batch
+from limbeck.models import Batch, inputs_of
 from limbeck.targets import Head
 
 TOKENS = 16
@@ -44,6 +44,15 @@ def head_of(model: nn.Module) -> Head | None:
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
     weight, bias = (x.full_tensor() if hasattr(x, "full_tensor") else x for x in (layer.weight, layer.bias))
     return Head(weight, bias, float(scale), getattr(config, "final_logit_softcapping", None))
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """The longest row that a model can read, where its configuration says so (an encoder-decoder's: None)."""
+    config: Any = base_of(model).config
+    if getattr(config, "is_encoder_decoder", False):
+        return None
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
 
 
 def hidden_of(model: nn.Module, batch: Batch) -> Tensor:
@@ -114,8 +123,7 @@ def _into_output_layer(model: Any, inputs: dict[str, Any]) -> Tensor:
 
 
 def _inputs(batch: Batch) -> dict[str, Any]:
-    inputs = {k: v for k, v in batch.items() if k not in NOT_INPUTS and not k.startswith(TEACHER_PREFIX)}
-    return inputs | {"use_cache": False}
+    return inputs_of(batch) | {"use_cache": False}
 
 
 def require_positions(found: Tensor, batch: Batch, who: str) -> Tensor:

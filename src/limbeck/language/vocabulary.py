@@ -3,6 +3,7 @@
 What this file does not know: models, losses.
 """
 
+import hashlib
 import json
 from typing import Any
 
@@ -39,3 +40,18 @@ def shared_vocabulary(student: Any, teacher: Any) -> int:
                     "is split differently; give both the same tokenizer."
                 )
     return max(mine.values()) + 1
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """SHA-256 of all that `shared_vocabulary` compares: every token with its id, and how texts are split."""
+    parts: list[Any] = [sorted(tokenizer.get_vocab().items())]
+    if hasattr(tokenizer, "backend_tokenizer"):
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        parts += [backend.get(name) for name in IN_FAST]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def template_hash(tokenizer: Any) -> str | None:
+    """SHA-256 of a tokenizer's chat template; None where it has none."""
+    template = getattr(tokenizer, "chat_template", None)
+    return None if not template else hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()

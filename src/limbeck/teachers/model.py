@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from limbeck.errors import ModelError
 from limbeck.language.model import head_of, hidden_of, is_language_model, logits_are_heads, require_positions
 from limbeck.language.positions import next_tokens
-from limbeck.models import NOT_INPUTS, Batch, label_names_of, logits_of, teacher_view
+from limbeck.models import Batch, inputs_of, label_names_of, logits_of, teacher_view
 from limbeck.targets import DenseTargets, HiddenTargets, SoftTargets, as_targets
 
 log = logging.getLogger(__name__)
@@ -256,12 +256,10 @@ def _names_of_classes(classes: np.ndarray) -> tuple[str, ...] | None:
 
 
 def _only_input(batch: Batch) -> Tensor:
-    inputs = [v for k, v in batch.items() if k not in NOT_INPUTS]
+    inputs = inputs_of(batch)
     if len(inputs) != 1:
-        raise ModelError(
-            f"A scikit-learn teacher reads one input column, but the batch has {sorted(set(batch) - NOT_INPUTS)}."
-        )
-    features: Tensor = inputs[0]
+        raise ModelError(f"A scikit-learn teacher reads one input column, but the batch has {sorted(inputs)}.")
+    features: Tensor = next(iter(inputs.values()))
     return features
 
 

@@ -117,12 +117,26 @@ class TransferSet(Dataset):
 
     def _gather(self, indices: Tensor) -> Batch:
         rows = indices if self._rows is None else self._rows[indices]
-        batch = {name: _as_input(column.gather(rows)) for name, column in self._columns.items()}
+        batch = {name: as_input(column.gather(rows)) for name, column in self._columns.items()}
         if self.labels is not None:
             labels = self.labels[indices]
             batch["labels"] = labels if labels.dim() == 1 else labels[:, : next(iter(batch.values())).shape[1]]
         batch["row_id"] = self.row_ids[indices]
         return batch if self.transform is None else self.transform(batch)
+
+    def as_kept(self, indices: Sequence[int]) -> dict[str, Any]:
+        """The columns of these examples as they are kept: uint8 stays uint8, and tokens are not padded (Ragged).
+
+        `labels` and `row_id` are among them. With a transform, what it makes of the batch.
+        """
+        if self.transform is not None:
+            return dict(self.__getitems__(indices))
+        places = torch.as_tensor(indices, dtype=torch.int64)
+        rows = places if self._rows is None else self._rows[places]
+        kept = {name: c.part(rows) if hasattr(c, "part") else c.gather(rows) for name, c in self._columns.items()}
+        if self.labels is not None:
+            kept["labels"] = self.labels[places]
+        return kept | {"row_id": self.row_ids[places]}
 
     def select(self, indices: Any) -> "TransferSet":
         """The examples at these places (numbers, or a bool mask `[N]`), in this order, with their row ids.
@@ -146,17 +160,7 @@ class TransferSet(Dataset):
 
         Which examples of a class go into the part depends on the seed and on the row ids in the set only.
         """
-        size = round(fraction * len(self))
-        if not 0 < size < len(self):
-            raise DataError(
-                f"A fraction of {fraction} of {len(self)} examples is {size}; both parts need at least one example."
-            )
-        order = draws.bits(seed, draws.BEFORE_TRAINING, self.row_ids, 1).squeeze(1).argsort(stable=True)
-        if self.labels is not None and self.labels.dim() == 1:
-            order = order[self.labels[order].argsort(stable=True)]
-        steps = torch.arange(len(self) + 1) * size // len(self)  # evenly through the classes, one after the other
-        chosen = torch.zeros(len(self), dtype=torch.bool)
-        chosen[order] = steps[1:] > steps[:-1]
+        chosen = random_part(self.row_ids, self.labels, fraction, seed)
         return self.select(~chosen), self.select(chosen)
 
     def without_labels(self, except_rows: Any = None) -> "TransferSet":
@@ -188,6 +192,22 @@ class TransferSet(Dataset):
         return copy
 
 
+def random_part(row_ids: Tensor, labels: Tensor | None, fraction: float, seed: int) -> Tensor:
+    """`[N]` bool: round(fraction * N) examples at random by their row ids, of each class its share (+-1)."""
+    size = round(fraction * len(row_ids))
+    if not 0 < size < len(row_ids):
+        raise DataError(
+            f"A fraction of {fraction} of {len(row_ids)} examples is {size}; both parts need at least one example."
+        )
+    order = draws.bits(seed, draws.BEFORE_TRAINING, row_ids, 1).squeeze(1).argsort(stable=True)
+    if labels is not None and labels.dim() == 1:
+        order = order[labels[order].argsort(stable=True)]
+    steps = torch.arange(len(row_ids) + 1) * size // len(row_ids)  # evenly through the classes, one after the other
+    chosen = torch.zeros(len(row_ids), dtype=torch.bool)
+    chosen[order] = steps[1:] > steps[:-1]
+    return chosen
+
+
 class _Array:
     """A column that is a tensor `[N, ...]` in memory."""
 
@@ -201,7 +221,8 @@ class _Array:
         return self.values.index_select(0, rows)
 
 
-def _as_input(values: Tensor) -> Tensor:
+def as_input(values: Tensor) -> Tensor:
+    """What a network is given: uint8 as float32 in [0, 1]."""
     return values.to(torch.float32).div_(255) if values.dtype == torch.uint8 else values
 
 

@@ -39,6 +39,13 @@ class Ragged:
         values = self.values[torch.where(inside, self.starts[rows, None] + places, 0)]
         return torch.where(inside, values, self.padding).long()
 
+    def part(self, rows: Tensor) -> "Ragged":
+        """These rows alone, one after the other."""
+        lengths = self.lengths[rows]
+        before = lengths.cumsum(0) - lengths
+        places = torch.arange(int(lengths.sum())) + (self.starts[rows] - before).repeat_interleave(lengths)
+        return Ragged(self.values[places], lengths, self.padding)
+
     def equals(self, other: "Ragged") -> bool:
         """Whether both gather the same, row by row."""
         same_rows = torch.equal(self.lengths, other.lengths) and torch.equal(self.values, other.values)

@@ -1,0 +1,200 @@
+"""A labelled transfer set, opened: batches of examples with what the teacher said about them.
+
+    labelled = limbeck.open("runs/labelled")
+    labelled = labelled.with_dataset(labelled.dataset.shuffle(seed=0).filter(long_enough))
+    DistillTrainer(student, labelled.teacher, objective, config, train_dataset=labelled)
+
+Targets are columns of their examples, so whatever is done to the rows is done to both.
+What this file does not know: how the files came about, models, losses.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from limbeck.errors import DataError
+from limbeck.language.collate import Pad
+from limbeck.models import TARGET_PREFIX, TEACHER_PREFIX
+from limbeck.store.columns import Kept, to_numpy
+from limbeck.store.folder import Folder
+from limbeck.store.manifest import Manifest
+from limbeck.store.reading import read_head, read_manifest, read_rows, require_files
+from limbeck.teachers.stored import StoredTeacher
+from limbeck.transfer.rows import as_input, random_part
+
+Batch = dict[str, Tensor]
+
+
+def open(path: Any, cache_dir: str | None = None) -> "Labelled":  # limbeck.open
+    """The labelled transfer set in a folder, or behind an fsspec URL.
+
+    cache_dir: where datasets keeps the copy of the rows that it maps into memory; by default its own.
+
+    DataError, naming file or field, where the set is unfinished, from a newer Limbeck, or lacks a file or a part of
+    one. What is in the files is checked by `verify`.
+    """
+    folder = Folder(path)
+    manifest = read_manifest(folder)
+    require_files(folder, manifest)
+    return Labelled(folder, manifest, cache_dir)
+
+
+class Labelled(Dataset):
+    """Examples with what a teacher said about them; made by `limbeck.open` and `limbeck.label`.
+
+    Its batches hold the inputs as the teacher read them (language models': padded), `labels`, `row_id`, and the
+    columns `target_*`, one entry per compared position, which `teacher` reads.
+    """
+
+    def __init__(self, folder: Folder, manifest: Manifest, cache_dir: str | None = None, dataset: Any = None):
+        self.folder, self.manifest, self.cache_dir = folder, manifest, cache_dir
+        self._dataset = dataset
+
+    @property
+    def dataset(self) -> Any:
+        """The rows as a `datasets.Dataset`, mapped into memory; read at the first use."""
+        if self._dataset is None:
+            self._dataset = read_rows(self.folder, self.manifest, self.cache_dir)
+        return self._dataset
+
+    @cached_property
+    def teacher(self) -> StoredTeacher:
+        """What speaks to the trainer in the teacher's place."""
+        return StoredTeacher(self.manifest, read_head(self.folder, self.manifest))
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, where they were known."""
+        return self.manifest.label_names
+
+    @property
+    def num_classes(self) -> int | None:
+        """Of the labels, where it was known."""
+        return self.manifest.num_classes
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        """`[N]`, or `[N, L]`; None where there are none, and for language models, whose labels are lists."""
+        kept = self.manifest.columns.get("labels")
+        return None if kept is None or kept.is_list else self._column("labels")
+
+    @cached_property
+    def row_ids(self) -> Tensor:
+        """int64 `[N]`."""
+        return self._column("row_id")
+
+    def __len__(self) -> int:
+        return self.manifest.rows if self._dataset is None else len(self._dataset)
+
+    def __getitems__(self, places: Sequence[int]) -> Batch:
+        """The batch of these examples."""
+        return batch_of(self.dataset.with_format("arrow")[list(places)], self.manifest.columns)
+
+    def __getitem__(self, place: int) -> Batch:
+        """A batch of one example."""
+        return self.__getitems__([range(len(self))[place]])
+
+    def with_dataset(self, changed: Any) -> "Labelled":
+        """The same with rows that `datasets` has shuffled, filtered, chosen or concatenated.
+
+        changed: made of `dataset`, or of that of a set with the same teacher. DataError where columns are gone or
+        are kept otherwise.
+        """
+        found, wanted = changed.features.arrow_schema, self.dataset.features.arrow_schema
+        for name in self.manifest.columns:
+            have = found.field(name).type if name in found.names else "nothing"
+            if have != wanted.field(name).type:
+                raise DataError(
+                    f"The changed rows must have {name!r} as {wanted.field(name).type}, but have {have}; shuffle, "
+                    "filter, select and concatenate leave columns as they are."
+                )
+        if len(changed) == 0:
+            raise DataError("A labelled transfer set needs at least one row, but the changed one has none.")
+        return Labelled(self.folder, self.manifest, self.cache_dir, changed)
+
+    def select(self, indices: Any) -> "Labelled":
+        """The examples at these places (numbers, or a bool mask `[N]`), in this order."""
+        places = torch.as_tensor(indices)
+        if places.dtype == torch.bool:
+            if places.shape != (len(self),):
+                raise DataError(f"A bool mask has one entry per example, {len(self)}, but is {list(places.shape)}.")
+            places = places.nonzero().squeeze(1)
+        return self.with_dataset(self.dataset.select(places.tolist()))
+
+    def split(self, fraction: float, seed: int = 0) -> tuple["Labelled", "Labelled"]:
+        """`(rest, part)`, as of a TransferSet: by row ids, each class in its share."""
+        chosen = random_part(self.row_ids, self.labels, fraction, seed)
+        return self.select(~chosen), self.select(chosen)
+
+    def __repr__(self) -> str:
+        of = self.manifest
+        what = ", ".join(f"{name}={value}" for name, value in of.kind.items() if name != "kind")
+        return f"Labelled({len(self):,} examples, {of.kind['kind']}({what}) over {of.classes:,} classes, {self.folder})"
+
+    def _column(self, name: str) -> Tensor:
+        table = self.dataset.select_columns([name]).with_format("arrow")[:]
+        return torch.from_numpy(np.array(to_numpy(table.column(name), self.manifest.columns[name])[0]))
+
+
+def batch_of(table: pa.Table, columns: Mapping[str, Kept]) -> Batch:
+    """Rows as they are kept, as the batch that is read of them: by the teacher once, and by every student.
+
+    Labels that are lists are a language model's. Inputs come first, then `labels`, `row_id` and what targets there
+    are, `[positions, (views,) width]`, zero where a batch has positions that are padding.
+    """
+    is_language = "labels" in columns and columns["labels"].is_list
+    batch = _padded(table, columns) if is_language else _examples(table, columns)
+    for name, kept in columns.items():
+        if not name.startswith(TARGET_PREFIX) or name not in table.column_names:
+            continue
+        said, lengths = to_numpy(table.column(name), kept)
+        if kept.shape in ((), (None,)):  # one number of each position
+            said = said[..., None]
+        if lengths is not None and not is_language:
+            said = _at_tokens(said, lengths, next(iter(batch.values())).shape[1])
+        batch[name] = torch.from_numpy(np.array(said))
+    return batch
+
+
+def _padded(table: pa.Table, columns: Mapping[str, Kept]) -> Batch:
+    """Rows of `tokenise`."""
+    rows: list[dict[str, Any]] = [{"row_id": i} for i in table.column("row_id").to_pylist()]
+    for name in ("input_ids", "labels", TEACHER_PREFIX + "input_ids", TEACHER_PREFIX + "labels"):
+        if name in columns:
+            values, lengths = to_numpy(table.column(name), columns[name])
+            assert lengths is not None  # each is a list
+            for row, own in zip(rows, np.split(values, np.cumsum(lengths)[:-1]), strict=True):
+                row[name] = own
+    return Pad(0)(rows)  # whatever fills up is masked
+
+
+def _examples(table: pa.Table, columns: Mapping[str, Kept]) -> Batch:
+    """Rows of a TransferSet, as it gathers them."""
+    batch: Batch = {}
+    for name, kept in columns.items():
+        if name.startswith(TARGET_PREFIX):
+            continue
+        values, lengths = to_numpy(table.column(name), kept)
+        if lengths is None:
+            tensor = torch.from_numpy(np.array(values))
+            batch[name] = tensor if name in ("labels", "row_id") else as_input(tensor)
+        else:
+            wide = np.full((len(lengths), lengths.max()), kept.padding, np.int64)
+            wide[np.arange(wide.shape[1]) < lengths[:, None]] = values
+            batch[name] = torch.from_numpy(wide)
+    if "labels" in batch and batch["labels"].ndim > 1:
+        batch["labels"] = batch["labels"][:, : next(iter(batch.values())).shape[1]]
+    return batch
+
+
+def _at_tokens(said: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+    """What was said of each example's own tokens, `[sum of lengths, ...]`, in a padded batch's `[n * width, ...]`."""
+    everywhere = np.zeros((len(lengths), width, *said.shape[1:]), said.dtype)
+    everywhere[np.arange(width) < lengths[:, None]] = said
+    return everywhere.reshape(-1, *said.shape[1:])

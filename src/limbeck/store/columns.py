@@ -1,0 +1,119 @@
+"""How a column of examples is kept in Arrow and Parquet, and read again.
+
+    Kept("int64")                 a number per row
+    Kept("uint8", (28, 28))       fixed-size lists of 784, an image per row
+    Kept("int32", (None,))        lists, a length of its own per row
+    Kept("uint8", (None, 64))     lists of lists of 64
+
+What this file does not know: what the columns mean, files.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Kept:
+    """dtype: NumPy's name, or Arrow's where it is no number. shape: of a row; None for a length of its own.
+
+    padding: what fills rows of different lengths up to the longest of a batch.
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...] = ()
+    padding: int | None = None
+
+    @property
+    def width(self) -> int:
+        """Numbers per row, or per entry of its list."""
+        return math.prod(size for size in self.shape if size is not None)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether each row has a length of its own."""
+        return None in self.shape
+
+    @property
+    def bytes(self) -> int:
+        """Per row, or per entry of its list, uncompressed."""
+        return self.width * np.dtype(self.dtype).itemsize
+
+
+def kept_as(kind: pa.DataType) -> Kept:
+    """How a column that is in Arrow already is kept: as it is."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = kept_as(kind.value_type)
+        return Kept(inner.dtype, (None,)) if inner.shape == () else Kept(str(kind))
+    return Kept(str(np.dtype(kind.to_pandas_dtype())) if _is_number(kind) else str(kind))
+
+
+def to_arrow(values: np.ndarray, kept: Kept, lengths: np.ndarray | None = None) -> pa.Array:
+    """`values [n, *shape]`, or `[sum of lengths, ...]` with `lengths [n]`, as an Arrow array of n rows."""
+    flat = pa.array(np.ascontiguousarray(values, dtype=kept.dtype).reshape(-1))
+    in_rows = kept.shape if lengths is None else kept.shape[1:]
+    if in_rows:
+        flat = pa.FixedSizeListArray.from_arrays(flat, kept.width)
+    if lengths is None:
+        return flat
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat)
+
+
+def to_numpy(column: pa.ChunkedArray, kept: Kept) -> tuple[np.ndarray, np.ndarray | None]:
+    """The values of a column and, of lists, the length of each: what `to_arrow` was given."""
+    rows = column.combine_chunks()
+    lengths = None
+    if kept.is_list:
+        lengths = rows.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+        rows = rows.flatten()
+        if len(kept.shape) > 1:
+            rows = rows.flatten()
+        return _numbers(rows).reshape(-1, *(size or -1 for size in kept.shape[1:])), lengths
+    if kept.shape:
+        rows = rows.flatten()
+    return _numbers(rows).reshape(len(column), *(size or -1 for size in kept.shape)), lengths
+
+
+class Digest:
+    """SHA-256 of the names, types and values of rows, whatever tables they come in."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, tuple[Any, Any]] = {}
+
+    def update(self, table: pa.Table) -> None:
+        """The next rows."""
+        for field in table.schema:
+            of_lengths, of_values = self._columns.setdefault(
+                f"{field.name} {field.type}", (hashlib.sha256(), hashlib.sha256())
+            )
+            rows = table.column(field.name).combine_chunks()
+            while _is_list(rows.type) and not rows.null_count:
+                of_lengths.update(rows.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
+                rows = rows.flatten()
+            if _is_number(rows.type) and not rows.null_count:
+                of_values.update(np.ascontiguousarray(_numbers(rows)).tobytes())
+            else:
+                of_values.update("".join(json.dumps(x, default=repr) + "\n" for x in rows.to_pylist()).encode())
+
+    def hexdigest(self) -> str:
+        """Of all rows so far."""
+        parts = [f"{column} {n.hexdigest()} {v.hexdigest()}" for column, (n, v) in sorted(self._columns.items())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _numbers(rows: pa.Array) -> np.ndarray:
+    return np.asarray(rows.to_numpy(zero_copy_only=False))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

@@ -1,0 +1,168 @@
+"""What a labelled transfer set says of itself: with what it was made, and which files it is.
+
+    plan.json       while it is made: all that must be the same for a call to go on where another was cut off
+    manifest.json   written last, so that its presence means complete
+
+What this file does not know: Parquet, teachers and tokenizers, which are hashes here.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any, Self
+
+from limbeck.errors import DataError
+from limbeck.models import TARGET_PREFIX
+from limbeck.store.columns import Kept
+
+VERSION = 1
+NAME = "manifest.json"
+
+TEMPERATURE = "p = softmax(logits / T); no power of T is in what is kept"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides what is in the rows.
+
+    kind: the settings of its encoding. classes: of the teacher, or of the tokenizer that it was cut to.
+    dtype: of what the teacher gave. columns: how each is kept. positions_are: "examples", "tokens" (one per token of
+    an example) or "next tokens" (those that predict a label).
+    teacher, dataset, tokenizer, chat_template: hashes. augmentation: its repr. views: how many of them are kept.
+    """
+
+    kind: dict[str, Any]
+    classes: int
+    hidden_size: int | None
+    dtype: str
+    positions_are: str
+    columns: dict[str, Kept]
+    rows: int
+    rows_per_shard: int
+    teacher: str
+    dataset: str
+    label_names: tuple[str, ...] | None = None
+    num_classes: int | None = None
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    augmentation: str | None = None
+    augmentation_seed: int | None = None
+    views: int = 1
+    seed: int = 0
+    temperature: str = TEMPERATURE
+    version: int = VERSION
+
+    @property
+    def shard_names(self) -> list[str]:
+        """Of its files, in order."""
+        shards = -(-self.rows // self.rows_per_shard)
+        return [f"part-{shard:05}-of-{shards:05}.parquet" for shard in range(shards)]
+
+    @property
+    def targets(self) -> dict[str, Kept]:
+        """The columns of what the teacher said."""
+        return {name: kept for name, kept in self.columns.items() if name.startswith(TARGET_PREFIX)}
+
+    def rows_of(self, shard: int) -> range:
+        """The places of a shard's rows."""
+        return range(shard * self.rows_per_shard, min(self.rows, (shard + 1) * self.rows_per_shard))
+
+    def to_json(self) -> bytes:
+        """As it is written."""
+        return json.dumps(asdict(self), indent=1).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes, file: str) -> Self:
+        """As it was written; DataError that names the file and the field that is wrong."""
+        try:
+            values = json.loads(content)
+        except ValueError as error:
+            raise DataError(f"{file} is no JSON ({error}); the labelled transfer set is damaged.") from error
+        if not isinstance(values, dict):
+            raise DataError(f"{file} must be a JSON object, but is a {type(values).__name__}.")
+        version = values.get("version", VERSION)
+        if version != VERSION:
+            raise DataError(
+                f"{file} has version {version}, and this Limbeck reads version {VERSION}; update limbeck to read it."
+            )
+        wanted = {f.name: f for f in fields(cls)}
+        missing = [n for n, f in wanted.items() if n not in values and f.default is f.default_factory is MISSING]
+        if missing:
+            raise DataError(f"{file} has no field {missing[0]!r}; the labelled transfer set is damaged.")
+        try:
+            return cls(**{name: _READ.get(name, _as_is)(values[name]) for name in wanted if name in values})
+        except (TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"{file} cannot be read: {error}; the labelled transfer set is damaged.") from error
+
+    def require_same(self, plan: "Plan", where: str) -> None:
+        """DataError with every field in which this plan, found at `where`, is not the one that is asked for."""
+        different = differences(self.settings(), plan.settings())
+        if different:
+            raise DataError(
+                f"{where} was labelled with other settings, and is not mixed with what is asked for now; give another "
+                "path, or the same settings. They differ in:\n" + "\n".join(different)
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """The fields of a plan, as JSON has them."""
+        named = {f.name for f in fields(Plan)}
+        return {name: value for name, value in json.loads(Plan.to_json(self)).items() if name in named}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file of rows."""
+
+    name: str
+    rows: int
+    positions: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest(Plan):
+    """A plan that was carried out.
+
+    shards: its files. head: of the teacher's output layer, where it is kept: `bytes` and `sha256` of its file,
+    `logit_scale`, `softcap`. versions: of the libraries that made it.
+    """
+
+    shards: tuple[Shard, ...] = ()
+    head: dict[str, Any] | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def positions(self) -> int:
+        """On which the teacher spoke, each view counted once."""
+        return sum(shard.positions for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Of all its shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], at: str = "") -> list[str]:
+    """Field by field: what is stored, and what is given."""
+    found = []
+    for name in [*theirs, *(name for name in ours if name not in theirs)]:
+        stored, given = theirs.get(name), ours.get(name)
+        if isinstance(stored, dict) and isinstance(given, dict):
+            found += differences(stored, given, f"{at}{name}.")
+        elif stored != given:
+            found.append(f"  {at}{name}: stored {stored!r}, given {given!r}")
+    return found
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+_READ: dict[str, Callable[[Any], Any]] = {
+    "columns": lambda columns: {
+        name: Kept(kept["dtype"], tuple(kept["shape"]), kept["padding"]) for name, kept in columns.items()
+    },
+    "label_names": lambda names: None if names is None else tuple(names),
+    "shards": lambda shards: tuple(Shard(**shard) for shard in shards),
+}

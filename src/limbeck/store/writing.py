@@ -1,0 +1,147 @@
+"""Writing a labelled transfer set: shard by shard, so that it can be cut off anywhere and goes on.
+
+    unfinished/plan.json              first: what the set is
+    part-00000-of-00010.parquet       under another name until it is whole
+    unfinished/part-00000-...json     after that: rows, bytes, SHA-256. A shard is there when its record is
+    head.safetensors                  the teacher's output layer, where hidden states are kept
+    manifest.json                     last; then `unfinished` goes
+
+What this file does not know: who the teacher is, how a row came about.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.torch import save
+
+from limbeck._version import __version__
+from limbeck.errors import DataError
+from limbeck.models import TARGET_PREFIX
+from limbeck.store.columns import Kept
+from limbeck.store.folder import UNFINISHED, Folder
+from limbeck.store.manifest import NAME, Manifest, Plan, Shard
+from limbeck.targets import Head
+
+PLAN = f"{UNFINISHED}/plan.json"
+HEAD = "head.safetensors"
+LIBRARIES = ("torch", "transformers", "datasets", "pyarrow")
+
+
+def found_plan(folder: Folder) -> Plan | None:
+    """What is at a place already: the manifest of a finished set, the plan of an unfinished one, or nothing.
+
+    DataError where something else is.
+    """
+    names = folder.names()
+    if NAME in names:
+        return Manifest.from_json(folder.read(NAME), folder.at(NAME))
+    if UNFINISHED in names and folder.size(PLAN) is not None:
+        return Plan.from_json(folder.read(PLAN), folder.at(PLAN))
+    if set(names) - {UNFINISHED}:
+        raise DataError(f"{folder} holds files that are no labelled transfer set; give another path.")
+    return None
+
+
+class Writer:
+    """Carries out a plan; several processes may, each its own shards. encodings: Parquet's, by target column."""
+
+    def __init__(self, folder: Folder, plan: Plan, encodings: Mapping[str, str]):
+        self.folder, self.plan = folder, plan
+        self.encodings = {TARGET_PREFIX + name: encoding for name, encoding in encodings.items()}
+
+    def begin(self, head: Head | None) -> None:
+        """Writes down what is about to be made, if nobody has. One process does."""
+        if self.folder.size(PLAN) is None:
+            self.folder.write(PLAN, lambda stream: stream.write(self.plan.to_json()))
+        if head is not None and self._record(HEAD) is None:
+            tensors = {"weight": head.weight.detach().cpu().contiguous()}
+            if head.bias is not None:
+                tensors["bias"] = head.bias.detach().cpu().contiguous()
+            written = self.folder.write(HEAD, lambda stream: stream.write(save(tensors)))
+            self._note(HEAD, {**written, "logit_scale": head.logit_scale, "softcap": head.softcap})
+
+    def missing(self) -> list[int]:
+        """The shards that are still to be made."""
+        there = {name.removesuffix(".json") for name in self.folder.names(UNFINISHED)}
+        names = self.plan.shard_names
+        return [i for i, name in enumerate(names) if name not in there or self._record(name) is None]
+
+    def write(self, shard: int, table: pa.Table, positions: int) -> None:
+        """A shard, whole."""
+        name = self.plan.shard_names[shard]
+        written = self.folder.write(name, lambda stream: _write_parquet(stream, table, self.encodings))
+        self._note(name, asdict(Shard(name, len(table), positions, **written)))
+
+    def finish(self) -> Manifest:
+        """The manifest, once all shards are there. One process writes it."""
+        if missing := self.missing():
+            raise DataError(
+                f"{self.folder} still misses {self.plan.shard_names[missing[0]]} ({len(missing)} shards in all); the "
+                "same call makes what is missing."
+            )
+        records = [self._record(name) for name in self.plan.shard_names]
+        settings: dict[str, Any] = {f.name: getattr(self.plan, f.name) for f in fields(Plan)}
+        manifest = Manifest(
+            **settings,
+            shards=tuple(Shard(**record) for record in records if record is not None),
+            head=self._record(HEAD),
+            versions={"limbeck": __version__} | {name: version(name) for name in LIBRARIES},
+        )
+        self.folder.write(NAME, lambda stream: stream.write(manifest.to_json()))
+        self.folder.remove(UNFINISHED)
+        return manifest
+
+    def _note(self, name: str, record: Mapping[str, Any]) -> None:
+        content = json.dumps(record).encode()
+        self.folder.write(f"{UNFINISHED}/{name}.json", lambda stream: stream.write(content))
+
+    def _record(self, name: str) -> dict[str, Any] | None:
+        """What was noted of a file that is there as it was written; None of any other."""
+        noted = f"{UNFINISHED}/{name}.json"
+        if self.folder.size(noted) is None:
+            return None
+        record: dict[str, Any] = json.loads(self.folder.read(noted))
+        return record if self.folder.size(name) == record["bytes"] else None
+
+
+def require_room(folder: Folder, plan: Plan, positions: int) -> None:
+    """DataError where the disk has less room than what the teacher says at so many positions takes, uncompressed."""
+    need, free = plan.views * positions * bytes_per_position(plan.targets), folder.free()
+    if free is not None and need > free:
+        raise DataError(
+            f"{folder} needs about {need / 1e9:,.2f} GB ({need:,} bytes) for the targets of {positions:,} positions, "
+            f"but {free / 1e9:,.2f} GB ({free:,} bytes) are free there; make room, keep less of each position, or give "
+            "another path."
+        )
+
+
+def bytes_per_position(targets: Mapping[str, Kept]) -> int:
+    """Of one view, uncompressed."""
+    return sum(kept.bytes for kept in targets.values())
+
+
+def _write_parquet(stream: Any, table: pa.Table, encodings: Mapping[str, str]) -> None:
+    """Compressed with zstd; columns with an encoding of their own have that, others a dictionary where it helps."""
+    leaves = {name: _leaf(table.schema.field(name)) for name in encodings}
+    others = [_leaf(field) for field in table.schema if field.name not in encodings]
+    pq.write_table(
+        table,
+        stream,
+        compression="zstd",
+        use_dictionary=others,
+        column_encoding={leaves[name]: encoding for name, encoding in encodings.items()} or None,
+        write_page_checksum=True,
+    )
+
+
+def _leaf(field: pa.Field) -> str:
+    """The path of a column's values inside Parquet."""
+    path, kind = str(field.name), field.type
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        path, kind = f"{path}.list.element", kind.value_type
+    return path
