@@ -322,7 +322,6 @@ def test_what_is_refused_says_what_to_do(words: list[str], code: int, said: str,
     assert "Traceback" not in err
 
 
-
 def test_help_and_version(limbeck_says: Any) -> None:
     code, out, _ = limbeck_says("--help")
     assert code == 0

@@ -364,3 +364,38 @@ def test_an_attribute_of_a_users_own_module_constrains_nothing(tmp_path: Path) -
     examples = limbeck.arrays(torch.randn(6, 4), torch.arange(6) % 3)
     limbeck.DistillTrainer(student, args=config, train_dataset=examples).train()
     assert torch.equal(student[0].weight, before)
+
+
+def test_rows_that_a_language_model_cannot_read_are_refused() -> None:
+    from datasets import Dataset
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from limbeck.preflight import check_rows
+    from limbeck.teachers.model import as_teacher
+
+    def llama(**more: int) -> LlamaForCausalLM:
+        sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        return LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=20, **more))
+
+    student, teacher = llama(max_position_embeddings=6), as_teacher(llama(max_position_embeddings=8))
+    rows = [{"input_ids": [1] * n, "labels": [-100] + [5] * (n - 1), "teacher_input_ids": [1] * m} for n, m in SIZES]
+    check_rows(student, teacher, Dataset.from_list(rows), classes=20)
+    with pytest.raises(DataError, match=r"input_ids has 7 tokens, and the student reads 6; .* with max_length=6"):
+        check_rows(student, teacher, Dataset.from_list([*rows, rows[0] | {"input_ids": [1] * 7}]), classes=20)
+    long = Dataset.from_list([*rows, rows[0] | {"teacher_input_ids": [1] * 9}])
+    with pytest.raises(DataError, match=r"teacher_input_ids has 9 tokens, and the teacher reads 8; .* teacher_max_len"):
+        check_rows(student, teacher, long, classes=20)
+    check_rows(student, teacher, long.select(range(len(rows))), classes=20)
+    with pytest.raises(DataError, match="A row asks for token 5, and the student's output layer has 5"):
+        check_rows(student, teacher, Dataset.from_list(rows), classes=5)
+    with pytest.raises(DataError, match="has 6 tokens, and the teacher reads 4"):
+        check_rows(
+            student, as_teacher(llama(max_position_embeddings=4)), long.select_columns(["input_ids", "labels"]), 20
+        )
+    packed = Dataset.from_list([{"input_ids": [1] * 9, "labels": [5] * 9, "position_ids": [*range(5), *range(4)]}])
+    check_rows(student, None, packed, classes=20)
+    with pytest.raises(DataError, match="has 5 tokens, and the student reads 4"):
+        check_rows(llama(max_position_embeddings=4), None, packed, classes=20)
+
+
+SIZES = [(3, 8), (6, 2)]

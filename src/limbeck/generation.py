@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from limbeck.language.model import base_of
+from limbeck.language.model import base_of, position_limit
 from limbeck.language.positions import NO_LABEL
 from limbeck.models import TEACHER_PREFIX, networks_of
 
@@ -40,9 +40,9 @@ def written(model: Any, prompt: Sequence[int], most: int, ends: Sequence[int], d
     """
     network, asked = _network(model)
     ids = torch.tensor([prompt], device=next(network.parameters()).device)
-    limit = getattr(base_of(network).config.get_text_config(), "max_position_embeddings", None)
+    limit = position_limit(network)
     encodes = bool(getattr(base_of(network).config, "is_encoder_decoder", False))
-    room = most if limit is None or encodes else min(most, limit - len(prompt))
+    room = most if limit is None else min(most, limit - len(prompt))
     if room < 1:
         return []
     config = GenerationConfig(

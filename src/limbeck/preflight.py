@@ -9,20 +9,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
 from limbeck.divergences import forward_kl
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
-from limbeck.language.model import base_of, logits_are_heads
+from limbeck.language.model import base_of, is_language_model, logits_are_heads, position_limit
 from limbeck.language.positions import require_same_completions
-from limbeck.models import Batch, label_names_of, logits_of, networks_of, teacher_view
+from limbeck.models import TEACHER_PREFIX, Batch, label_names_of, logits_of, networks_of, teacher_view
 from limbeck.objective import NO_LABEL, Objective
 from limbeck.positions import Positions, next_token_positions, positions_of
 from limbeck.targets import DenseTargets, MixedTargets, SoftTargets
 from limbeck.teachers.model import Teacher
 
 log = logging.getLogger("limbeck")
+
+ROWS_AT_A_TIME = 10_000
+HALF = {torch.float16, torch.bfloat16}
 
 
 def check_student(student: nn.Module, teacher: Teacher | None, transfer_set: Any, evaluation_set: Any = None) -> None:
@@ -41,6 +45,13 @@ def check_student(student: nn.Module, teacher: Teacher | None, transfer_set: Any
         raise ModelError(
             "No parameter of the student requires a gradient, so nothing could be learned; call "
             "student.requires_grad_() on what is to be trained. (A model that once was a teacher has been frozen.)"
+        )
+    half = sorted({str(p.dtype) for p in student.parameters() if p.requires_grad and p.dtype in HALF})
+    if half:
+        log.warning(
+            "The student's weights are %s, where steps of less than about a 256th of a weight are lost; train "
+            "student.float(), with bf16=True to multiply in bfloat16 all the same.",
+            " and ".join(half),
         )
     said = {
         "the teacher": getattr(teacher, "label_names", None),
@@ -150,6 +161,43 @@ def check_language_batch(
     if targets is not None:
         _check_targets(objective, classes, positions, targets, batch)
     return in_halves
+
+
+def check_rows(student: Any, teacher: Any, rows: Any, classes: int) -> None:
+    """Whether the models can read every row of `tokenise`, and have every token that is to be predicted.
+
+    Of anything but a datasets.Dataset the first batch alone is looked at, by `check_language_batch`.
+    """
+    if "input_ids" not in getattr(rows, "column_names", ()) or not hasattr(rows, "with_format"):
+        return
+    readers = [("student", "", student), *(("teacher", TEACHER_PREFIX, of) for of in networks_of(teacher) or [])]
+    if TEACHER_PREFIX + "input_ids" not in rows.column_names:
+        readers = [(who, "", model) for who, _, model in readers]
+    limits = {
+        (who, prefix + "input_ids", limit)
+        for who, prefix, model in readers
+        if is_language_model(model) and (limit := position_limit(model)) is not None
+    }
+    packed = {column: column.replace("input_ids", "position_ids") for _, column, _ in limits}
+    packed = {column: places for column, places in packed.items() if places in rows.column_names}
+    columns = {"labels"} | {packed.get(column, column) for _, column, _ in limits}
+    for table in rows.select_columns(sorted(columns)).with_format("arrow").iter(ROWS_AT_A_TIME):
+        for who, column, limit in sorted(limits):
+            if column in packed:  # as long as its longest example
+                longest = 1 + (pc.max(pc.list_flatten(table[packed[column]])).as_py() or 0)
+            else:
+                longest = pc.max(pc.list_value_length(table[column])).as_py() or 0
+            if longest > limit:
+                raise DataError(
+                    f"A row's {column} has {longest} tokens, and the {who} reads {limit}; make the rows by tokenise "
+                    f"with {'teacher_' if column.startswith(TEACHER_PREFIX) else ''}max_length={limit}."
+                )
+        highest = pc.max(pc.list_flatten(table["labels"])).as_py()
+        if highest is not None and highest >= classes:
+            raise DataError(
+                f"A row asks for token {highest}, and the student's output layer has {classes}; tokenise with the "
+                "student's own tokenizer, or call student.resize_token_embeddings."
+            )
 
 
 @contextmanager

@@ -23,14 +23,21 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, default_da
 from limbeck.checkpoints import newest_whole, require_whole, rotate, seal
 from limbeck.errors import CheckpointError, ConfigError, DataError, TargetError
 from limbeck.language.collate import Pad
-from limbeck.language.model import head_of, is_language_model, logits_are_heads, require_positions, within_forward
+from limbeck.language.model import (
+    base_of,
+    head_of,
+    is_language_model,
+    logits_are_heads,
+    require_positions,
+    within_forward,
+)
 from limbeck.language.vocabulary import shared_vocabulary
 from limbeck.linear import linear_divergence
 from limbeck.models import Batch, logits_of
 from limbeck.monitor import means_of, measured, measured_in_chunks
 from limbeck.objective import Counts, Loss, Objective
 from limbeck.positions import Positions, next_token_positions, positions_of
-from limbeck.preflight import check_batch, check_classes, check_language_batch, check_student
+from limbeck.preflight import check_batch, check_classes, check_language_batch, check_rows, check_student
 from limbeck.students.folder import write_model
 from limbeck.students.mlp import MLP
 from limbeck.targets import Head, SoftTargets
@@ -178,6 +185,10 @@ class DistillTrainer(Trainer):
             )
         sets = self.train_dataset, self.eval_dataset
         check_student(self.model, self.teacher if self.teacher_passes else None, *sets)
+        if self._next_tokens:
+            classes = self.classes or len(base_of(self.model).get_output_embeddings().weight)
+            for examples in filter(None, sets):
+                check_rows(self.model, self.teacher if self.teacher_passes else None, examples, classes)
         rows = range(min(len(self.train_dataset), self.args.train_batch_size))
         gather = getattr(self.train_dataset, "__getitems__", lambda rows: [self.train_dataset[i] for i in rows])
         batch = self._prepare_inputs(self.data_collator(gather(list(rows))))

@@ -18,7 +18,7 @@ from limbeck.commands.texts import open_tokenizers
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
 from limbeck.language.examples import tokenise
-from limbeck.language.model import base_of, is_language_model
+from limbeck.language.model import is_language_model, position_limit
 from limbeck.language.vocabulary import shared_vocabulary
 from limbeck.language_evaluation import evaluate_language
 from limbeck.models import networks_of
@@ -185,13 +185,8 @@ def in_float32(student: nn.Module) -> tuple[nn.Module, str | None]:
 
 def _context_of(model: Any) -> int | None:
     """The longest row that the networks of a model can read, where they say so."""
-    limits = [_position_limit(network) for network in networks_of(model) or [] if is_language_model(network)]
+    limits = [position_limit(network) for network in networks_of(model) or [] if is_language_model(network)]
     return _least(*limits)
-
-
-def _position_limit(network: nn.Module) -> int | None:
-    limit: int | None = getattr(base_of(network).config.get_text_config(), "max_position_embeddings", None)
-    return limit
 
 
 def _least(*limits: int | None) -> int | None:
