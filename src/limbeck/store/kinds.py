@@ -1,0 +1,399 @@
+"""What is kept of a teacher's words: SoftTargets as columns of numbers, and back.
+
+    kind = kind_from("top_k", k=64)
+    columns = kind.encode(targets)                                # {"ids": [n, 64], "codes": [n, 64], ...}, NumPy
+    kind.decode({name: torch.from_numpy(c) for name, c in columns.items()}, classes)   # SparseTargets
+
+The smallest that holds what is needed, of one position over 151,936 classes (docs/store.md has the measurements):
+
+    dense     every class at every temperature       300,000 bytes
+    hidden    the same, from the last hidden states      H bytes to 2 H, and the output layer once
+    top_k     K classes, and the tail as one event         2 K bytes
+    sampled   an unbiased gradient at one temperature      1 K bytes
+
+What this file does not know: files, rows of text, which teacher spoke.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from limbeck.divergences import forward_kl
+from limbeck.errors import ConfigError, DataError, ShapeError, TargetError
+from limbeck.targets import DenseTargets, Head, HiddenTargets, SampledTargets, SoftTargets, SparseTargets
+
+_CHUNK = 2**24  # logits worked on at once: 64 MB in float32, of which a few copies are made
+
+
+class Column(NamedTuple):
+    """What a column holds of one position: `width` numbers of a NumPy dtype."""
+
+    dtype: np.dtype[Any]
+    width: int
+
+
+class Kind(Protocol):
+    """A way of keeping SoftTargets. Columns are `[n, width]`, one row per position."""
+
+    name: ClassVar[str]
+
+    def columns(self, classes: int, hidden_size: int | None = None) -> dict[str, Column]:
+        """What is kept of one position over `classes` classes, of a teacher whose last states have `hidden_size`."""
+        ...
+
+    def encode(self, targets: SoftTargets, generator: torch.Generator | None = None) -> dict[str, np.ndarray]:
+        """The columns of `targets`; TargetError where they cannot be kept so, or a row is no distribution.
+
+        generator: of what is drawn, on the targets' device.
+        """
+        ...
+
+    def decode(self, columns: Mapping[str, Tensor], classes: int, head: Head | None = None) -> SoftTargets:
+        """The targets that these columns keep, on their device. head: the teacher's output layer, for `hidden`."""
+        ...
+
+    def parquet(self) -> dict[str, str]:
+        """The Parquet encoding of each column that is smaller in another than the dictionary."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """The kind and its options, ready for JSON: `kind_of` reads them."""
+        ...
+
+
+def kind_from(name: str, /, **options: Any) -> Kind:
+    """A kind by its name: "dense", "top_k", "sampled" or "hidden"; ConfigError for another name or option."""
+    if name not in _KINDS:
+        raise ConfigError(f"What is kept of a teacher is {' or '.join(_KINDS)}, but got {name!r}.")
+    kind = _KINDS[name]
+    takes = [field.name for field in fields(kind)]
+    unknown = sorted(set(options) - set(takes))
+    if unknown:
+        raise ConfigError(f"{name} takes {', '.join(takes)}, but got {', '.join(unknown)}.")
+    made: Kind = kind(**options)
+    return made
+
+
+def kind_of(settings: Mapping[str, Any]) -> Kind:
+    """The kind whose `settings()` these are; DataError where there is none such."""
+    options = dict(settings)
+    try:
+        return kind_from(options.pop("kind", None), **options)
+    except (ConfigError, TypeError) as error:
+        raise DataError(f"These settings of a labelled transfer set name no kind that is known here: {error}") from None
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Every class: `logits` less the row's largest, `[n, C]`. Exact at every temperature, but for the dtype.
+
+    In float16, what is below the largest by more than 65,504 nats is kept as 65,504 below. A mixture is kept as its
+    log-probabilities at T = 1, which at other temperatures are not those of its softened members.
+    """
+
+    dtype: str = "float16"
+    name: ClassVar[str] = "dense"
+
+    def __post_init__(self) -> None:
+        _require(self.dtype in ("float16", "float32"), "dense is kept in float16 or float32", self.dtype)
+
+    def columns(self, classes: int, hidden_size: int | None = None) -> dict[str, Column]:
+        return {"logits": Column(np.dtype(self.dtype), classes)}
+
+    def encode(self, targets: SoftTargets, generator: torch.Generator | None = None) -> dict[str, np.ndarray]:
+        return _by_rows(targets, 1.0, self._keep)
+
+    def _keep(self, logits: Tensor) -> dict[str, Tensor]:
+        below = logits - logits.amax(-1, keepdim=True)  # a shift is no change, and float16 is finest near 0
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        there = below.clamp(min=torch.finfo(dtype).min)
+        return {"logits": torch.where(below == -torch.inf, below, there).to(dtype)}
+
+    def decode(self, columns: Mapping[str, Tensor], classes: int, head: Head | None = None) -> DenseTargets:
+        return DenseTargets(columns["logits"])
+
+    def parquet(self) -> dict[str, str]:
+        return {"logits": "BYTE_STREAM_SPLIT"}
+
+    def settings(self) -> dict[str, Any]:
+        return _settings(self)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The `k` most probable classes at `temperature` and the tail of all others; decoded to SparseTargets.
+
+    Read at a higher temperature than it was made at, the tail is an estimate; make it at the one that is trained at.
+
+    ids `[n, k]`: the classes in ascending order, the first and then the gaps: a cumulative sum gives them back.
+    codes `[n, k]`: how far each log-probability is below the row's largest, finer near the top:
+        `4 * expm1(code / levels * log1p(range / 4))` nats, with 254 levels of 8 bits and 32,766 of 16. One code more
+        is a probability of zero.
+    range `[n, 1]`: how far the last level is below the largest, in nats.
+    tail_odds `[n, 1]`: log(tail / (1 - tail)) of the tail's mass. The kept classes share what it leaves, so that all
+        sum to 1 and the largest need not be kept.
+    tail_mean, tail_classes `[n, 1]`: as in SparseTargets, for higher temperatures.
+
+    With k = C, tail_odds are -inf and these are 0.
+    """
+
+    k: int = 64
+    bits: int = 8
+    temperature: float = 1.0
+    name: ClassVar[str] = "top_k"
+
+    def __post_init__(self) -> None:
+        _require(_is_count(self.k), "k of top_k is a whole number above 0", self.k)
+        _require(_is_count(self.bits) and self.bits in (8, 16), "bits of top_k are 8 or 16", self.bits)
+        _require(_is_temperature(self.temperature), "temperature of top_k is a finite number above 0", self.temperature)
+
+    @property
+    def _levels(self) -> int:
+        return 254 if self.bits == 8 else 32_766
+
+    def columns(self, classes: int, hidden_size: int | None = None) -> dict[str, Column]:
+        self._require_at_most(classes)
+        code = np.uint8 if self.bits == 8 else np.int16
+        kept = {"ids": Column(np.dtype(np.int32), self.k), "codes": Column(np.dtype(code), self.k)}
+        kept |= {name: Column(np.dtype(np.float32), 1) for name in ("range", "tail_odds", "tail_mean")}
+        return kept | {"tail_classes": Column(np.dtype(np.int32), 1)}
+
+    def encode(self, targets: SoftTargets, generator: torch.Generator | None = None) -> dict[str, np.ndarray]:
+        self._require_at_most(targets.num_classes)
+        return _by_rows(targets, self.temperature, self._keep)
+
+    def _keep(self, logits: Tensor) -> dict[str, Tensor]:
+        top = SparseTargets.from_logits(logits, self.k)
+        order = top.ids.argsort(-1)
+        codes, span = self._codes(top.log_probs)
+        if top.tail is None or top.tail_mean is None or top.tail_classes is None:  # k = C
+            odds, mean, size = torch.full_like(span, -torch.inf), torch.zeros_like(span), torch.zeros_like(span)
+        else:
+            odds = (top.tail - top.log_probs.logsumexp(-1)).unsqueeze(-1)
+            mean, size = top.tail_mean.unsqueeze(-1), top.tail_classes.unsqueeze(-1)
+        return {
+            "ids": _gaps(top.ids.gather(-1, order)),
+            "codes": codes.gather(-1, order),
+            "range": span.float(),
+            "tail_odds": odds.float(),
+            "tail_mean": mean.float(),
+            "tail_classes": size.to(torch.int32),
+        }
+
+    def _codes(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes `[n, k]` and range `[n, 1]` of log-probabilities of which the first is the largest.
+
+        Of ranges up to 8 % wider than need be, a row takes the one whose levels lie best: by half the variance of the
+        errors under p, which is the KL to second order. Against the narrowest, that halves the KL.
+        """
+        below = log_probs[:, :1] - log_probs
+        none = below == torch.inf
+        below = below.masked_fill(none, 0.0)
+        narrowest, p = below.amax(-1, keepdim=True), log_probs.softmax(-1)
+        best = torch.full_like(narrowest, torch.inf)
+        codes, span = torch.zeros_like(below), narrowest
+        for stretch in range(32):
+            tried = narrowest * (1 + stretch / 400)
+            steps = torch.log1p(below / 4) / torch.log1p(tried / 4).clamp(min=1e-30) * self._levels
+            error = self._below(steps.round(), tried) - below
+            error = (p * (error - (p * error).sum(-1, keepdim=True)).square()).sum(-1, keepdim=True)
+            better = error < best
+            best, span = torch.where(better, error, best), torch.where(better, tried, span)
+            codes = torch.where(better, steps.round(), codes)
+        return codes.masked_fill(none, self._levels + 1).to(torch.uint8 if self.bits == 8 else torch.int16), span
+
+    def _below(self, codes: Tensor, span: Tensor) -> Tensor:
+        """How far below the largest, in nats."""
+        return 4 * torch.expm1(codes * (torch.log1p(span / 4) / self._levels))
+
+    def decode(self, columns: Mapping[str, Tensor], classes: int, head: Head | None = None) -> SparseTargets:
+        ids, codes = columns["ids"].cumsum(-1, dtype=torch.long), columns["codes"].float()
+        below = self._below(codes, columns["range"]).masked_fill(codes > self._levels, torch.inf)
+        log_probs = (-below).log_softmax(-1)
+        if self.k == classes:
+            return SparseTargets(ids, log_probs, classes, made_at=self.temperature)
+        odds = columns["tail_odds"]
+        log_probs, tail = log_probs + F.logsigmoid(-odds), F.logsigmoid(odds).squeeze(-1)
+        mean, size = columns["tail_mean"].squeeze(-1), columns["tail_classes"].squeeze(-1)
+        return SparseTargets(ids, log_probs, classes, tail, mean, self.temperature, size)
+
+    def _require_at_most(self, classes: int) -> None:
+        if self.k > classes:
+            raise ShapeError(f"top_k with k = {self.k} keeps more than the {classes} classes there are; lower k.")
+
+    def parquet(self) -> dict[str, str]:
+        split = ["ids", "range", "tail_odds", "tail_mean"] + (["codes"] if self.bits == 16 else [])
+        return dict.fromkeys(split, "BYTE_STREAM_SPLIT")
+
+    def settings(self) -> dict[str, Any]:
+        return _settings(self)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """`k` classes drawn from the teacher at `temperature`, repeats and all; decoded to SampledTargets.
+
+    ids `[n, k]`: the draws in ascending order, the first and then the gaps, 0 for a class drawn again. The weights
+    are all 1 / k and are not kept. They hold for forward_kl and cross_entropy at this temperature alone.
+    """
+
+    k: int = 64
+    temperature: float = 1.0
+    name: ClassVar[str] = "sampled"
+
+    def __post_init__(self) -> None:
+        _require(_is_count(self.k), "k of sampled is a whole number above 0", self.k)
+        _require(
+            _is_temperature(self.temperature), "temperature of sampled is a finite number above 0", self.temperature
+        )
+
+    def columns(self, classes: int, hidden_size: int | None = None) -> dict[str, Column]:
+        return {"ids": Column(np.dtype(np.int32), self.k)}
+
+    def encode(self, targets: SoftTargets, generator: torch.Generator | None = None) -> dict[str, np.ndarray]:
+        def keep(logits: Tensor) -> dict[str, Tensor]:
+            drawn = SampledTargets.draw(logits, self.k, generator=generator)
+            return {"ids": _gaps(drawn.ids.sort(-1).values)}
+
+        return _by_rows(targets, self.temperature, keep)
+
+    def decode(self, columns: Mapping[str, Tensor], classes: int, head: Head | None = None) -> SampledTargets:
+        ids = columns["ids"].cumsum(-1, dtype=torch.long)
+        return SampledTargets(ids, torch.full_like(ids, 1 / self.k, dtype=torch.float32), classes, self.temperature)
+
+    def parquet(self) -> dict[str, str]:
+        return {"ids": "BYTE_STREAM_SPLIT"}
+
+    def settings(self) -> dict[str, Any]:
+        return _settings(self)
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """The last hidden states: every class at every temperature, with the output layer, which is kept elsewhere.
+
+    hidden `[n, H]`: in float16, or the bits of bfloat16 as int16, which Parquet has no type for.
+    Or, in int8: codes `[n, H]` from -127 to 127, times scale `[n, 1]`.
+    """
+
+    dtype: str = "float16"
+    name: ClassVar[str] = "hidden"
+
+    def __post_init__(self) -> None:
+        allowed = ("float16", "bfloat16", "int8")
+        _require(self.dtype in allowed, f"hidden is kept in {' or '.join(allowed)}", self.dtype)
+
+    def columns(self, classes: int, hidden_size: int | None = None) -> dict[str, Column]:
+        if hidden_size is None:
+            raise _no_hidden_states("a teacher without them")
+        if self.dtype == "int8":
+            return {"codes": Column(np.dtype(np.int8), hidden_size), "scale": Column(np.dtype(np.float32), 1)}
+        kept = np.float16 if self.dtype == "float16" else np.int16
+        return {"hidden": Column(np.dtype(kept), hidden_size)}
+
+    def encode(self, targets: SoftTargets, generator: torch.Generator | None = None) -> dict[str, np.ndarray]:
+        if not isinstance(targets, HiddenTargets):
+            raise _no_hidden_states(type(targets).__name__)
+        _require_good(targets.bad_rows(forward_kl), 0, "hidden states that are not all finite")
+        hidden = targets.hidden.detach().cpu()
+        if self.dtype == "int8":
+            scale = hidden.float().abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
+            return {"codes": (hidden.float() / scale).round().to(torch.int8).numpy(), "scale": scale.numpy()}
+        kept = hidden.to(getattr(torch, self.dtype))
+        if not kept.isfinite().all():
+            raise TargetError(
+                f"These hidden states go up to {hidden.abs().max():g}, beyond {self.dtype}'s "
+                f"{torch.finfo(kept.dtype).max:g}; keep them in bfloat16 or int8."
+            )
+        return {"hidden": (kept if self.dtype == "float16" else kept.view(torch.int16)).numpy()}
+
+    def decode(self, columns: Mapping[str, Tensor], classes: int, head: Head | None = None) -> HiddenTargets:
+        if head is None:
+            raise TargetError("Hidden states are read with the teacher's output layer, but got none; give it as head.")
+        if self.dtype == "int8":
+            return HiddenTargets(columns["codes"] * columns["scale"], head.first(classes))
+        hidden = columns["hidden"]
+        return HiddenTargets(hidden if self.dtype == "float16" else hidden.view(torch.bfloat16), head.first(classes))
+
+    def parquet(self) -> dict[str, str]:
+        return {"int8": {"scale": "BYTE_STREAM_SPLIT"}, "float16": {"hidden": "BYTE_STREAM_SPLIT"}}.get(self.dtype, {})
+
+    def settings(self) -> dict[str, Any]:
+        return _settings(self)
+
+
+_KINDS: dict[str, Any] = {kind.name: kind for kind in (Dense, TopK, Sampled, Hidden)}
+
+
+def _by_rows(
+    targets: SoftTargets, temperature: float, keep: Callable[[Tensor], dict[str, Tensor]]
+) -> dict[str, np.ndarray]:
+    """The columns that `keep` makes of logits `[m, C]` of a few rows at a time, softened, in float32 or wider."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for start, logits in _softened(targets, temperature):
+        _require_good(
+            DenseTargets(logits).bad_rows(forward_kl), start, "nan, +inf or no class of a probability above 0"
+        )
+        for name, column in keep(logits).items():
+            parts.setdefault(name, []).append(column.cpu().numpy())
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def _softened(targets: SoftTargets, temperature: float) -> Iterator[tuple[int, Tensor]]:
+    """(first row, logits of some rows), whose softmax is what the targets say at the temperature."""
+    if isinstance(targets, SparseTargets | SampledTargets):
+        raise TargetError(
+            f"{type(targets).__name__} speak of some classes only, and cannot be kept again; label with a teacher that "
+            "speaks of every class."
+        )
+    rows = max(1, _CHUNK // targets.num_classes)
+    for start in range(0, max(1, len(targets)), rows):
+        some = targets[start : start + rows]
+        if isinstance(some, DenseTargets | HiddenTargets):
+            logits = some.logits.detach()
+            yield start, (logits if logits.dtype == torch.float64 else logits.float()) / temperature
+        else:  # every class is an event, whatever the student says
+            yield start, some.events(torch.zeros(()).expand(len(some), some.num_classes), temperature)[1].detach()
+
+
+def _gaps(ordered: Tensor) -> Tensor:
+    """The first of each row, then the differences: small numbers, which compress well."""
+    return torch.cat([ordered[:, :1], ordered.diff(dim=-1)], -1).to(torch.int32)
+
+
+def _settings(kind: Any) -> dict[str, Any]:
+    return {"kind": kind.name, **asdict(kind)}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_temperature(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _require(holds: bool, what: str, got: Any) -> None:
+    if not holds:
+        raise ConfigError(f"{what[0].upper()}{what[1:]}, but is {got!r}.")
+
+
+def _require_good(bad: Tensor, start: int, what: str) -> None:
+    if bad.any():
+        raise TargetError(
+            f"Row {start + int(bad.nonzero()[0])} of these targets has {what}, and cannot be kept; find out what the "
+            "teacher was asked there."
+        )
+
+
+def _no_hidden_states(who: str) -> TargetError:
+    return TargetError(
+        f"Only HiddenTargets can be kept as hidden states, but got {who}. A ModelTeacher of a causal language model "
+        "gives them, where its logits are its output layer's of its last states; keep top_k, sampled or dense instead."
+    )
