@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from rich.progress import Progress
 
 from limbeck.errors import ConfigError, DataError
@@ -23,7 +25,7 @@ from limbeck.language.model import base_of
 from limbeck.language.vocabulary import shared_vocabulary, template_hash, tokenizer_hash
 from limbeck.models import networks_of
 from limbeck.preflight import check_label_names
-from limbeck.store.folder import Folder
+from limbeck.store.folder import UNFINISHED, Folder
 from limbeck.store.kinds import Kind, kind_from
 from limbeck.store.manifest import Manifest, Plan
 from limbeck.store.writing import Writer, bytes_per_position, found_plan, require_room
@@ -80,13 +82,16 @@ def label(
     teacher, rows = as_teacher(teacher), rows_of(transfer_set)
     if rows.is_language:
         _require_language(teacher, augment, tokenizer)
-    state, folder = PartialState(), Folder(path)
+    on_cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    state, folder = PartialState(cpu=on_cpu), Folder(path)  # it takes one of several for the only one otherwise
     asking = Asking(teacher, kind, rows, augment, views, seed, settle(teacher, state.device))
     plan, positions = _plan(asking, transfer_set, tokenizer, batch_size, rows_per_shard)
     found = found_plan(folder)
     if found is not None:
         found.require_same(plan, str(folder))
     if isinstance(found, Manifest):
+        if state.is_main_process:
+            folder.remove(UNFINISHED)  # cut off right after the manifest
         return open(path)
     writer = Writer(folder, plan, kind.parquet())
     state.wait_for_everyone()  # all have looked at what is there before anything is written
