@@ -304,6 +304,16 @@ def test_a_recording_finds_rows_by_id_in_any_part_of_the_set() -> None:
     torch.testing.assert_close(recorded(part.__getitems__([0, 1, 2])).logits, expected)
 
 
+def test_a_recording_of_several_sets_knows_the_rows_of_each() -> None:
+    rest, part = recorded_set().split(0.3)
+    recorded, teacher = record(network(), [rest, part]), ModelTeacher(network())
+    for rows in (rest, part):
+        batch = rows.__getitems__(list(range(len(rows))))
+        torch.testing.assert_close(recorded(batch).logits, teacher(batch).logits)
+    with pytest.raises(DataError, match="two rows with the row_id 0"):
+        record(network(), [arrays(X[:5]), arrays(X[5:9])])
+
+
 @pytest.mark.parametrize("row", [-4, 3, 100, 2 * 10**15])
 def test_a_recording_refuses_rows_it_was_not_made_on(row: int) -> None:
     recorded = record(network(), recorded_set())

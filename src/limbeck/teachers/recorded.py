@@ -18,18 +18,22 @@ from limbeck.teachers.model import Teacher, as_teacher
 def record(teacher: Any, transfer_set: Any, batch_size: int = 512) -> "RecordedTeacher":
     """What `teacher` says about each row of `transfer_set`, as a teacher that needs no network any more.
 
+    transfer_set: or a list of sets, such as the training examples and those that are held out.
+
     One pass of the teacher then serves any number of students, temperatures and divergences. Rows are told apart by
-    their ids: sets of one source have ids of their own, but two sets made by `arrays` both count from 0.
+    their ids: sets of one source have ids of their own, but two sets made by `arrays` both count from 0, and are
+    refused together (DataError).
     """
     teacher = as_teacher(teacher)
     parameters = (p for network in networks_of(teacher) or [] for p in network.parameters())
     device = next((p.device for p in parameters), torch.device("cpu"))
     said, ids = [], []
-    for start in range(0, len(transfer_set), batch_size):
-        batch = transfer_set.__getitems__(list(range(start, min(start + batch_size, len(transfer_set)))))
-        moved = {name: values.to(device) for name, values in batch.items()}
-        said.append(teacher(moved).to("cpu"))
-        ids.append(batch["row_id"].cpu())
+    for rows in transfer_set if isinstance(transfer_set, list | tuple) else [transfer_set]:
+        for start in range(0, len(rows), batch_size):
+            batch = rows.__getitems__(list(range(start, min(start + batch_size, len(rows)))))
+            moved = {name: values.to(device) for name, values in batch.items()}
+            said.append(teacher(moved).to("cpu"))
+            ids.append(batch["row_id"].cpu())
     return RecordedTeacher(concatenate(said), torch.cat(ids), teacher)
 
 
@@ -45,6 +49,12 @@ class RecordedTeacher:
         self.targets = targets
         self.teacher = teacher
         self._ids, self._places = row_ids.sort()
+        twice = self._ids[1:][self._ids[1:] == self._ids[:-1]]
+        if len(twice):
+            raise DataError(
+                f"A teacher was recorded on two rows with the row_id {int(twice[0])}, and could not tell them apart; "
+                "give the sets row_ids of their own, or take them by split from one."
+            )
 
     def __call__(self, batch: Batch) -> SoftTargets:
         """The recorded targets of the batch's rows."""
