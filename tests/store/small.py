@@ -66,11 +66,10 @@ def llama(seed: int = 0, vocabulary: int = V) -> Any:
 
 
 def trainer(student: Any, teacher: Any, folder: Path, train: Any, objective: Any = None, **given: Any) -> Any:
-    arguments = {"per_device_train_batch_size": 4, "num_train_epochs": 2, "learning_rate": 0.05, "seed": 3}
+    """What of `given` is no training argument goes to the trainer."""
     options = {name: given.pop(name) for name in ("augment", "eval_dataset", "processing_class") if name in given}
-    config = DistillConfig(
-        output_dir=str(folder), save_strategy="no", disable_tqdm=True, use_cpu=True, **arguments, **given
-    )
+    usual = {"per_device_train_batch_size": 4, "num_train_epochs": 2, "learning_rate": 0.05, "seed": 3}
+    config = DistillConfig(output_dir=str(folder), save_strategy="no", disable_tqdm=True, use_cpu=True, **usual | given)
     objective = objective or Objective(temperature=2.0, hard_weight=0.5)
     return DistillTrainer(student, teacher, objective, config, train_dataset=train, **options)
 

@@ -1,0 +1,152 @@
+"""Sets that are not what was written: what opening refuses, and what verify finds.
+
+Oracle: the one file, or the one field, that was changed here; it must be named.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import limbeck
+from limbeck import DataError
+from limbeck.store import verifying
+
+from .small import images, llama, network, rows
+
+SHARD = "part-00001-of-00004.parquet"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    limbeck.label(network(), images(), tmp_path / "set", "top_k", k=3, rows_per_shard=16)
+    return tmp_path / "set"
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({k: v for k, v in (manifest | changes).items() if v != "gone"}))
+
+
+def test_a_whole_set_has_no_findings(made: Path) -> None:
+    assert limbeck.verify(made, network()) == []
+
+
+def test_a_flipped_byte_is_found_by_its_file(made: Path) -> None:
+    content = bytearray((made / SHARD).read_bytes())
+    content[len(content) // 2] ^= 1
+    (made / SHARD).write_bytes(content)
+    (finding,) = limbeck.verify(made)
+    assert SHARD in finding
+    assert "SHA-256" in finding
+
+
+def test_a_truncated_shard_is_refused_and_found(made: Path) -> None:
+    content = (made / SHARD).read_bytes()
+    (made / SHARD).write_bytes(content[:-10])
+    with pytest.raises(DataError, match=rf"{SHARD} has {len(content) - 10:,} bytes and had {len(content):,}"):
+        limbeck.open(made)
+    (finding,) = limbeck.verify(made)
+    assert SHARD in finding
+
+
+def test_a_missing_shard_is_refused_and_found(made: Path) -> None:
+    (made / SHARD).unlink()
+    with pytest.raises(DataError, match=f"{SHARD} is missing"):
+        limbeck.open(made)
+    assert limbeck.verify(made) == [f"{made / SHARD} is missing."]
+
+
+def test_a_head_that_changed_is_found(tmp_path: Path) -> None:
+    limbeck.label(llama(), rows(), tmp_path, "hidden")
+    content = bytearray((tmp_path / "head.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "head.safetensors").write_bytes(content)
+    (finding,) = limbeck.verify(tmp_path)
+    assert "head.safetensors" in finding
+    (tmp_path / "head.safetensors").unlink()
+    with pytest.raises(DataError, match=r"head.safetensors is missing"):
+        limbeck.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 2}, "version 2, and this Limbeck reads version 1"),
+        ({"teacher": "gone"}, "no field 'teacher'"),
+        ({"columns": [1]}, "cannot be read"),
+        ({"shards": [{"name": "x"}]}, "cannot be read"),
+    ],
+)
+def test_a_manifest_of_another_making_is_refused(made: Path, changes: dict[str, Any], message: str) -> None:
+    rewrite(made, **changes)
+    with pytest.raises(DataError, match=f"manifest.json.*{message}"):
+        limbeck.open(made)
+
+
+def test_no_manifest_is_refused(made: Path) -> None:
+    (made / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match=r"manifest.json is no JSON"):
+        limbeck.open(made)
+    (made / "manifest.json").unlink()
+    with pytest.raises(DataError, match=r"no manifest.json"):
+        limbeck.open(made)
+
+
+def resealed(made: Path, change: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What verify finds in rows that were changed and whose hash was changed with them."""
+    table = change(pq.read_table(made / SHARD))
+    pq.write_table(table, made / SHARD)
+    manifest = json.loads((made / "manifest.json").read_text())
+    manifest["shards"][1] |= {"bytes": (made / SHARD).stat().st_size}
+    monkeypatch.setattr(
+        verifying.Folder,
+        "sha256",
+        lambda self, name: next(s["sha256"] for s in manifest["shards"] if s["name"] == name),
+    )
+    rewrite(made, **manifest)
+    return limbeck.verify(made)
+
+
+def test_rows_that_stand_twice_are_found(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = pq.read_table(made / "part-00000-of-00004.parquet")
+    (finding,) = resealed(made, lambda table: other, monkeypatch)
+    assert "row_id 1000 stands in several rows (16 such ids)" in finding
+
+
+def test_rows_that_are_gone_are_found(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (finding,) = resealed(made, lambda table: table.slice(1), monkeypatch)
+    assert "15 rows, but the manifest has 16" in finding
+
+
+def test_targets_that_are_no_distribution_are_found(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(table: Any) -> Any:
+        place = table.schema.get_field_index("target_tail_odds")
+        odds = table.column(place).to_pylist()
+        odds[5] = float("nan")
+        import pyarrow as pa
+
+        return table.set_column(place, table.schema.field(place), pa.array(odds, pa.float32()))
+
+    (finding,) = resealed(made, spoil, monkeypatch)
+    assert "row_id 1021 is no distribution over 5 classes" in finding
+
+
+def test_another_teacher_is_found_by_its_fingerprint(made: Path) -> None:
+    (finding,) = limbeck.verify(made, network(1))
+    assert "the teacher is another: stored" in finding
+
+
+def test_targets_that_the_teacher_would_not_give_are_found(tmp_path: Path) -> None:
+    """A teacher whose fingerprint is right and whose words are not; 0.5 sum |q - p|, from its own probabilities."""
+    first, second = (limbeck.FunctionTeacher(lambda batch, n=n: network(n)(batch["inputs"]), "f") for n in (0, 1))
+    limbeck.label(first, images(), tmp_path, "dense", dtype="float32")
+    assert limbeck.verify(tmp_path, first, rows=50) == []
+    (finding,) = limbeck.verify(tmp_path, second, rows=50)
+    inputs = images().__getitems__(range(50))["inputs"]
+    p, q = (net(inputs).softmax(-1) for net in (network(), network(1)))
+    apart = float((p - q).abs().sum(-1).mean() / 2)
+    assert apart > 0.05
+    assert f"a total variation of {apart:.3f}, the mean of 50 positions" in finding
