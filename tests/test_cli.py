@@ -214,6 +214,59 @@ def test_a_student_is_cut_from_its_teacher(limbeck_says: Any) -> None:
         assert BertTokenizer.from_pretrained("run/student")("good film") == tokenizer("good film")
 
 
+def test_a_labelled_transfer_set_needs_no_teacher(teachers: list[str], limbeck_says: Any) -> None:
+    rest, _ = digits().split(0.5, seed=3)
+    limbeck.label(limbeck.load(teachers[0]), rest, "said", kind="dense", dtype="float32")
+    live = ["distill", *QUICK, "--weight_decay", "0", "--validation", "0", "--temperature", "3", "--seed", "5"]
+    code, out, err = limbeck_says(*live, "--transfer_set", "said", "--output_dir", "stored")
+    assert (code, err) == (0, "")
+    assert "180 of the labelled examples are set apart as the test." in out
+    results = json.loads(Path("stored/results.json").read_text())
+    assert results["roles"]["teacher"]["latency_ms"] is None
+    test = rest.split(0.2, seed=0)[1]
+    with torch.no_grad():
+        said = limbeck.load(teachers[0])(test.__getitems__(range(len(test)))["inputs"])
+    right = float((said.argmax(-1) == test.labels).double().mean())
+    assert results["roles"]["teacher"]["accuracy"]["mean"] == pytest.approx(right)
+
+    # the student of the live teacher, on the same examples
+    Path("mine.py").write_text(
+        "from limbeck import digits\n"
+        "def data():\n"
+        "    train, test = digits().split(0.5, seed=3)[0].split(0.2, seed=0)\n"
+        "    return {'train': train, 'test': test}\n"
+    )
+    code, _, err = limbeck_says(*live, "--data", "mine:data", "--teacher", teachers[0], "--output_dir", "live")
+    assert (code, err) == (0, "")
+    stored, lived = (limbeck.load(f"{name}/student") for name in ("stored", "live"))
+    for a, b in zip(stored.parameters(), lived.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+    # a test of its own, and the live teacher to measure it by; what the set cannot give is refused
+    code, out, err = limbeck_says(
+        *live,
+        "--transfer_set",
+        "said",
+        "--data",
+        "mine:data",
+        "--teacher",
+        teachers[0],
+        "--baseline",
+        "--output_dir",
+        "c",
+    )
+    assert (code, err) == (0, "")
+    assert json.loads(Path("c/results.json").read_text())["test"]["examples"] == len(test)
+    for more, said_ in (
+        (["--transfer_set", "said", "--labelled", "50"], "--labelled takes labels away from --data"),
+        (["--transfer_set", "nowhere"], "nowhere is no labelled transfer set"),
+        (["--transfer_set", "said", "--jitter", "1"], "augment"),
+    ):
+        code, _, err = limbeck_says(*live, *more, "--output_dir", "d")
+        assert code == 1
+        assert said_ in err
+
+
 def test_evaluate_measures_what_was_saved(teachers: list[str], limbeck_says: Any) -> None:
     code, out, _ = limbeck_says(
         *(

@@ -128,6 +128,35 @@ def test_files_of_splits_messages_and_contexts(teacher: str, limbeck_says: Any) 
     assert not completion["prompt"].startswith("the sum")
 
 
+def test_a_labelled_transfer_set_needs_no_teacher(
+    teacher: str, make_tokenizer: Callable[..., Any], limbeck_says: Any
+) -> None:
+    tokenizer = make_tokenizer(MARKED)
+    rows = limbeck.tokenise(Dataset.from_list(PAIRS), tokenizer)
+    limbeck.label(limbeck.load(teacher), rows, "said", kind="hidden", dtype="float16", tokenizer=tokenizer)
+    student = _saved("student", tokenizer, seed=1)
+    run = ["distill", "--transfer_set", "said", "--student", student, *QUICK]
+    code, out, err = limbeck_says(*run, "--baseline", "--output_dir", "run")
+    assert (code, err) == (0, "")
+    assert "6 of the labelled examples are set apart as the test." in out
+    assert "Examples: 49 train, 6 test, 5 validation." in out
+    roles = json.loads(Path("run/results.json").read_text())["roles"]
+    assert list(roles) == ["student", "baseline"]
+    other = _saved("other", make_tokenizer(MARKED, additional_special_tokens=["<|new|>"]))
+    refused = [
+        ([*run, "--packing"], "row by row; leave --packing out"),
+        (
+            ["distill", "--transfer_set", "said", *QUICK],
+            "said holds text to be written; give --student a language model",
+        ),
+        (["distill", "--transfer_set", "said", "--student", other, *QUICK], "another tokenizer than processing_class"),
+    ]
+    for words, said in refused:
+        code, _, err = limbeck_says(*words, "--output_dir", "new")
+        assert code == 1
+        assert said in err
+
+
 def test_packed_rows_train_too(teacher: str, limbeck_says: Any) -> None:
     data = _jsonl("pairs.jsonl", PAIRS)
     run = ["distill", "--data", data, "--teacher", teacher, "--student", "take_layers:2", *QUICK]

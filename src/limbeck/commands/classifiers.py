@@ -8,6 +8,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from torch import nn
+from transformers import set_seed
 
 from limbeck.commands import console
 from limbeck.commands.language import refuse_options_of_language
@@ -16,16 +17,23 @@ from limbeck.commands.texts import open_data, open_tokenizers, with_test
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation import evaluate
+from limbeck.labelled import Labelled
+from limbeck.models import inputs_of
 from limbeck.students import mlp
 from limbeck.transfer import TransferSet, jitter
 
 
-def prepare(chosen: Namespace, student: nn.Module | None, teacher: Any) -> Work:
+def prepare(chosen: Namespace, student: nn.Module | None, teacher: Any, labelled_set: Labelled | None = None) -> Work:
     """What there is to train and to measure; student is None for an mlp."""
     refuse_options_of_language(options_of(LanguageOptions, chosen))
-    splits, tokenizer = _read_data(chosen)
+    splits, tokenizer = _read_data(chosen) if labelled_set is None else _read_labelled(chosen, labelled_set)
     train = splits["train"]
-    student = _new_mlp(options_of(StudentOptions, chosen), train) if student is None else student
+    listened_to = teacher if labelled_set is None else labelled_set.teacher
+    if labelled_set is not None and teacher is None and speaks_of_all(splits["test"]):
+        teacher = listened_to
+    if student is None:
+        set_seed(chosen.seed)  # whatever was read before, the same seed makes the same student
+        student = _new_mlp(options_of(StudentOptions, chosen), train)
     augment = jitter(chosen.jitter, seed=chosen.seed, column=_image_column(train)) if chosen.jitter else None
 
     def measure(baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
@@ -42,7 +50,7 @@ def prepare(chosen: Namespace, student: nn.Module | None, teacher: Any) -> Work:
 
     with_trainer = {"eval_dataset": splits.get("validation"), "augment": augment, "processing_class": tokenizer}
     labelled = train.select(_labelled_rows(train)) if chosen.baseline else train
-    return Work(student, splits, with_trainer, labelled, measure, label_names=train.label_names)
+    return Work(student, listened_to, splits, with_trainer, labelled, measure, label_names=train.label_names)
 
 
 def _read_data(chosen: Namespace) -> tuple[dict[str, TransferSet], Any]:
@@ -67,6 +75,26 @@ def _read_data(chosen: Namespace) -> tuple[dict[str, TransferSet], Any]:
     return splits, tokenizer
 
 
+def _read_labelled(chosen: Namespace, labelled_set: Labelled) -> tuple[dict[str, Any], Any]:
+    """The same of a labelled transfer set; a test of its own comes from --data."""
+    split, data = options_of(SplitOptions, chosen), options_of(DataOptions, chosen)
+    labels = labelled_set.manifest.columns.get("labels")
+    if labels is not None and labels.is_list:
+        raise ConfigError(f"{chosen.transfer_set} holds text to be written; give --student a language model.")
+    if split.labelled is not None:
+        raise ConfigError("--labelled takes labels away from --data, not from a labelled transfer set; leave it out.")
+    tokenizer, of_teacher = open_tokenizers(data.tokenizer, [chosen.student], chosen.teacher)
+    splits: dict[str, Any] = {"train": labelled_set}
+    if data.data == DataOptions.data:
+        splits["train"], splits["test"] = labelled_set.split(0.2, seed=0)
+        console.say(f"{len(splits['test']):,} of the labelled examples are set apart as the test.")
+    else:
+        splits["test"] = with_test(open_data(data, tokenizer, of_teacher))[0]["test"]
+    if split.validation:
+        splits["train"], splits["validation"] = splits["train"].split(split.validation, seed=1)
+    return splits, tokenizer
+
+
 def _keep_labels(train: TransferSet, labelled: int) -> TransferSet:
     known = train.select(_labelled_rows(train))
     if not 0 < labelled < len(known):
@@ -74,6 +102,12 @@ def _keep_labels(train: TransferSet, labelled: int) -> TransferSet:
     _, kept = known.split(labelled / len(known), seed=2)
     places = {int(row): place for place, row in enumerate(train.row_ids)}
     return train.without_labels(except_rows=[places[int(row)] for row in kept.row_ids])
+
+
+def speaks_of_all(examples: Any) -> bool:
+    """Whether examples carry what a teacher said of every class, of themselves as they are."""
+    of = getattr(examples, "manifest", None)
+    return of is not None and of.kind["kind"] in ("dense", "hidden") and of.augmentation is None
 
 
 def _labelled_rows(train: TransferSet) -> Any:
@@ -85,7 +119,7 @@ def _labelled_rows(train: TransferSet) -> Any:
 def _new_mlp(options: StudentOptions, train: TransferSet) -> nn.Module:
     if train.num_classes is None:
         raise ConfigError("The data has no labels, so an mlp cannot tell how many classes there are; give --student.")
-    column, example = next((k, v) for k, v in train[0].items() if k not in ("labels", "row_id"))
+    column, example = next((k, v[0]) for k, v in train.__getitems__([0]).items() if k not in ("labels", "row_id"))
     if not example.is_floating_point():
         raise ConfigError(f"An mlp reads numbers or pixels, but the data's column {column!r} holds {example.dtype}.")
     return mlp(
@@ -97,7 +131,8 @@ def _new_mlp(options: StudentOptions, train: TransferSet) -> nn.Module:
 
 
 def _image_column(train: TransferSet) -> str:
-    columns = [k for k, v in train[0].items() if k not in ("labels", "row_id") and v.ndim >= 2]
+    first = inputs_of(train.__getitems__([0]))
+    columns = [name for name, values in first.items() if values.ndim >= 3]
     if len(columns) != 1:
         raise ConfigError(f"--jitter shifts images, but the data has {len(columns)} image columns; leave it out.")
     return columns[0]

@@ -22,10 +22,11 @@ from limbeck.checkpoints import newest_whole
 from limbeck.commands import classifiers, console, language
 from limbeck.commands.options import ObjectiveOptions, RunOptions, distill_parser, options_of, read
 from limbeck.commands.run_folder import SETTINGS, claim, save_settings, settings_of
-from limbeck.commands.texts import divergence_from_text, is_cut, open_student, open_teacher
+from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError
 from limbeck.evaluation import write_results
+from limbeck.labelled import open as open_labelled
 from limbeck.objective import Objective
 from limbeck.students import save
 from limbeck.trainer import DistillConfig, DistillTrainer
@@ -37,26 +38,26 @@ def run(words: list[str]) -> None:
     parser = distill_parser(brief="--help" in words or "-h" in words)
     chosen = read(parser, words)
     _objective(chosen), _training_arguments(chosen)  # refuse before anything is read
-    set_seed(chosen.seed)
     teacher = open_teacher(chosen.teacher, chosen.mean)  # a wrong name is told before data is read
+    labelled_set = open_labelled(chosen.transfer_set) if chosen.transfer_set else None
+    set_seed(chosen.seed)  # after the teacher, so that the same seed makes the same student
     student = None if chosen.student == "mlp" else open_student(chosen.student, teacher)
     if not isinstance(student, nn.Module | None):
         raise ConfigError(f"{chosen.student} is no network that can be trained, but a {type(student).__name__}.")
     writes = language.are_language_models(student, teacher)
     if writes:
-        parser.set_defaults(language.DEFAULTS)
+        parser.set_defaults(language.DEFAULTS if labelled_set is None else language.DEFAULTS_OF_LABELLED)
         chosen = read(parser, words)
     options, objective, config = options_of(RunOptions, chosen), _objective(chosen), _training_arguments(chosen)
     state = PartialState()  # of this process, and those that torchrun or accelerate launch started beside it
     console.console.quiet = not state.is_main_process
     with state.main_process_first():  # the others find in the cache what it has read
-        work = (language if writes else classifiers).prepare(chosen, student, teacher)
-    student, train = work.student, work.splits["train"]
+        work = (language if writes else classifiers).prepare(chosen, student, teacher, labelled_set)
+    student, teacher, train = work.student, work.teacher, work.splits["train"]
     folder = claim(parser, chosen, options) if state.is_main_process else Path(options.output_dir)
     state.wait_for_everyone()
     if options.learning_rate is None:
-        is_trained = is_cut(chosen.student) or (hasattr(student, "config") and ":" not in chosen.student)
-        config.learning_rate = 5e-5 if is_trained else 1e-3
+        config.learning_rate = 5e-5 if was_trained(chosen.student, student) else 1e-3
     console.say_plan(student, teacher, objective, work.splits, config)
 
     untrained = copy.deepcopy(student) if options.baseline else None
@@ -124,7 +125,7 @@ def _count_in_steps(config: DistillConfig, steps_per_epoch: int) -> None:
 
 def _objective(chosen: Namespace) -> Objective:
     wanted = options_of(ObjectiveOptions, chosen)
-    if not chosen.teacher:  # the labels alone, whatever the default of soft_weight
+    if not chosen.teacher and not chosen.transfer_set:  # the labels alone, whatever the default of soft_weight
         return Objective(soft_weight=0.0, hard_weight=wanted.hard_weight or 1.0, temperature=wanted.temperature)
     divergence = divergence_from_text(wanted.divergence)
     return Objective(divergence, wanted.temperature, wanted.soft_weight, wanted.hard_weight)
@@ -141,7 +142,7 @@ def _training_arguments(chosen: Namespace) -> DistillConfig:
         values |= {"eval_steps": values["save_steps"], "metric_for_best_model": "loss", "greater_is_better": False}
     if options.resume and options.overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite replaces it; give one of them.")
-    if chosen.baseline and not chosen.teacher:
+    if chosen.baseline and not chosen.teacher and not chosen.transfer_set:
         raise ConfigError(
             "Without a teacher the student is the baseline itself; leave --baseline out, or give --teacher."
         )

@@ -17,8 +17,10 @@ from limbeck.commands.options import DataOptions, LanguageOptions, SplitOptions,
 from limbeck.commands.texts import open_tokenizers
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
+from limbeck.labelled import Labelled
 from limbeck.language.examples import tokenise
 from limbeck.language.model import is_language_model, position_limit
+from limbeck.language.pack import pack
 from limbeck.language.vocabulary import shared_vocabulary
 from limbeck.language_evaluation import evaluate_language
 from limbeck.models import networks_of
@@ -32,6 +34,8 @@ DEFAULTS = {
     "train_sampling_strategy": "group_by_length",
 }
 """Where a language model's defaults differ from a classifier's."""
+DEFAULTS_OF_LABELLED = {name: value for name, value in DEFAULTS.items() if name != "train_sampling_strategy"}
+"""Rows of a labelled transfer set are not grouped by length."""
 
 OF_CLASSES = ("image_column", "label_column", "feature_columns", "image_size", "labelled", "jitter")
 """Options that mean nothing for text that is written."""
@@ -40,7 +44,7 @@ TEST_SHARE, MOST_TESTED = 0.1, 1000
 """Of data of one split, so many examples are the test."""
 
 
-def prepare(chosen: Namespace, student: nn.Module, teacher: Any) -> Work:
+def prepare(chosen: Namespace, student: nn.Module, teacher: Any, labelled_set: Labelled | None = None) -> Work:
     """What there is to train and to measure."""
     data, split = options_of(DataOptions, chosen), options_of(SplitOptions, chosen)
     texts = options_of(LanguageOptions, chosen)
@@ -49,17 +53,25 @@ def prepare(chosen: Namespace, student: nn.Module, teacher: Any) -> Work:
     if said:
         console.say(said)
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, [chosen.student], chosen.teacher)
-    splits = open_rows(data, texts, student, teacher, tokenizer, of_teacher)
-    if "train" not in splits:
-        raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
-    splits, said = with_test_rows(splits)
-    if said:
-        console.say(said)
+    splits: dict[str, Any]
+    if labelled_set is None or data.data != DataOptions.data:
+        splits = open_rows(data, texts, student, teacher, tokenizer, of_teacher)
+        if labelled_set is None and "train" not in splits:
+            raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
+        splits, said = with_test_rows(splits)
+        if said:
+            console.say(said)
+        if labelled_set is not None:
+            splits = {"train": labelled_set, "test": splits["test"]}
+    else:
+        rest, test = part_of(labelled_set, TEST_SHARE, seed=0)
+        console.say(f"{len(test):,} of the labelled examples are set apart as the test.")
+        splits = {"train": rest, "test": test.dataset}
     if "validation" not in splits and split.validation:
         splits["train"], splits["validation"] = part_of(splits["train"], split.validation, seed=1)
+    if texts.packing and labelled_set is not None:
+        raise ConfigError("A labelled transfer set is trained on row by row; leave --packing out.")
     if texts.packing:
-        from limbeck.language.pack import pack
-
         longest = _least(data.max_length, _context_of(student))
         if longest is None:
             raise ConfigError("Packing fills rows of --max_length tokens, and the student names no limit; give one.")
@@ -81,7 +93,10 @@ def prepare(chosen: Namespace, student: nn.Module, teacher: Any) -> Work:
 
     with_trainer = {"eval_dataset": splits.get("validation"), "processing_class": tokenizer}
     with_trainer["teacher_tokenizer"] = of_teacher
-    return Work(student, splits, with_trainer, splits["train"], measure)
+    listened_to, labelled = teacher, splits["train"]
+    if labelled_set is not None:
+        listened_to, labelled = labelled_set.teacher, splits["train"].dataset
+    return Work(student, listened_to, splits, with_trainer, labelled, measure)
 
 
 def are_language_models(student: Any, teacher: Any) -> bool:
@@ -154,6 +169,8 @@ def part_of(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
             f"{len(rows)} examples are too few to set some apart: a share of {share:g} is {size}; give more, or files "
             "of train.*, test.* and validation.*."
         )
+    if isinstance(rows, Labelled):
+        return rows.split(size / len(rows), seed=seed)
     parts = rows.train_test_split(size, seed=seed)
     return parts["train"], parts["test"]
 

@@ -46,7 +46,7 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The transfer set."""
+    """The data."""
 
     data: str = _option(
         "digits",
@@ -76,8 +76,13 @@ class LanguageOptions:
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How the transfer set is used."""
+    """What is trained on."""
 
+    transfer_set: str | None = _option(
+        None,
+        "train on a labelled transfer set (limbeck label), with what the teacher said there: no --teacher is needed; "
+        "--data then gives the test, or a part of the set is set apart",
+    )
     validation: float = _option(
         0.1, "share of the training examples held out for calibration and early stopping, where there is no such split"
     )
@@ -144,6 +149,28 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class TuneOptions:
+    """What is tried, and what the best is chosen by."""
+
+    temperatures: list[float] = _option(lambda: [1.0, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0], "temperatures to try")
+    hard_weights: list[float] = _option(
+        lambda: [0.0, 0.1, 0.5], "weights of the labels to try with each, relative to a soft_weight of 1"
+    )
+    divergence: str = _option(ObjectiveOptions.divergence, "as `limbeck distill` takes it")
+    measure: str | None = _option(
+        None,
+        "nll or accuracy on held-out labels, or forward_kl to the teacher on held-out examples, all at T = 1; by "
+        "default nll where there are labels",
+    )
+    seeds: int = _option(3, "how many times those that are left at the end are trained")
+    keep: float = _option(0.5, "share of the candidates that goes on from one seed to the next; 1 trains all with each")
+    output_dir: str = _option("runs/tune", "where the trials are left; the same command goes on with what is there")
+    learning_rate: float | None = _option(
+        None, "by default 1e-3, and 5e-5 for a transformers model that was trained before"
+    )
+
+
+@dataclass(frozen=True)
 class EvaluateOptions:
     """What is measured."""
 
@@ -156,14 +183,56 @@ class EvaluateOptions:
     batch_size: int = _option(256, "examples that are measured at a time")
 
 
+@dataclass(frozen=True)
+class LabelOptions:
+    """What is kept."""
+
+    output_dir: str = _option("runs/labelled", "the folder, or an fsspec URL, that the labelled transfer set goes to")
+    split: str = _option("train", "the split of the data that is labelled")
+    kind: str = _option("top_k", "top_k, dense, hidden (causal language models) or sampled; docs/store.md says which")
+    k: int | None = _option(None, "classes that are kept of each position, of top_k and sampled; by default 64")
+    bits: int | None = _option(None, "8 or 16, of top_k's log-probabilities; by default 8")
+    dtype: str | None = _option(None, "of dense float16 or float32, of hidden float16, bfloat16 or int8")
+    temperature: float | None = _option(None, "of top_k and sampled, the one that will be trained at; by default 1")
+    jitter: int = _option(0, "label views of the images, shifted by up to this many pixels; training replays them")
+    views: int = _option(1, "how many epochs' views are labelled, where there is --jitter")
+    batch_size: int = _option(32, "examples that the teacher is asked about at once")
+    rows_per_shard: int | None = _option(None, "examples in a file; by default as many as make about 256 MB")
+    seed: int = _option(0, "of samples and views")
+
+
+def label_parser() -> ArgumentParser:
+    """The parser of `limbeck label`."""
+    parser = _parser(
+        "label", "Ask a teacher about every example once, and keep what it says for any number of students."
+    )
+    for options in (DataOptions, TeacherOptions, LabelOptions, LanguageOptions):
+        _add(parser, options)
+    return parser
+
+
 def distill_parser(brief: bool = False) -> ArgumentParser:
     """The parser of `limbeck distill`; brief leaves Trainer's many out, for a help that can be read."""
-    parser = _parser("distill", "Train a small model to behave like a big one; without --teacher, on labels alone.")
-    parser.add_argument("--help_all", action="help", help="show every option, those of transformers' Trainer too")
     groups = (
         *(DataOptions, SplitOptions, TeacherOptions, StudentOptions),
         *(ObjectiveOptions, RunOptions, LanguageOptions),
     )
+    description = "Train a small model to behave like a big one; without --teacher, on labels alone."
+    return _training_parser("distill", description, groups, brief)
+
+
+def tune_parser(brief: bool = False) -> ArgumentParser:
+    """The parser of `limbeck tune`; brief as above."""
+    groups = (DataOptions, SplitOptions, TeacherOptions, StudentOptions, TuneOptions, LanguageOptions)
+    description = (
+        "Choose the temperature and the weight of the labels on examples that are held out, never on the test."
+    )
+    return _training_parser("tune", description, groups, brief)
+
+
+def _training_parser(name: str, description: str, groups: tuple[type, ...], brief: bool) -> ArgumentParser:
+    parser = _parser(name, description)
+    parser.add_argument("--help_all", action="help", help="show every option, those of transformers' Trainer too")
     for options in groups:
         _add(parser, options)
     parser.add_class_arguments(DistillConfig, skip=NOT_OFFERED)

@@ -11,12 +11,14 @@ from torch import nn
 class Work:
     """A student, the data by split, and how both are trained and measured.
 
+    teacher: what training listens to; None for labels alone.
     splits: "train", "test" and, where there is one, "validation". with_trainer: what DistillTrainer is given besides.
     labelled: the part of the training examples that a baseline learns from.
     measure: `(baseline or None, curves, batch_size) -> results`, of the student as it is by then.
     """
 
     student: nn.Module
+    teacher: Any
     splits: Mapping[str, Any]
     with_trainer: Mapping[str, Any]
     labelled: Any
