@@ -3,6 +3,9 @@
     limbeck demo                                       see distillation work, in a minute and a half
     limbeck distill --data D --teacher T --student S   train a student; without --teacher, on labels alone
     limbeck evaluate --data D --student S              measure students against a teacher and baselines
+    limbeck label --data D --teacher T                 run the teacher once, for any number of students
+    limbeck verify PATH                                whether a labelled transfer set is what was written
+    limbeck info PATH                                  what a labelled transfer set says of itself
     limbeck paper EXPERIMENT                           the experiments of the 2015 paper
 
 Each command builds its parser when it is used, so that `limbeck --help` imports neither torch nor transformers.
@@ -19,6 +22,9 @@ COMMANDS = {
     "demo": "see distillation work on handwritten digits, in a minute and a half",
     "distill": "train a small model to behave like a big one; without --teacher, train it on labels",
     "evaluate": "measure students against a teacher and against baselines",
+    "label": "run a teacher once and keep what it says, for any number of students",
+    "verify": "check that a labelled transfer set is what was written",
+    "info": "show what a labelled transfer set says of itself",
     "paper": "run an experiment of the 2015 paper on this machine, its figures beside ours",
 }
 

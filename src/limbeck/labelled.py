@@ -74,9 +74,9 @@ class Labelled(Dataset):
         return self.manifest.label_names
 
     @property
-    def num_classes(self) -> int | None:
-        """Of the labels, where it was known."""
-        return self.manifest.num_classes
+    def num_classes(self) -> int:
+        """Of which the teacher spoke."""
+        return self.manifest.classes
 
     @cached_property
     def labels(self) -> Tensor | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import datasets
 import torch
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -45,6 +45,7 @@ def words(first: str = "w0", size: int = V, **options: Any) -> Any:
     """A tokenizer of so many words."""
     vocabulary = {first: 0} | {f"w{i}": i for i in range(1, size)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token=first))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, **options)
 
 

@@ -244,7 +244,7 @@ BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
         "row_id 1004",
         {
             "teacher": FunctionTeacher(
-                lambda b: torch.zeros(len(b["row_id"]), 2).masked_fill(b["row_id"][:, None] == 1004, torch.nan), "f"
+                lambda b: torch.zeros(len(b["row_id"]), C).masked_fill(b["row_id"][:, None] == 1004, torch.nan), "f"
             )
         },
     ),

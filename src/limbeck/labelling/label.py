@@ -59,7 +59,8 @@ def label(
     batch_size: rows that the teacher is asked about at once. It may change when a call is made again.
     rows_per_shard: by default as many as make about 256 MB; a file is written when they are done.
     augment, views: an Augmentation, and of how many epochs the views are labelled; training replays them.
-    tokenizer: of a language model: its hash is kept, and a padded output layer is cut to its tokens.
+    tokenizer: that the rows were made with: its hash is kept, and a student with another one is refused. A language
+        model's padded output layer is cut to its tokens.
     seed: of what is drawn (sampled).
     progress: whether to show a bar.
 
@@ -133,7 +134,6 @@ def _plan(
         teacher=asking.teacher.fingerprint(),
         dataset=content,
         label_names=_label_names(asking.teacher, transfer_set, said.classes),
-        num_classes=getattr(transfer_set, "num_classes", None),
         tokenizer=None if tokenizer is None else tokenizer_hash(tokenizer),
         chat_template=None if tokenizer is None else template_hash(tokenizer),
         augmentation=None if asking.augment is None else repr(asking.augment),
@@ -149,6 +149,12 @@ def _label_names(teacher: Teacher, transfer_set: Any, classes: int) -> tuple[str
     said = {who: getattr(of, "label_names", None) for who, of in (("teacher", teacher), ("transfer set", transfer_set))}
     known: dict[str, Sequence[str]] = {f"the {who}": tuple(names) for who, names in said.items() if names}
     check_label_names(known)
+    labels = getattr(transfer_set, "num_classes", None) or 0
+    if labels > classes:
+        raise DataError(
+            f"The transfer set has {labels} classes and the teacher speaks of {classes}; give the teacher of these "
+            "classes."
+        )
     names = next((tuple(names) for names in known.values()), None)
     if names is not None and len(names) != classes:
         raise DataError(

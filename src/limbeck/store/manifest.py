@@ -42,7 +42,6 @@ class Plan:
     teacher: str
     dataset: str
     label_names: tuple[str, ...] | None = None
-    num_classes: int | None = None
     tokenizer: str | None = None
     chat_template: str | None = None
     augmentation: str | None = None

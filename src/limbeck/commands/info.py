@@ -1,0 +1,44 @@
+"""`limbeck info PATH`: what a labelled transfer set says of itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from limbeck.commands.console import console
+from limbeck.commands.options import new_parser, read
+from limbeck.labelled import open
+from limbeck.store.manifest import Manifest
+
+
+def run(words: list[str]) -> None:
+    """The command; `words` are its arguments."""
+    parser = new_parser("info", "What a labelled transfer set says of itself.")
+    parser.add_argument("path", type=str, help="its folder or URL")
+    console.print(table(open(read(parser, words).path).manifest))
+
+
+def table(manifest: Manifest) -> Table:
+    """A line per fact; what does not apply is left out."""
+    shown = Table(show_header=False, title="Labelled transfer set", title_justify="left")
+    size = sum(shard.bytes for shard in manifest.shards)
+    augmented = manifest.augmentation and f"{manifest.augmentation}, {manifest.views} views"
+    facts: Mapping[str, Any] = {
+        "examples": f"{manifest.rows:,}",
+        "positions": f"{manifest.positions:,} {manifest.positions_are}",
+        "kept": ", ".join(f"{name} {value}" for name, value in manifest.kind.items()),
+        "classes": f"{manifest.classes:,}",
+        "columns": ", ".join(manifest.columns),
+        "files": f"{len(manifest.shards):,}, {size:,} bytes, {size / max(1, manifest.positions):,.1f} per position",
+        "augmentation": augmented,
+        "teacher": manifest.teacher,
+        "data": manifest.dataset,
+        "tokenizer": manifest.tokenizer,
+        "chat template": manifest.chat_template,
+        "made by": ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
+    }
+    for name, value in facts.items():
+        if value is not None:
+            shown.add_row(name, escape(str(value)))
+    return shown

@@ -1,0 +1,80 @@
+"""`limbeck label`: a teacher asked once about every example; `limbeck distill --transfer_set` needs it no more."""
+
+from typing import Any
+
+from accelerate import PartialState
+
+from limbeck.commands import console, language
+from limbeck.commands.info import table
+from limbeck.commands.options import (
+    DataOptions,
+    LabelOptions,
+    LanguageOptions,
+    TeacherOptions,
+    label_parser,
+    options_of,
+    read,
+)
+from limbeck.commands.texts import open_data, open_teacher, open_tokenizers, with_test
+from limbeck.errors import ConfigError, DataError
+from limbeck.labelling import label
+from limbeck.models import inputs_of
+from limbeck.transfer import jitter
+
+OF_KINDS = ("k", "bits", "dtype", "temperature")
+
+
+def run(words: list[str]) -> None:
+    """The command; `words` are its arguments. The same command goes on where it was cut off."""
+    console.hush()
+    chosen = read(label_parser(), words)
+    options, data = options_of(LabelOptions, chosen), options_of(DataOptions, chosen)
+    teachers, texts = options_of(TeacherOptions, chosen), options_of(LanguageOptions, chosen)
+    if not teachers.teacher:
+        raise ConfigError("There is nobody to ask; give --teacher.")
+    teacher = open_teacher(teachers.teacher, teachers.mean)
+    tokenizer, _ = open_tokenizers(data.tokenizer, [], teachers.teacher)
+    splits: dict[str, Any]
+    if language.are_language_models(teacher, teacher):
+        language.refuse_options_of_classes(data)
+        if texts.packing:
+            raise ConfigError("Examples are labelled one by one; leave --packing out.")
+        splits = language.open_rows(data, texts, teacher, teacher, tokenizer)
+        splits, said = language.with_test_rows(splits)
+    else:
+        language.refuse_options_of_language(texts)
+        splits, said = with_test(open_data(data, tokenizer))
+    if options.split not in splits:
+        raise DataError(f"{data.data} has no split {options.split!r}; it has {', '.join(splits)}.")
+    examples = splits[options.split]
+    given = {name: getattr(options, name) for name in OF_KINDS if getattr(options, name) is not None}
+    labelled = label(
+        teacher,
+        examples,
+        options.output_dir,
+        options.kind,
+        batch_size=options.batch_size,
+        rows_per_shard=options.rows_per_shard,
+        augment=_jitter(options, examples),
+        views=options.views,
+        tokenizer=tokenizer,
+        seed=options.seed,
+        progress=console.console.is_terminal,
+        **given,
+    )
+    if PartialState().is_main_process:
+        if said:
+            console.say(said)
+        console.console.print(table(labelled.manifest))
+        console.say(
+            f"{options.output_dir}: limbeck distill --transfer_set {options.output_dir} trains a student on it."
+        )
+
+
+def _jitter(options: LabelOptions, examples: Any) -> Any:
+    if not options.jitter:
+        return None
+    images = [name for name, values in inputs_of(examples.__getitems__([0])).items() if values.ndim >= 3]
+    if len(images) != 1:
+        raise ConfigError(f"--jitter shifts images, but the data has {len(images)} image columns; leave it out.")
+    return jitter(options.jitter, seed=options.seed, column=images[0])
