@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from limbeck.teachers.stored import StoredTeacher
     from limbeck.trainer import DistillConfig, DistillTrainer, MaxNorm
     from limbeck.transfer import TransferSet, arrays, augmentation, digits, idx, jitter, table
+    from limbeck.tuning import tune
 
 _MODULE_OF = {
     "calibration": "match_prior shift_bias",
@@ -83,6 +84,7 @@ _MODULE_OF = {
     "teachers.stored": "StoredTeacher",
     "trainer": "DistillConfig DistillTrainer MaxNorm",
     "transfer": "TransferSet arrays augmentation digits idx jitter table",
+    "tuning": "tune",
 }
 _HOME = {name: f"limbeck.{module}" for module, names in _MODULE_OF.items() for name in names.split()}
 
@@ -150,6 +152,7 @@ __all__ = [
     "take_layers",
     "tokenise",
     "total_variation",
+    "tune",
     "verify",
     "write_results",
 ]

@@ -2,6 +2,7 @@
 
     limbeck demo                                       see distillation work, in a minute and a half
     limbeck distill --data D --teacher T --student S   train a student; without --teacher, on labels alone
+    limbeck tune --data D --teacher T --student S      find the temperature and the weight of the labels
     limbeck evaluate --data D --student S              measure students against a teacher and baselines
     limbeck label --data D --teacher T                 run the teacher once, for any number of students
     limbeck verify PATH                                whether a labelled transfer set is what was written
@@ -21,6 +22,7 @@ from limbeck.errors import LimbeckError
 COMMANDS = {
     "demo": "see distillation work on handwritten digits, in a minute and a half",
     "distill": "train a small model to behave like a big one; without --teacher, train it on labels",
+    "tune": "find the temperature and the weight of the labels, on examples that are held out",
     "evaluate": "measure students against a teacher and against baselines",
     "label": "run a teacher once and keep what it says, for any number of students",
     "verify": "check that a labelled transfer set is what was written",

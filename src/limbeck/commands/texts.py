@@ -118,6 +118,11 @@ def is_cut(text: str) -> bool:
     return text.partition(":")[0] == "take_layers" and not _names_python(text)
 
 
+def was_trained(text: str, student: nn.Module) -> bool:
+    """Whether the words of a student stand for a transformers model whose weights were trained before."""
+    return is_cut(text) or (hasattr(student, "config") and ":" not in text)
+
+
 def own_object(text: str) -> Any:
     """What `package.module:name` names, looked up from the current folder and from what is installed."""
     module, _, name = text.partition(":")

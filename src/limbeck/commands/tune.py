@@ -1,0 +1,157 @@
+"""`limbeck tune`: the temperature and the weight of the labels, chosen on examples that are held out of training.
+
+What is left in the folder:
+    tune.json        every trial, the candidates, the best (docs/tuning.md)
+    tune.png         the measure over the temperature
+    distill.yaml     the settings to train with: `limbeck distill --config`
+
+What this file does not know: how candidates are tried and ranked (that is limbeck.tuning).
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from jsonargparse import Namespace
+from rich.table import Table
+from torch import nn
+
+from limbeck.commands import classifiers, console, language
+from limbeck.commands.options import TuneOptions, distill_parser, options_of, read, tune_parser
+from limbeck.commands.run_folder import settings_of
+from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
+from limbeck.errors import ConfigError
+from limbeck.labelled import open as open_labelled
+from limbeck.students import mlp
+from limbeck.trainer import DistillConfig
+from limbeck.tuning import MEASURES, PLOT, RESULTS, tune
+
+NEXT = "distill.yaml"
+
+
+def run(words: list[str]) -> None:
+    """The command; `words` are its arguments."""
+    console.hush()
+    parser = tune_parser(brief="--help" in words or "-h" in words)
+    chosen = read(parser, words)
+    if not chosen.teacher and not chosen.transfer_set:
+        raise ConfigError("Without a teacher there is no temperature to choose; give --teacher or --transfer_set.")
+    divergence = divergence_from_text(chosen.divergence)
+    teacher = open_teacher(chosen.teacher, chosen.mean)
+    labelled_set = open_labelled(chosen.transfer_set) if chosen.transfer_set else None
+    student = None if chosen.student == "mlp" else open_student(chosen.student, teacher)
+    if not isinstance(student, nn.Module | None):
+        raise ConfigError(f"{chosen.student} is no network that can be trained, but a {type(student).__name__}.")
+    writes = language.are_language_models(student, teacher)
+    usual = (language.DEFAULTS if labelled_set is None else language.DEFAULTS_OF_LABELLED) if writes else {}
+    parser.set_defaults({name: value for name, value in usual.items() if name != "temperature"})
+    chosen = read(parser, words)
+    chosen.baseline = False  # nothing is trained on labels alone
+    options, config = options_of(TuneOptions, chosen), _training_arguments(chosen)
+    state = PartialState()  # of this process, and those that torchrun or accelerate launch started beside it
+    console.console.quiet = not state.is_main_process
+    with state.main_process_first():  # the others find in the cache what it has read
+        work = (language if writes else classifiers).prepare(chosen, student, teacher, labelled_set)
+    if options.learning_rate is None:
+        config.learning_rate = 5e-5 if was_trained(chosen.student, work.student) else 1e-3
+    given = dict(work.with_trainer)
+    sizes = getattr(work.student, "settings", {})
+
+    def make_student() -> nn.Module:
+        if chosen.student == "mlp":
+            return mlp(**sizes)
+        made = copy.deepcopy(open_student(chosen.student, teacher))
+        return language.in_float32(made)[0] if writes else made
+
+    train, validation = work.splits["train"], given.pop("eval_dataset")
+    if validation is None:
+        raise ConfigError("Students are chosen by examples that are held out; --validation must be above 0.")
+    count = len(options.temperatures) * len(options.hard_weights)
+    console.say(
+        f"Examples: {len(train):,} train, {len(validation):,} validation; the test is not looked at. {count} "
+        f"candidates, the better {options.keep:.0%} of which go on to the next of {options.seeds} seeds."
+    )
+    found = tune(
+        make_student,
+        work.teacher,
+        train,
+        validation,
+        config,
+        temperatures=options.temperatures,
+        hard_weights=options.hard_weights,
+        divergence=divergence,
+        seeds=options.seeds,
+        keep=options.keep,
+        measure=options.measure,
+        folder=options.output_dir,
+        say=console.say,
+        **given,
+    )
+    state.destroy_process_group()
+    if not state.is_main_process:
+        return
+    folder = Path(options.output_dir)
+    _save_next(chosen, found["best"], usual, folder)
+    console.console.print(_table(found))
+    console.say(_sentence(found))
+    console.say(f"{folder}: {RESULTS}, {PLOT}, {NEXT}. To train with it:")
+    console.say(f"  limbeck distill --config {folder / NEXT} --output_dir runs/distill")
+
+
+def _training_arguments(chosen: Namespace) -> DistillConfig:
+    given = chosen.as_dict()
+    values = {f.name: given[f.name] for f in fields(DistillConfig) if f.init and f.name in given}
+    values["learning_rate"] = 1e-3 if chosen.learning_rate is None else chosen.learning_rate
+    return DistillConfig(**(values | {"output_dir": chosen.output_dir, "save_strategy": "no"}))
+
+
+def _save_next(chosen: Namespace, best: Mapping[str, Any], usual: Mapping[str, Any], folder: Path) -> None:
+    """The settings of `limbeck distill` with which the best candidate was trained."""
+    parser = distill_parser()
+    parser.set_defaults(dict(usual))
+    given = {k: v for k, v in chosen.as_dict().items() if k not in ("output_dir", "config")}
+    settings = settings_of(parser, parser.get_defaults())
+    settings |= {name: given[name] for name in settings.keys() & given.keys()}
+    settings |= {"temperature": best["temperature"], "hard_weight": best["hard_weight"]}
+    kept = Namespace(**settings)  # type: ignore[no-untyped-call]
+    parser.save(kept, folder / NEXT, overwrite=True, skip_validation=True)
+
+
+def _table(found: Mapping[str, Any]) -> Table:
+    """A line per candidate, the best first among those of as many seeds."""
+    measure, best = found["measure"], found["best"]
+    table = Table(
+        title=f"chosen by {measure}, on {found['settings']['validation'].split(',')[0]}", title_justify="left"
+    )
+    shown = [name for name in MEASURES if name in best]
+    for header in ("T", "hard_weight", "seeds", *shown, "against the best"):
+        table.add_column(header, justify="right")
+    tried = [row for row in found["candidates"] if row["seeds"]]
+    unknown = [row for row in tried if row[measure]["mean"] is None]
+    known = [row for row in tried if row[measure]["mean"] is not None]
+    known.sort(key=lambda row: (-row["seeds"], -MEASURES[measure] * row[measure]["mean"]))
+    for row in [*known, *unknown]:
+        values = ["" if row[name]["mean"] is None else f"{row[name]['mean']:.4f}" for name in shown]
+        against = row.get("against_best")
+        said = "the best" if row is best else ""
+        if against is not None and against["low"] is not None:
+            said = f"{against['low']:+.4f} to {against['high']:+.4f}"
+        table.add_row(f"{row['temperature']:g}", f"{row['hard_weight']:g}", str(row["seeds"]), *values, said)
+    return table
+
+
+def _sentence(found: Mapping[str, Any]) -> str:
+    """What was found, and what could not be told from it."""
+    best = found["best"]
+    said = f"Best by {found['measure']}: T = {best['temperature']:g}, hard_weight {best['hard_weight']:g}."
+    compared = [row for row in found["candidates"] if row.get("against_best", {}).get("word")]
+    alike = [row for row in compared if row["against_best"]["word"] != "worse"]
+    if not compared:
+        return f"{said} With fewer than three seeds, nothing is said of how far chance could have moved it."
+    if not alike:
+        return f"{said} Every other candidate that was trained as often is shown to be worse."
+    named = "; ".join(f"T = {row['temperature']:g}, hard_weight {row['hard_weight']:g}" for row in alike)
+    return f"{said} Not shown to be worse: {named}."

@@ -1,0 +1,365 @@
+"""Choosing the temperature and the weight of the labels: many students of one pass of the teacher, and no test set.
+
+    found = limbeck.tune(lambda: limbeck.mlp([784, 30, 30, 10]), teacher, train, validation, config, folder="runs/tune")
+    found["best"]                                      # {"temperature": 2.5, "hard_weight": 0.1, ...}
+
+Successive halving (arXiv 1502.07943), with seeds as what is spent: every candidate is trained with a first seed, the
+better half with a second one, and so on. Each training is a whole one, so that no temperature is preferred for
+learning fast at first, and those that are left are judged over several seeds.
+
+What this file does not know: test sets, words of a command line.
+"""
+
+import copy
+import hashlib
+import json
+import math
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import t as student_t
+from torch import nn
+from transformers import IntervalStrategy, PrinterCallback, set_seed
+
+from limbeck._version import __version__
+from limbeck.divergences import Divergence, forward_kl
+from limbeck.errors import ConfigError, DataError, ModelError
+from limbeck.evaluation import write_results
+from limbeck.intervals import FEWEST_SEEDS, LEVEL, json_ready, word_of
+from limbeck.language.model import is_language_model
+from limbeck.objective import NO_LABEL, Objective
+from limbeck.teachers import ModelTeacher, Teacher, as_teacher, record
+from limbeck.trainer import DistillConfig, DistillTrainer
+
+SCHEMA, VERSION = "limbeck.tune", 1
+RESULTS, PLOT = "tune.json", "tune.png"
+
+MEASURES = {"nll": -1, "accuracy": 1, "forward_kl": -1}
+"""What a student may be chosen by -> 1 where more of it is better, -1 where less is. All speak of what the student
+predicts at T = 1, so none of them changes its meaning with what is tuned."""
+
+IN_WORDS = {
+    "nll": "NLL of held-out labels, nats",
+    "accuracy": "share of held-out labels that is right",
+    "forward_kl": "KL(teacher‖student) at T = 1, held out, nats",
+}
+
+Candidate = tuple[float, float]
+"""(temperature, hard_weight)."""
+
+Trials = dict[tuple[float, float, int], dict[str, Any]]
+"""(temperature, hard_weight, seed) -> what was measured."""
+
+
+def tune(
+    make_student: Callable[[], nn.Module],
+    teacher: Any,
+    train: Any,
+    validation: Any,
+    config: DistillConfig | None = None,
+    *,
+    temperatures: Sequence[float] = (1.0, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0),
+    hard_weights: Sequence[float] = (0.0, 0.1, 0.5),
+    divergence: Divergence = forward_kl,
+    seeds: int = 3,
+    keep: float = 0.5,
+    measure: str | None = None,
+    folder: str | Path | None = None,
+    say: Callable[[str], None] = print,
+    **with_trainer: Any,
+) -> dict[str, Any]:
+    """The temperature and the weight of the labels whose students do best on validation data (docs/tuning.md).
+
+    make_student: makes a student that is not trained yet; called for each training, after its seed was set.
+    teacher: as DistillTrainer takes it. It is asked once about every example; while students are trained, only where
+        views are augmented and by language models.
+    train, validation: what students are trained on and what they are chosen by; no example may be in both.
+    config: how each is trained; its `seed` is the first one. Of a training nothing is kept but what was measured.
+    seeds: how many times those that are left at the end are trained. keep: the share of the candidates that goes on
+        from one seed to the next, at least two of them; 1 trains all with every seed.
+    measure: "nll" or "accuracy" on the labels of validation, or "forward_kl" to the teacher, all at T = 1; by default
+        nll where there are labels. What is not chosen by is measured too, where it can be.
+    folder: where tune.json and tune.png are left. A call that was stopped goes on there: nothing is trained twice. A
+        folder that was begun with another teacher, student, data or training is refused.
+    say: called with a line of text after each training.
+    with_trainer: further arguments of DistillTrainer, such as augment or processing_class.
+
+    Returns what tune.json holds. LimbeckErrors for what cannot be used here or by DistillTrainer.
+    """
+    config = _without_files(config or DistillConfig())
+    objectives = {(t, w): Objective(divergence, t, 1.0, w) for w in hard_weights for t in temperatures}
+    measure = measure or ("nll" if _has_labels(validation) else "forward_kl")
+    _check(objectives, seeds, keep, measure, train, validation)
+    set_seed(config.seed)
+    student = make_student()
+    if not isinstance(student, nn.Module):
+        raise ConfigError(f"make_student must return a network that can be trained, but gave {type(student).__name__}.")
+    teacher = as_teacher(teacher)
+    settings = _settings(student, teacher, divergence, train, validation, config, with_trainer)
+    path = None if folder is None else Path(folder) / RESULTS
+    trials = {} if path is None else _read(path, settings)
+    teacher = _asked_once(teacher, student, [train, validation], config, with_trainer)
+    first = weakref.ref(student)
+    del student
+
+    def train_one(candidate: Candidate, seed: int) -> dict[str, Any]:
+        started = time.perf_counter()
+        set_seed(seed)
+        made, own = make_student(), copy.copy(config)
+        if made is first():
+            raise ConfigError("make_student must make a student anew at each call, but returned the same one again.")
+        own.seed = seed
+        sets = {"train_dataset": train, "eval_dataset": validation}
+        trainer = DistillTrainer(made, teacher, objectives[candidate], own, **sets, **with_trainer)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        said = trainer.evaluate()
+        measured = {name: said[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in said}
+        if measure not in measured:
+            needs = "a teacher that speaks of every class" if measure == "forward_kl" else "labels"
+            raise DataError(f"{measure} needs validation data with {needs}; give it, or choose by another measure.")
+        seconds = round(time.perf_counter() - started, 3)
+        named = {"temperature": candidate[0], "hard_weight": candidate[1], "seed": seed}
+        trial: dict[str, Any] = json_ready(named | measured | {"seconds": seconds})
+        return trial
+
+    def results(left: Sequence[Candidate]) -> dict[str, Any]:
+        asked = {"temperatures": [*temperatures], "hard_weights": [*hard_weights], "seeds": seeds, "keep": keep}
+        return _results(trials, settings, asked | {"first_seed": config.seed}, measure, objectives, left)
+
+    left, sizes = list(objectives), _sizes(len(objectives), seeds, keep)
+    for rung, size in enumerate(sizes):
+        if rung:
+            left = _ranked(left, trials, range(config.seed, config.seed + rung), measure)[:size]
+        for place, candidate in enumerate(left, start=sum(sizes[:rung]) + 1):
+            key = (*candidate, config.seed + rung)
+            if key in trials:
+                continue
+            trials[key] = train_one(candidate, key[2])
+            if path is not None and config.process_index == 0:
+                write_results(results([]), path)
+            say(f"{place} of {sum(sizes)}: {_in_words(trials[key])}")
+    left = _ranked(left, trials, range(config.seed, config.seed + seeds), measure)
+    found = results(left)
+    if path is not None and config.process_index == 0:
+        write_results(found, path)
+        plot(found, path.with_name(PLOT))
+    return found
+
+
+def plot(results: Mapping[str, Any], path: str | Path) -> None:
+    """A PNG of the measure over the temperature, a line per weight of the labels, with intervals over seeds."""
+    measure = results["measure"]
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for weight in results["asked"]["hard_weights"]:
+        points = [of for of in results["candidates"] if of["hard_weight"] == weight and of["seeds"]]
+        points = sorted((of for of in points if of[measure]["mean"] is not None), key=lambda of: of["temperature"])
+        means = [of[measure]["mean"] for of in points]
+        drawn = axes.plot([of["temperature"] for of in points], means, marker="o", label=f"hard_weight {weight:g}")
+        for of in points:
+            at, values, low = of["temperature"], of[measure]["seeds"], of[measure]["low"]
+            axes.plot([at] * len(values), values, ".", markersize=3, color=drawn[0].get_color(), alpha=0.6)
+            if low is not None:
+                axes.vlines(at, low, of[measure]["high"], color=drawn[0].get_color(), alpha=0.6)
+    temperatures = sorted(results["asked"]["temperatures"])
+    axes.set_xscale("log")
+    axes.set_xticks(temperatures, [f"{t:g}" for t in temperatures])
+    axes.minorticks_off()
+    axes.set_xlabel("temperature of the soft targets")
+    axes.set_ylabel(IN_WORDS[measure])
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def _sizes(candidates: int, seeds: int, keep: float) -> list[int]:
+    """How many candidates are trained with each seed."""
+    sizes = [candidates]
+    while len(sizes) < seeds:
+        sizes.append(max(min(2, candidates), math.ceil(keep * sizes[-1])))
+    return sizes
+
+
+def _ranked(candidates: Sequence[Candidate], trials: Trials, seeds: range, measure: str) -> list[Candidate]:
+    """The best first, by the mean over these seeds; one that could not be measured last."""
+
+    def cost(candidate: Candidate) -> float:
+        values = [trials[*candidate, seed][measure] for seed in seeds]
+        return math.inf if None in values else -MEASURES[measure] * float(np.mean(values))
+
+    return sorted(candidates, key=cost)
+
+
+def _results(
+    trials: Trials,
+    settings: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    measure: str,
+    candidates: Iterable[Candidate],
+    left: Sequence[Candidate],
+) -> dict[str, Any]:
+    """What tune.json holds. left: the candidates that got to the end, the best first; none while it goes on."""
+    seeds = range(asked["first_seed"], asked["first_seed"] + asked["seeds"])
+    rows = []
+    for temperature, weight in candidates:
+        own = {seed: trials[temperature, weight, seed] for seed in seeds if (temperature, weight, seed) in trials}
+        row: dict[str, Any] = {"temperature": temperature, "hard_weight": weight, "seeds": len(own)}
+        for name in MEASURES:
+            if own and all(name in trial for trial in own.values()):
+                row[name] = _over_seeds([trial[name] for trial in own.values()])
+        if left and own and (temperature, weight) != left[0]:
+            pairs = [(trial[measure], trials[*left[0], seed][measure]) for seed, trial in own.items()]
+            gained = [None if None in pair else MEASURES[measure] * (pair[0] - pair[1]) for pair in pairs]
+            against = _over_seeds(gained)
+            known = against["low"] is not None
+            row["against_best"] = against | {"word": word_of(against) if known else None}
+        rows.append(row)
+    best = next((row for row in rows if left and (row["temperature"], row["hard_weight"]) == left[0]), None)
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "limbeck": __version__,
+        "settings": dict(settings),
+        "asked": dict(asked),
+        "measure": measure,
+        "finished": bool(left),
+        "best": best,
+        "candidates": rows,
+        "trials": list(trials.values()),
+    }
+
+
+def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
+    """The mean, each value, and Student's interval of the mean where there are seeds enough; None for what is unknown.
+
+    It speaks of other seeds, on the same validation examples.
+    """
+    known = [value for value in values if value is not None]
+    mean = float(np.mean(known)) if known and len(known) == len(values) else None
+    low = high = None
+    if mean is not None and len(known) >= FEWEST_SEEDS:
+        half = student_t.ppf((1 + LEVEL) / 2, len(known) - 1) * np.std(known, ddof=1) / math.sqrt(len(known))
+        low, high = mean - float(half), mean + float(half)
+    return {"mean": mean, "low": low, "high": high, "seeds": list(values)}
+
+
+def _asked_once(
+    teacher: Teacher, student: nn.Module, sets: list[Any], config: DistillConfig, with_trainer: Mapping[str, Any]
+) -> Teacher:
+    """The teacher with its words about every example, where one pass can serve all trainings."""
+    if getattr(teacher, "shares_student", False):
+        raise ConfigError("A teacher that is its student's own model serves one student; give a copy of the model.")
+    live = getattr(teacher, "one_view", False) or with_trainer.get("augment") is not None
+    if live or is_language_model(student):
+        return teacher
+    if hasattr(teacher, "to"):
+        teacher.to(config.device)
+    return record(teacher, sets, config.eval_batch_size)
+
+
+def _without_files(config: DistillConfig) -> DistillConfig:
+    """The same training without checkpoints, logs and evaluations on its way."""
+    config = copy.copy(config)
+    for what in ("save", "eval", "logging"):
+        setattr(config, f"{what}_strategy", IntervalStrategy.NO)
+    config.load_best_model_at_end = False
+    config.disable_tqdm = True
+    return config
+
+
+def _check(
+    objectives: Mapping[Candidate, Any], seeds: int, keep: float, measure: str, train: Any, validation: Any
+) -> None:
+    if not objectives:
+        raise ConfigError("There is nothing to choose from; give at least one temperature and one hard_weight.")
+    if seeds < 1:
+        raise ConfigError(f"seeds must be 1 or more, but is {seeds}.")
+    if not 0 < keep <= 1:
+        raise ConfigError(f"keep is the share of candidates that goes on, above 0 and at most 1, but is {keep:g}.")
+    if measure not in MEASURES:
+        raise ConfigError(f"There is no measure {measure!r}; there are {', '.join(MEASURES)}.")
+    if validation is None or len(validation) == 0 or len(train) == 0:
+        raise DataError("Students are chosen by examples that none was trained on; give train and validation examples.")
+    ids = [set(torch.as_tensor(rows.row_ids).tolist()) for rows in (train, validation) if hasattr(rows, "row_ids")]
+    if len(ids) == 2 and ids[0] & ids[1]:
+        raise DataError(
+            f"The row_id {min(ids[0] & ids[1])} is both in train and in validation; a student must be chosen by "
+            "examples that it was not trained on. Take both from one set, by split."
+        )
+
+
+def _has_labels(rows: Any) -> bool:
+    labels = getattr(rows, "labels", None) if hasattr(rows, "labels") else rows[0].get("labels")
+    return labels is not None and bool((torch.as_tensor(labels) != NO_LABEL).any())
+
+
+_OF_NO_CONSEQUENCE = ("output_dir", "logging", "save", "eval", "report_to", "dataloader", "disable_tqdm", "run_name")
+"""What the names of a config's fields begin with that do not change a student; seeds belong to trials."""
+
+
+def _settings(
+    student: nn.Module,
+    teacher: Teacher,
+    divergence: Any,
+    train: Any,
+    validation: Any,
+    config: DistillConfig,
+    with_trainer: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What all the trials of one folder have in common."""
+    given, usual = config.to_dict(), DistillConfig().to_dict()
+    try:
+        fingerprint = teacher.fingerprint()
+    except ModelError:  # a function that was given no name
+        fingerprint = None
+    training = {k: v for k, v in given.items() if v != usual.get(k) and not k.startswith((*_OF_NO_CONSEQUENCE, "seed"))}
+    parameters = sum(p.numel() for p in student.parameters())
+    return {
+        "teacher": fingerprint,
+        "student": f"{type(student).__name__} of {parameters:,} parameters, {ModelTeacher(student).fingerprint()}",
+        "divergence": getattr(divergence, "name", getattr(divergence, "__qualname__", str(divergence))),
+        "train": _described(train),
+        "validation": _described(validation),
+        "training": json.loads(json.dumps(training, default=str)),
+        "augment": repr(with_trainer["augment"]) if with_trainer.get("augment") is not None else None,
+    }
+
+
+def _described(rows: Any) -> str:
+    """Enough of a set to tell it from another one: how many examples, and a hash of some of them."""
+    digest = hashlib.sha256()
+    for place in range(0, len(rows), max(1, len(rows) // 64)):
+        for name, value in sorted(rows[place].items()):
+            digest.update(f"{name} {value.tolist() if hasattr(value, 'tolist') else value}".encode())
+    return f"{len(rows):,} examples, {digest.hexdigest()}"
+
+
+def _read(path: Path, settings: Mapping[str, Any]) -> Trials:
+    """What has been trained in this folder, with these settings."""
+    if not path.exists():
+        return {}
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON file ({error}); delete it, or give another folder.") from None
+    if not isinstance(before, dict) or before.get("schema") != SCHEMA or before.get("version") != VERSION:
+        raise DataError(f'{path} must hold "schema": "{SCHEMA}" of version {VERSION}; give another folder.')
+    for name, value in settings.items():
+        if before["settings"].get(name) != value:
+            raise ConfigError(
+                f"{path.parent} was begun with {name} {before['settings'].get(name)}, and this is {value}; give "
+                "another folder, or delete that one."
+            )
+    return {(trial["temperature"], trial["hard_weight"], trial["seed"]): trial for trial in before["trials"]}
+
+
+def _in_words(trial: Mapping[str, Any]) -> str:
+    measured = ", ".join(f"{name} {trial[name]:.4f}" for name in MEASURES if trial.get(name) is not None)
+    return f"T = {trial['temperature']:g}, hard_weight {trial['hard_weight']:g}, seed {trial['seed']}: {measured}"

@@ -1,0 +1,220 @@
+"""Tuning against a race run by hand, students trained by DistillTrainer itself, and SciPy's intervals."""
+
+import gc
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+from transformers import set_seed
+
+from limbeck import (
+    ConfigError,
+    DataError,
+    DenseTargets,
+    DistillConfig,
+    DistillTrainer,
+    Objective,
+    ObjectiveError,
+    mlp,
+    tune,
+)
+from limbeck.transfer import digits, jitter
+from limbeck.tuning import plot
+
+gc.freeze()  # Trainer collects garbage whenever it starts, and the libraries above are none
+TRAIN, VALIDATION = digits().split(0.5, seed=0)[1].split(0.3, seed=1)
+GRID: dict[str, Any] = {"temperatures": (1.0, 4.0), "hard_weights": (0.0, 0.5)}
+
+
+def config(**more: Any) -> DistillConfig:
+    return DistillConfig(**({"max_steps": 4, "per_device_train_batch_size": 32, "learning_rate": 0.01} | more))
+
+
+def small() -> nn.Module:
+    return mlp([64, 8, 10])
+
+
+class Teacher:
+    """A network that counts how many examples it was asked about."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(7)
+        self.network, self.asked = mlp([64, 10]), 0
+
+    def __call__(self, batch: Any) -> Any:
+        self.asked += len(batch["row_id"])
+        with torch.no_grad():
+            return DenseTargets(5 * self.network(batch["inputs"]))
+
+    def fingerprint(self) -> str:
+        return "seven"
+
+
+def quietly(make: Callable[[], nn.Module] = small, *given: Any, **more: Any) -> dict[str, Any]:
+    teacher, train, validation = (*given, *(Teacher(), TRAIN, VALIDATION)[len(given) :])
+    return tune(make, teacher, train, validation, **({"config": config(), "say": lambda _: None} | GRID | more))
+
+
+def by_hand(temperature: float, hard_weight: float, seed: int) -> dict[str, float]:
+    """A student of these settings, trained with the live teacher and measured with torch alone."""
+    set_seed(seed)
+    student, teacher = small(), Teacher()
+    objective = Objective(temperature=temperature, hard_weight=hard_weight)
+    DistillTrainer(student, teacher, objective, config(seed=seed, save_strategy="no"), train_dataset=TRAIN).train()
+    batch = VALIDATION.__getitems__(list(range(len(VALIDATION))))
+    with torch.no_grad():
+        log_q, log_p = student.eval()(batch["inputs"]).log_softmax(-1), teacher(batch).logits.log_softmax(-1)
+    return {
+        "nll": float(nn.functional.nll_loss(log_q, batch["labels"])),
+        "accuracy": float((log_q.argmax(-1) == batch["labels"]).double().mean()),
+        "forward_kl": float(nn.functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)),
+    }
+
+
+def test_a_trial_is_a_training_and_what_its_student_says_at_one_of_held_out_examples() -> None:
+    teacher = Teacher()
+    found = quietly(small, teacher, seeds=1)
+    assert teacher.asked == len(TRAIN) + len(VALIDATION)  # one pass for all
+    assert len(found["trials"]) == 4
+    for trial in found["trials"]:
+        expected = by_hand(trial["temperature"], trial["hard_weight"], trial["seed"])
+        assert {name: trial[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert found["measure"] == "nll"
+    assert found["best"]["nll"]["mean"] == min(trial["nll"] for trial in found["trials"])
+    assert found["best"]["nll"]["low"] is None  # nothing is known of another seed
+
+
+@pytest.mark.parametrize(("measure", "better"), [("nll", min), ("accuracy", max), ("forward_kl", min)])
+def test_the_better_half_goes_on_to_the_next_seed(measure: str, better: Callable[..., Any]) -> None:
+    found = quietly(measure=measure, seeds=3, keep=0.5, temperatures=(1.0, 2.0, 8.0), config=config(seed=5))
+    values: dict[int, dict[tuple[float, float], float]] = {5: {}, 6: {}, 7: {}}
+    for trial in found["trials"]:
+        values[trial["seed"]][trial["temperature"], trial["hard_weight"]] = trial[measure]
+    assert [len(of) for of in values.values()] == [6, 3, 2]
+    reverse = better is max
+    ranked = sorted(values[5], key=lambda c: values[5][c], reverse=reverse)
+    assert set(values[6]) == set(ranked[:3])
+    ranked = sorted(values[6], key=lambda c: values[5][c] + values[6][c], reverse=reverse)
+    assert set(values[7]) == set(ranked[:2])
+    ranked = sorted(values[7], key=lambda c: sum(values[s][c] for s in values), reverse=reverse)
+    best, second = ranked
+    assert (found["best"]["temperature"], found["best"]["hard_weight"]) == best
+    own = [values[s][best] for s in (5, 6, 7)]
+    mean, low, high = (found["best"][measure][key] for key in ("mean", "low", "high"))
+    expected = stats.ttest_1samp(own, 0).confidence_interval(0.95)
+    assert (mean, low, high) == pytest.approx((sum(own) / 3, expected.low, expected.high))
+    other = next(r for r in found["candidates"] if (r["temperature"], r["hard_weight"]) == second)
+    sign = 1 if reverse else -1
+    apart = stats.ttest_rel([sign * values[s][second] for s in (5, 6, 7)], [sign * v for v in own])
+    interval = apart.confidence_interval(0.95)
+    assert (other["against_best"]["low"], other["against_best"]["high"]) == pytest.approx((interval.low, interval.high))
+    assert other["against_best"]["word"] == ("worse" if interval.high < 0 else "no difference shown")
+    out = next(r for r in found["candidates"] if r["seeds"] == 1)
+    assert (out["against_best"]["low"], out["against_best"]["word"]) == (None, None)
+
+
+def test_keeping_all_trains_all_with_every_seed() -> None:
+    assert {row["seeds"] for row in quietly(keep=1, seeds=2)["candidates"]} == {2}
+
+
+def test_what_was_trained_before_a_stop_is_not_trained_again(tmp_path: Path) -> None:
+    made = 0
+
+    def until(last: int) -> Callable[[], nn.Module]:
+        def make() -> nn.Module:
+            nonlocal made
+            made += 1
+            if made > last:
+                raise KeyboardInterrupt
+            return small()
+
+        return make
+
+    with pytest.raises(KeyboardInterrupt):
+        quietly(until(4), folder=tmp_path)  # one is made to be described, and three are trained
+    cut_off = json.loads((tmp_path / "tune.json").read_text())
+    assert (cut_off["finished"], len(cut_off["trials"]), cut_off["best"]) == (False, 3, None)
+    made = 0
+    found = quietly(until(100), folder=tmp_path)
+    assert made == 1 + (4 + 2 + 2) - 3
+    assert json.loads((tmp_path / "tune.json").read_text()) == found
+    whole = quietly(folder=tmp_path / "whole")
+    timeless = [[{k: v for k, v in t.items() if k != "seconds"} for t in of["trials"]] for of in (found, whole)]
+    assert timeless[0] == timeless[1]
+    assert found["candidates"] == whole["candidates"]
+    assert (tmp_path / "tune.png").read_bytes()[:4] == b"\x89PNG"
+    made = 0
+    quietly(until(100), folder=tmp_path, seeds=4)
+    assert made == 1 + 2  # more seeds go on from there
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"config": config(learning_rate=0.02)}, "'learning_rate': 0.01}, and this is .*'learning_rate': 0.02}"),
+        ({"config": config(max_steps=5)}, "was begun with training .*'max_steps': 4,.* and this is .*'max_steps': 5,"),
+        ({"make": lambda: mlp([64, 9, 10])}, "was begun with student MLP of 610 parameters"),
+        ({"train": TRAIN.select(range(300))}, "was begun with train 629 examples"),
+        ({"augment": jitter(1)}, r"was begun with augment None, and this is jitter\(pixels=1"),
+        ({"teacher": mlp([64, 10])}, "was begun with teacher seven"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_a_folder_of_other_trials_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    begun = {"temperatures": (1.0,), "hard_weights": (0.0,), "seeds": 1, "folder": tmp_path}
+    quietly(**begun)
+    before = (tmp_path / "tune.json").read_bytes()
+    given = [change.pop(n, d) for n, d in (("make", small), ("teacher", Teacher()), ("train", TRAIN))]
+    with pytest.raises(ConfigError, match=said):
+        quietly(*given, **(begun | change))
+    assert (tmp_path / "tune.json").read_bytes() == before
+
+
+def test_without_labels_the_students_are_chosen_by_the_teacher_at_one() -> None:
+    bare = TRAIN.without_labels(), VALIDATION.without_labels()
+    found = quietly(small, Teacher(), *bare, hard_weights=(0.0,), seeds=1)
+    assert found["measure"] == "forward_kl"
+    assert set(found["trials"][0]) == {"temperature", "hard_weight", "seed", "forward_kl", "seconds"}
+    with pytest.raises(DataError, match="nll needs validation data with labels"):
+        quietly(small, Teacher(), *bare, hard_weights=(0.0,), measure="nll")
+
+
+def test_an_augmented_view_is_shown_to_the_live_teacher() -> None:
+    teacher = Teacher()
+    quietly(small, teacher, temperatures=(1.0,), hard_weights=(0.0,), seeds=1, augment=jitter(1))
+    batches = 4 * 32 + 32  # four steps, and the first batch that is tried before
+    assert teacher.asked == batches + len(VALIDATION)
+
+
+def test_what_is_refused() -> None:
+    for given, error, said in [
+        ({"temperatures": (0.0,)}, ObjectiveError, "temperature must be a finite number above 0"),
+        ({"temperatures": ()}, ConfigError, "at least one temperature"),
+        ({"seeds": 0}, ConfigError, "seeds must be 1 or more, but is 0"),
+        ({"keep": 0.0}, ConfigError, "above 0 and at most 1, but is 0"),
+        ({"measure": "loss"}, ConfigError, "no measure 'loss'; there are nll, accuracy, forward_kl"),
+    ]:
+        with pytest.raises(error, match=said):
+            quietly(**given)
+    with pytest.raises(DataError, match="is both in train and in validation"):
+        quietly(small, Teacher(), TRAIN, TRAIN.select([3]))
+    one = small()
+    with pytest.raises(ConfigError, match="make a student anew at each call"):
+        quietly(lambda: one)
+    with pytest.raises(ConfigError, match="but gave dict"):
+        quietly(dict)  # type: ignore[arg-type]
+
+
+def test_the_plot_draws_a_line_per_weight_and_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
+    found = quietly(seeds=1)
+    found["candidates"][0]["nll"] = {"mean": None, "low": None, "high": None, "seeds": [None]}
+    plot(found, tmp_path / "a.svg")
+    text = re.sub(r"\s+", " ", (tmp_path / "a.svg").read_text())
+    assert "hard_weight 0.5" in text
+    assert "NLL of held-out labels, nats" in text
