@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "linear": LOSSES,
     "metrics": {"errors", "divergences"},
     "intervals": set(),
-    "verdict": {"errors", "metrics", "intervals"},
+    "dark_knowledge": {"metrics"},
+    "verdict": {"errors", "metrics", "intervals", "dark_knowledge"},
     "latency": {"errors", "models"},
     "checkpoints": {"errors"},
     "models": {"errors"},  # asks a network for logits, and knows no loss
@@ -53,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "positions": LOSSES | {"models", "language.positions"},
     "preflight": LOSSES | {"models", "positions", "teachers", "language.model", "language.positions"},
     "trainer": RUNS | {"checkpoints", "teachers.stored"},
-    "evaluation": RUNS | {"verdict", "latency"},
+    "evaluation": RUNS | {"teachers.stored", "verdict", "latency", "dark_knowledge"},
     "tuning": RUNS | {"trainer", "evaluation", "intervals"},
     "generation": {"models", "language.model", "language.positions"},
     "language_verdict": {"intervals"},

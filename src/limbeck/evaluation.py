@@ -31,6 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from limbeck._version import __version__
+from limbeck.dark_knowledge import DarkKnowledge
 from limbeck.divergences import forward_kl
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
 from limbeck.latency import latency_ms, size_of
@@ -112,7 +113,7 @@ def predict(
     with _evaluating(m for members in models.values() for m in members), torch.no_grad():
         asks = {role: [_ask(role, m) for m in members] for role, members in models.items()}
         temperatures, unscaled = _temperatures(asks, held_out, batch_size, device)
-        rows, classes, statistics = _stream(asks, _batches(test, batch_size, device), temperatures)
+        rows, classes, statistics, dark = _stream(asks, _batches(test, batch_size, device), temperatures)
         examples = []
         if "teacher" in asks and len(rows["place"]):
             kl = statistics["student"]["forward_kl"][0]
@@ -125,7 +126,7 @@ def predict(
             costs[role]["latency_ms"] = _latency(_ask(role, live), test, device, LATENCY_SECONDS / len(models))
     names = getattr(test, "label_names", None)
     return Predictions(
-        rows["row_id"], rows["labels"], classes, names, statistics, temperatures, unscaled, examples, costs
+        rows["row_id"], rows["labels"], classes, names, statistics, temperatures, unscaled, examples, costs, dark
     )
 
 
@@ -183,13 +184,14 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any, held_out: Any) -> Non
 
 def _stream(
     asks: Mapping[str, Sequence[Ask]], batches: Iterator[Batch], temperatures: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], int, dict[str, dict[str, np.ndarray]]]:
-    """One pass over the test: its rows (place, row_id, labels), the number of classes, and all statistics."""
+) -> tuple[dict[str, np.ndarray], int, dict[str, dict[str, np.ndarray]], dict[str, np.ndarray] | None]:
+    """One pass over the test: its rows (place, row_id, labels), the number of classes, statistics, dark knowledge."""
     rows: list[dict[str, Tensor]] = []
     parts: dict[str, list[list[dict[str, Tensor]]]] = {role: [[] for _ in each] for role, each in asks.items()}
     seen = classes = 0
     for batch in batches:
         row_id, labels, kept = _positions(batch)
+    knowledge = DarkKnowledge()
         log_p = asks["teacher"][0](batch)[kept] if "teacher" in asks else None
         for role, each in asks.items():
             for seed, ask in enumerate(each):
@@ -201,10 +203,12 @@ def _stream(
         rows.append({"place": seen + kept.cpu(), "row_id": row_id.cpu(), "labels": labels.cpu()})
         seen += len(batch["row_id"])
     statistics = {
+                if role == "student" and seed == 0 and log_p is not None and 1 < classes <= MOST_CLASSES_KEPT:
+                    knowledge.add(log_p, log_q, labels)
         role: {name: np.stack([_join(one, name) for one in seeds]) for name in seeds[0][0]}
         for role, seeds in parts.items()
     }
-    return {name: _join(rows, name) for name in rows[0]}, classes, statistics
+    return {name: _join(rows, name) for name in rows[0]}, classes, statistics, knowledge.sums or None
 
 
 def _statistics(log_q: Tensor, log_p: Tensor | None, labels: Tensor, temperature: float | None) -> dict[str, Tensor]:

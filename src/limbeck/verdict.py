@@ -26,13 +26,14 @@ import numpy as np
 import torch
 
 from limbeck._version import __version__
+from limbeck.dark_knowledge import means_of
 from limbeck.errors import ShapeError
 from limbeck.intervals import FEWEST_SEEDS, LEVEL, gap_recovered, interval, json_ready, over_seeds, with_seeds, word_of
 from limbeck.metrics import NO_LABEL, calibration_bins, expected_calibration_error
 
 SCHEMA, VERSION = "limbeck.results", 1
 MOST_CLASSES_KEPT = 1000
-"""Up to this many classes: a temperature is fitted, and examples are counted per class."""
+"""Up to this many classes: temperatures are fitted, examples counted per class, dark knowledge measured."""
 MOST_CLASSES_DRAWN = 100
 """Up to this many classes: a confusion matrix, and the log-probabilities of all classes for each example shown."""
 EXAMPLES_SHOWN = 16
@@ -47,7 +48,7 @@ class Predictions:
         `scaled_nll`, `scaled_brier` and `scaled_confidence`.
     temperatures: role -> `[seeds, 1]`; empty where none was fitted, and unscaled says why.
     labels `[n]`: -100 is no label. row_id `[n]`.
-    examples, costs: what `compare` passes on.
+    examples, costs: what `compare` passes on. dark_knowledge: its sums, with a teacher and up to 1000 classes.
     """
 
     row_id: np.ndarray
@@ -59,6 +60,7 @@ class Predictions:
     unscaled: str | None
     examples: list[dict[str, Any]]
     costs: dict[str, dict[str, Any]]
+    dark_knowledge: dict[str, np.ndarray] | None = None
 
 
 def compare(
@@ -95,6 +97,7 @@ def compare(
         "verdict": judge(right["student"], right.get("baseline"), right.get("teacher"), resamples=resamples, seed=seed),
         "roles": {role: _role_results(pooled, role) for role in pooled.statistics},
         "confusion": _confusion(pooled),
+        "dark_knowledge": _dark_knowledge(folds),
         "curves": {name: list(points) for name, points in (curves or {}).items()},
         "examples": pooled.examples,
     }
@@ -298,3 +301,8 @@ def _confusion(pooled: Predictions) -> np.ndarray | None:
     pairs = pooled.statistics["teacher"]["predicted"] * pooled.classes + students  # [seeds, n]
     counts = np.bincount(pairs.ravel(), minlength=pooled.classes**2) / len(students)
     return counts.reshape(pooled.classes, pooled.classes)
+
+
+def _dark_knowledge(folds: Sequence[Predictions]) -> dict[str, Any] | None:
+    parts = [fold.dark_knowledge for fold in folds if fold.dark_knowledge is not None]
+    return means_of(parts, MOST_CLASSES_DRAWN) if len(parts) == len(folds) else None
