@@ -94,11 +94,17 @@ class Labelled(Dataset):
 
     def __getitems__(self, places: Sequence[int]) -> Batch:
         """The batch of these examples."""
-        return batch_of(self.dataset.with_format("arrow")[list(places)], self.manifest.columns)
+        return batch_of(self._arrow[list(places)], self.manifest.columns)
 
     def __getitem__(self, place: int) -> Batch:
-        """A batch of one example."""
-        return self.__getitems__([range(len(self))[place]])
+        """One example, without the batch's axis; its targets `[positions, ...]` where it has several."""
+        batch = self.__getitems__([range(len(self))[place]])
+        whole = self.manifest.positions_are == "examples"
+        return {n: v[0] if whole or not n.startswith(TARGET_PREFIX) else v for n, v in batch.items()}
+
+    @cached_property
+    def _arrow(self) -> Any:
+        return self.dataset.with_format("arrow")
 
     def with_dataset(self, changed: Any) -> "Labelled":
         """The same with rows that `datasets` has shuffled, filtered, chosen or concatenated.

@@ -130,7 +130,7 @@ class DistillTrainer(Trainer):
             for who, examples in {"transfer": train_dataset, **evaluated}.items():
                 if examples is not None:
                     self.teacher.require_labelled(who, examples)
-            self.classes = self.teacher.classes_of(processing_class)
+            self.classes = self.teacher.classes_of(processing_class) or self.classes
             self.augment = self.teacher.replayed(augment)
         constraint = student.max_norm if isinstance(student, MLP) else None
         extra = [MaxNorm(constraint)] if constraint else []

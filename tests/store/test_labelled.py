@@ -51,6 +51,17 @@ def test_batches_of_a_classifier_are_the_transfer_sets_own(tmp_path: Path) -> No
     assert_said_by(ModelTeacher(network()), labelled, places)
 
 
+def test_an_example_is_its_row_of_a_batch(tmp_path: Path) -> None:
+    labelled = exact(tmp_path / "set")
+    batch, one = labelled.__getitems__([7, 9]), labelled[9]
+    assert all(torch.equal(one[name], values[1]) for name, values in batch.items())
+    texts = limbeck.label(llama(), rows(), tmp_path / "texts", "top_k", k=4)
+    assert texts[-1]["input_ids"].tolist() == rows()[22]["input_ids"]
+    assert texts[-1]["target_ids"].shape == (rows()[22]["length"] - 2, 4)
+    with pytest.raises(IndexError):
+        texts[23]
+
+
 def test_pixels_stay_bytes_and_other_readers_read_them(tmp_path: Path) -> None:
     exact(tmp_path / "set")
     files = sorted((tmp_path / "set").glob("*.parquet"))

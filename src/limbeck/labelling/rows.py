@@ -124,6 +124,12 @@ class _Texts(Rows):
                 f"The rows of a language model need {missing[0]!r}, but have {dataset.column_names}; make them by "
                 "limbeck.tokenise."
             )
+        if "position_ids" in dataset.column_names:
+            raise DataError(
+                "What is labelled are examples, one per row, but these rows are packed; label those before."
+            )
+        if len(dataset) == 0:
+            raise DataError("There is no row to label.")
         _require_names(dataset.column_names)
         self.dataset = dataset.with_format("arrow")
         schema = dataset.features.arrow_schema

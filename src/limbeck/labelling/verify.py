@@ -54,7 +54,7 @@ def _said_otherwise(labelled: Labelled, teacher: Teacher, rows: int) -> list[str
     stored = labelled.teacher.to(device)
     apart, positions = 0.0, 0
     for place in range(0, len(labelled), max(1, len(labelled) // rows)):
-        batch = {name: values.to(device) for name, values in labelled[place].items()}
+        batch = {name: values.to(device) for name, values in labelled.__getitems__([place]).items()}
         kept = stored(batch)
         if isinstance(kept, SampledTargets):
             return []

@@ -72,7 +72,9 @@ class StoredTeacher:
                 f"The {who} set is a {type(examples).__name__} without stored targets, which is all that this teacher "
                 "can say; use limbeck.open(path), a part of it (split), or a set labelled by the same teacher."
             )
-        same = ("teacher", "kind", "classes", "tokenizer")
+        same = ["teacher", "kind", "classes", "tokenizer"]
+        if who == "transfer":  # others are read as they are
+            same += ["augmentation", "augmentation_seed", "views"]
         mine, others = ({name: getattr(of, name) for name in same} for of in (self.manifest, theirs))
         if different := differences(mine, others):
             raise DataError(f"The {who} set was labelled otherwise than this teacher's:\n" + "\n".join(different))
