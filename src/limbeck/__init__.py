@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from limbeck.labelling import label, verify
     from limbeck.language.collate import Pad
     from limbeck.language.examples import tokenise
+    from limbeck.language.pack import pack
     from limbeck.language_evaluation import evaluate_language
     from limbeck.linear import linear_divergence
     from limbeck.objective import Loss, Objective
@@ -75,6 +76,7 @@ _MODULE_OF = {
     "labelling": "label verify",
     "language.collate": "Pad",
     "language.examples": "tokenise",
+    "language.pack": "pack",
     "language_evaluation": "evaluate_language",
     "linear": "linear_divergence",
     "objective": "Loss Objective",
@@ -140,6 +142,7 @@ __all__ = [
     "match_prior",
     "mlp",
     "open",
+    "pack",
     "predict",
     "read_results",
     "record",

@@ -131,6 +131,8 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any) -> None:
         )
     if len(test) == 0:
         raise DataError("The test is empty; an evaluation needs at least one example.")
+    if "position_ids" in test[0]:
+        raise DataError("The rows of the test are packed, but its examples are counted; give the rows of tokenise.")
 
 
 def _measure(asked: Asked, test: Any, batch_size: int) -> tuple[Tokens, int]:

@@ -33,6 +33,8 @@ def logits_of(model: Any, batch: Batch) -> Tensor:
     inputs = inputs_of(batch)
     names, takes_all = _parameters(model)
     named = {k: v for k, v in inputs.items() if k in names}
+    if named and "use_cache" in names:
+        named["use_cache"] = False  # nothing is generated, and beside a cache packed rows are read as one text
     if takes_all and (named or not names):
         said = model(**inputs)
     elif named:

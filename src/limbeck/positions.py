@@ -38,9 +38,14 @@ class Positions:
         return weight if self.mask is None else weight * self.mask
 
     def row_ids(self, batch: Batch) -> Tensor:
-        """Of the example that each position is of, flattened; its number in the batch where it has no row_id."""
+        """Of the example that each position is of, flattened; its number in the batch where it has no row_id.
+
+        A row_id of `[B, L]`, of packed rows, names the example of each token.
+        """
         examples = next(len(v) for v in batch.values() if isinstance(v, Tensor))
         ids: Tensor = batch.get("row_id", torch.arange(examples, device=self.device))
+        if ids.ndim == 2:
+            return ids.flatten() if self.rows is None else ids.flatten()[self.rows]
         if self.rows is None:
             return ids.repeat_interleave(torch.Size(self.shape).numel() // max(1, examples))
         return ids[self.rows // batch["labels"].shape[1]]

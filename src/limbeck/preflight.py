@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from limbeck.divergences import forward_kl
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
-from limbeck.language.model import base_of, is_language_model, logits_are_heads, position_limit
-from limbeck.language.positions import require_same_completions
+from limbeck.language.model import base_of, is_language_model, keeps_apart, logits_are_heads, position_limit
+from limbeck.language.positions import packed_examples, require_same_completions
 from limbeck.models import TEACHER_PREFIX, Batch, label_names_of, logits_of, networks_of, teacher_view
 from limbeck.objective import NO_LABEL, Objective
 from limbeck.positions import Positions, next_token_positions, positions_of
@@ -150,6 +150,7 @@ def check_language_batch(
     check_labels(batch["labels"], classes)
     if "teacher_labels" in batch:
         require_same_completions(batch, teacher_view(batch))
+    check_packing(student, teacher if objective.soft_weight else None, batch)
     with _asked_only(student):
         in_halves = logits_are_heads(student, batch)
         targets = teacher(batch) if teacher is not None and objective.soft_weight else None
@@ -161,6 +162,35 @@ def check_language_batch(
     if targets is not None:
         _check_targets(objective, classes, positions, targets, batch)
     return in_halves
+
+
+def check_packing(student: Any, teacher: Teacher | None, batch: Batch) -> None:
+    """Whether student and teacher keep the examples of a batch of packed rows apart; of others nothing is asked."""
+    _require_apart("student", student, batch)
+    for network in networks_of(teacher) or []:
+        if is_language_model(network):
+            _require_apart("teacher", network, teacher_view(batch))
+
+
+def _require_apart(who: str, model: Any, batch: Batch) -> None:
+    """ConfigError if a model lets the examples of packed rows see each other."""
+    examples = packed_examples(batch)
+    if not examples:
+        return
+    why = "to it they are one text"
+    try:
+        with _asked_only(model):
+            if keeps_apart(model, batch, examples):
+                return
+    except (TypeError, ValueError) as error:  # of a forward that does not know position_ids
+        why = f"asked to, it says {str(error)!r}"
+    inner = base_of(model)
+    raise ConfigError(
+        f"The rows are packed, and the {who} must read their examples apart, but {type(inner).__name__} with "
+        f"attn_implementation={getattr(inner.config, '_attn_implementation', None)!r} does not: {why}. Load it with "
+        'attn_implementation="sdpa" or "eager" (flash attention reads packed rows in batches of one row only), or '
+        "train without limbeck.pack, as models that are recurrent or make their own masks must be."
+    )
 
 
 def check_rows(student: Any, teacher: Any, rows: Any, classes: int) -> None:

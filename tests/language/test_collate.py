@@ -81,7 +81,7 @@ def test_sides_that_learn_differently_are_refused(student: list[int], teacher: l
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([{**LONG, "labels": [3, END]}], "Row 7 must have a label per token, but has 4 input_ids and 2 labels"),
+        ([{**LONG, "labels": [3, END]}], "Row 7 must have labels for each token, but has 4 tokens and 2 labels"),
         ([{"input_ids": [1, 2]}], r"place 0 of a batch has no 'labels', only \['input_ids'\]"),
         ([LONG, {**SHORT, **TEACHERS[0]}], "'teacher_input_ids', or none, but 1 of 2 have"),
         ([LONG, {"input_ids": [1, 2], "labels": [-100, 2]}], "'row_id', or none, but 1 of 2 have"),

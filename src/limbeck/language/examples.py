@@ -86,7 +86,7 @@ def tokenise(
         "limits": limits,
         "opening": [] if kind == "messages" else _opening(tokenizer),
     }
-    with _progress_bar(progress):
+    with progress_bar(progress):
         said = records.map(
             _tokenise,
             batched=True,
@@ -179,7 +179,8 @@ def _features(sides: Sequence[str]) -> Any:
 
 
 @contextmanager
-def _progress_bar(shown: bool) -> Iterator[None]:
+def progress_bar(shown: bool) -> Iterator[None]:
+    """Shows the bars of `datasets`, or none."""
     if shown or datasets.are_progress_bars_disabled():
         yield
         return

@@ -3,18 +3,18 @@
 What this file does not know: losses, labels, which positions are compared.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ShapeError
-from limbeck.models import Batch, inputs_of
+from limbeck.models import Batch, inputs_of, logits_of
 from limbeck.targets import Head
 
 TOKENS = 16
-"""Of the first example, on which it is proven that the two halves make the whole."""
+"""Of an example, on which it is proven that the two halves make the whole, and that packed rows keep it apart."""
 
 
 def is_language_model(model: Any) -> bool:
@@ -74,13 +74,48 @@ def logits_are_heads(model: nn.Module, batch: Batch) -> bool:
     if head is None:
         return False
     with torch.no_grad():
-        whole = model(**some).logits.float()
+        whole = model(**_inputs(some)).logits.float()
         halves = head(hidden_of(model, some))
-    at_most = 1e-4 if head.weight.dtype in (torch.float32, torch.float64) else 2e-2
     if whole.shape != halves.shape:
         return False
     size, difference = whole.norm(), (whole - halves).norm()  # a class that is masked makes the first infinite
-    return bool(size.isfinite() and difference <= at_most * size)
+    return bool(size.isfinite() and difference <= _tolerance(head.weight) * size)
+
+
+def _tolerance(weight: Tensor) -> float:
+    """Of what is computed in two ways in the dtype of the weights, relative to its norm."""
+    return 1e-4 if weight.dtype in (torch.float32, torch.float64) else 2e-2
+
+
+def keeps_apart(model: nn.Module, batch: Batch, examples: Sequence[tuple[int, Tensor]]) -> bool:
+    """Whether a model reads the examples of a packed row as it reads each alone, `examples` being those of the batch.
+
+    Two of them, the first few tokens of each, are read as one row and apart: in two rows where the batch has several,
+    since flash attention keeps examples apart in a batch of one row only. The model is in eval mode.
+    """
+    inputs = {name: values for name, values in batch.items() if isinstance(values, Tensor)}
+    shape, rows = batch["input_ids"].shape, min(2, len(batch["input_ids"]))
+
+    def cut(row: int, columns: Tensor) -> dict[str, Tensor]:
+        some = {name: v[row, columns[:TOKENS]] for name, v in inputs.items() if v.shape[:2] == shape}
+        return {name: v.expand(rows, *v.shape) for name, v in some.items()}
+
+    alone = [cut(row, columns) for row, columns in (*examples, *examples)[:2]]
+    packed = {name: torch.cat([each[name] for each in alone], 1) for name in alone[0]}
+    in_halves = logits_are_heads(model, packed)
+
+    def read(some: Batch) -> Tensor:
+        found = (hidden_of(model, some) if in_halves else logits_of(model, some)).float()
+        return found.masked_fill(found < -1e4, 0)  # of classes that a model masks, which are beyond all others
+
+    with torch.no_grad():
+        together, apart = read(packed), [read(each) for each in alone]
+    tolerance = _tolerance(base_of(model).get_output_embeddings().weight)
+    parts = torch.split(together, [each.shape[1] for each in apart], 1)
+    return all(
+        (a - b).norm() <= tolerance * b.norm() or not b.isfinite().all()  # which is no matter of packing
+        for a, b in zip(parts, apart, strict=True)
+    )
 
 
 def within_forward(model: nn.Module, student: nn.Module, batch: Batch, then: Callable[[Tensor], Any]) -> Any:

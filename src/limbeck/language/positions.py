@@ -50,14 +50,15 @@ def next_tokens(batch: Mapping[str, Any]) -> NextTokens:
 def require_same_completions(batch: Mapping[str, Any], teachers: Mapping[str, Any]) -> None:
     """DataError unless student and teacher are to predict the same tokens in every example.
 
-    batch: with `labels [B, L]`, and `row_id` to name an example by. teachers: the teacher's, with `labels [B, Lt]`.
-    Their inputs may differ in length and in what is read before; what follows must be the same, token by token.
+    batch: with `labels [B, L]`, and `row_id` (`[B]`, or `[B, L]` of packed rows) to name an example by. teachers: the
+    teacher's, with `labels [B, Lt]`. Their inputs may differ in length and in what is read before; what follows must
+    be the same, token by token.
     """
     for i, (mine, theirs) in enumerate(zip(_by_example(batch), _by_example(teachers), strict=True)):
         if not torch.equal(mine, theirs):
-            name = int(batch["row_id"][i]) if "row_id" in batch else i
             shared = min(len(mine), len(theirs))
             alike = int((mine[:shared] == theirs[:shared]).long().cumprod(0).sum())
+            name = _name(batch, i, alike)
             raise DataError(
                 "Student and teacher must predict the same tokens, but in the example with row_id "
                 f"{name} the student has {len(mine)} of them and the teacher {len(theirs)},"
@@ -71,3 +72,29 @@ def _by_example(batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
     rows, labels, _ = next_tokens(batch)
     examples, length = batch["labels"].shape
     return torch.split(labels, torch.bincount(rows // length, minlength=examples).tolist())
+
+
+def _name(batch: Mapping[str, Any], row: int, token: int) -> int:
+    """The row_id of the example that a row's learned token of this number is of, or its last one."""
+    if "row_id" not in batch or batch["row_id"].ndim == 1:
+        return int(batch["row_id"][row]) if "row_id" in batch else row
+    of_each = batch["row_id"][row][batch["labels"][row] != NO_LABEL]
+    return int(of_each[min(token, len(of_each) - 1)] if len(of_each) else batch["row_id"][row, 0])
+
+
+def packed_examples(batch: Mapping[str, Any]) -> list[tuple[int, Tensor]]:
+    """The examples of a batch of packed rows: the row of each, and the columns of its tokens; else none.
+
+    Rows are packed where `position_ids [B, L]` begin again at 0; what has no label (filling) is no example.
+    """
+    position_ids, labels = batch.get("position_ids"), batch["labels"]
+    if position_ids is None or position_ids.shape != labels.shape:
+        return []
+    numbers = (position_ids == 0).cumsum(-1)
+    found = [
+        (row, (numbers[row] == number).nonzero().squeeze(1))
+        for row in range(len(labels))
+        for number in numbers[row][labels[row] != NO_LABEL].unique()
+    ]
+    several = len({row for row, _ in found}) < len(found)
+    return found if several or batch.get("row_id", labels[:, 0]).ndim == 2 else []
