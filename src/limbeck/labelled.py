@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import torch
@@ -107,10 +108,10 @@ class Labelled(Dataset):
         return self.dataset.with_format("arrow")
 
     def with_dataset(self, changed: Any) -> "Labelled":
-        """The same with rows that `datasets` has shuffled, filtered, chosen or concatenated.
+        """The same with rows that `datasets` has shuffled, filtered, chosen or repeated.
 
-        changed: made of `dataset`, or of that of a set with the same teacher. DataError where columns are gone or
-        are kept otherwise.
+        changed: made of `dataset`; of other sets' rows, `joined` asks whether they belong together. DataError where
+        columns are gone or are kept otherwise.
         """
         found, wanted = changed.features.arrow_schema, self.dataset.features.arrow_schema
         for name in self.manifest.columns:
@@ -123,6 +124,15 @@ class Labelled(Dataset):
         if len(changed) == 0:
             raise DataError("A labelled transfer set needs at least one row, but the changed one has none.")
         return Labelled(self.folder, self.manifest, self.cache_dir, changed)
+
+    def joined(self, *others: "Labelled") -> "Labelled":
+        """The rows of this set, then those of others that the same teacher labelled alike.
+
+        DataError, naming the field, where another teacher, kind, tokenizer or augmentation made one of them.
+        """
+        for other in others:
+            self.teacher.require_labelled("transfer", other)
+        return self.with_dataset(datasets.concatenate_datasets([self.dataset, *(other.dataset for other in others)]))
 
     def select(self, indices: Any) -> "Labelled":
         """The examples at these places (numbers, or a bool mask `[N]`), in this order."""

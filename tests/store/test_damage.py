@@ -43,6 +43,12 @@ def test_a_flipped_byte_is_found_by_its_file(made: Path) -> None:
     assert "SHA-256" in finding
 
 
+def test_a_shard_that_is_no_parquet_any_more_is_refused_when_it_is_read(made: Path) -> None:
+    (made / SHARD).write_bytes(bytes((made / SHARD).stat().st_size))
+    with pytest.raises(DataError, match=r"set cannot be read: .*limbeck.verify says which"):
+        _ = limbeck.open(made).dataset
+
+
 def test_a_truncated_shard_is_refused_and_found(made: Path) -> None:
     content = (made / SHARD).read_bytes()
     (made / SHARD).write_bytes(content[:-10])
@@ -146,7 +152,7 @@ def test_targets_that_the_teacher_would_not_give_are_found(tmp_path: Path) -> No
     assert limbeck.verify(tmp_path, first, rows=50) == []
     (finding,) = limbeck.verify(tmp_path, second, rows=50)
     inputs = images().__getitems__(range(50))["inputs"]
-    p, q = (net(inputs).softmax(-1) for net in (network(), network(1)))
+    p, q = (net(inputs).detach().softmax(-1) for net in (network(), network(1)))
     apart = float((p - q).abs().sum(-1).mean() / 2)
     assert apart > 0.05
     assert f"a total variation of {apart:.3f}, the mean of 50 positions" in finding

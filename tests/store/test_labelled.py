@@ -132,6 +132,19 @@ def test_targets_of_tokens_stay_with_their_examples(tmp_path: Path, how: str) ->
     assert_said_by(ModelTeacher(llama()), part, list(range(len(part))), atol=1e-3)  # logits of tens
 
 
+def test_sets_of_one_teacher_are_joined(tmp_path: Path) -> None:
+    later = TransferSet(
+        {"inputs": images(9, seed=3).as_kept(range(9))["inputs"]}, row_ids=torch.arange(9) + 2000, labels=[1] * 9
+    )
+    more = limbeck.label(network(), later, tmp_path / "more", "dense", dtype="float32")
+    both = exact(tmp_path / "set").joined(more)
+    assert both.row_ids.tolist() == [*range(1000, 1050), *range(2000, 2009)]
+    assert_said_by(ModelTeacher(network()), both, list(range(59)))
+    other = limbeck.label(network(1), later, tmp_path / "other", "dense", dtype="float32")
+    with pytest.raises(DataError, match=r"other was labelled otherwise than this teacher's:\n  teacher: stored"):
+        both.joined(other)
+
+
 def test_a_split_is_the_transfer_sets(tmp_path: Path) -> None:
     rest, part = exact(tmp_path / "set").split(0.2, seed=4)
     own = images().split(0.2, seed=4)

@@ -77,7 +77,10 @@ class StoredTeacher:
             same += ["augmentation", "augmentation_seed", "views"]
         mine, others = ({name: getattr(of, name) for name in same} for of in (self.manifest, theirs))
         if different := differences(mine, others):
-            raise DataError(f"The {who} set was labelled otherwise than this teacher's:\n" + "\n".join(different))
+            raise DataError(
+                f"The {who} set {getattr(examples, 'folder', '')} was labelled otherwise than this teacher's:\n"
+                + "\n".join(different)
+            )
 
     def classes_of(self, tokenizer: Any) -> int | None:
         """To how many classes an output layer is cut: the stored ones, if this is the tokenizer they were cut to.
