@@ -37,7 +37,7 @@ from limbeck.models import Batch, logits_of
 from limbeck.monitor import means_of, measured, measured_in_chunks
 from limbeck.objective import Counts, Loss, Objective
 from limbeck.positions import Positions, next_token_positions, positions_of
-from limbeck.preflight import check_batch, check_classes, check_language_batch, check_rows, check_student
+from limbeck.preflight import check_batch, check_classes, check_language_batch, check_packing, check_rows, check_student
 from limbeck.students.folder import write_model
 from limbeck.students.mlp import MLP
 from limbeck.targets import Head, SoftTargets
@@ -189,17 +189,23 @@ class DistillTrainer(Trainer):
             classes = self.classes or len(base_of(self.model).get_output_embeddings().weight)
             for examples in filter(None, sets):
                 check_rows(self.model, self.teacher if self.teacher_passes else None, examples, classes)
-        rows = range(min(len(self.train_dataset), self.args.train_batch_size))
-        gather = getattr(self.train_dataset, "__getitems__", lambda rows: [self.train_dataset[i] for i in rows])
-        batch = self._prepare_inputs(self.data_collator(gather(list(rows))))
+        batch = self._first_batch(self.train_dataset, self.args.train_batch_size)
         if self.augment is not None:
             batch = self.augment(batch, 0)
         if self._next_tokens:
             self._in_halves = check_language_batch(self.model, self.teacher, self.objective, batch, self.classes)
+            if "position_ids" in getattr(self.eval_dataset, "column_names", ()):
+                measured_on = self._first_batch(self.eval_dataset, self.args.eval_batch_size)
+                check_packing(self.model, self.teacher if self.teacher_passes else None, measured_on)
             return
         logits = check_batch(self.model, self.teacher, self.objective, batch)
         check_classes(logits.shape[-1], self.objective, batch, *sets)
         self._position_axes = logits.ndim - 1
+
+    def _first_batch(self, examples: Any, size: int) -> Batch:
+        gather = getattr(examples, "__getitems__", lambda rows: [examples[i] for i in rows])
+        batch: Batch = self._prepare_inputs(self.data_collator(gather(list(range(min(len(examples), size))))))
+        return batch
 
     def last_checkpoint(self) -> Path:
         """The newest whole checkpoint in output_dir; a newer one that is not is skipped with a warning."""
@@ -333,6 +339,9 @@ class DistillTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             if self._next_tokens and self._in_halves is None:  # before training, which finds out at once
+                check_packing(
+                    self.accelerator.unwrap_model(model), self.teacher if self.teacher_passes else None, inputs
+                )
                 self._in_halves = logits_are_heads(self.accelerator.unwrap_model(model), inputs)
             if self._in_halves:
                 positions, columns = self._without_logits(model, inputs, self._measured_of_states)

@@ -378,3 +378,13 @@ def test_nothing_else_is_packed_and_packed_rows_are_neither_packed_tested_nor_la
         limbeck.evaluate_language(model(), packed)
     with pytest.raises(DataError, match="these rows are packed"):
         limbeck.label(model(), packed, tmp_path / "labelled")
+
+
+def test_packed_rows_to_evaluate_on_are_proven_too(tmp_path: Path) -> None:
+    rows = random_rows([5, 9, 3, 12])
+    config = DistillConfig(str(tmp_path), per_device_train_batch_size=2, disable_tqdm=True)
+    worker = DistillTrainer(mamba(), None, None, config, train_dataset=rows, eval_dataset=pack(rows, 24))
+    with pytest.raises(ConfigError, match="the student must read"):
+        worker.check()
+    with pytest.raises(ConfigError, match="the student must read"):
+        DistillTrainer(mamba(), None, None, config, train_dataset=rows, eval_dataset=pack(rows, 24)).evaluate()
