@@ -122,7 +122,7 @@ class DistillTrainer(Trainer):
             raise ConfigError("The objective has a soft_weight but there is no teacher; give one, or soft_weight=0.")
         if augment is not None and self.teacher_passes and getattr(self.teacher, "one_view", False):
             raise ConfigError(
-                "A recorded or stored teacher spoke of the examples as they are, so its words are wrong for an "
+                "A recorded teacher, or a stored one, spoke of the examples as they are, so its words are wrong for an "
                 "augmented view; leave augment out, label views of it (limbeck.label), or train with the live teacher."
             )
         if isinstance(self.teacher, StoredTeacher) and self.teacher_passes:
