@@ -32,7 +32,7 @@ def _run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     yield
-    for name in ("own_networks", "small_bert", "stories"):
+    for name in ("own_networks", "small_bert", "stories", "context"):
         sys.modules.pop(name, None)
 
 
@@ -215,3 +215,69 @@ def test_stories(data: Callable[[str], Path], tmp_path: Path, capsys: pytest.Cap
     assert late["nll"] < early["nll"]
     stories.print_row("soft targets", late)
     assert f"{late['forward_kl']:.3f}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def context() -> ModuleType:
+    pytest.importorskip("peft", reason="peft is not installed")
+    import context
+
+    return context
+
+
+def test_context_records_are_the_teachers_without_the_instruction(context: ModuleType) -> None:
+    """By hand: what an instruction asks for; and the student's row is the teacher's without its first tokens."""
+    backwards, forwards = "answer in French and backwards : ", "answer in Spanish and forwards : "
+    assert {backwards, forwards} <= set(context.INSTRUCTIONS)
+    records = [context.record(["cat", "sun", "milk"], backwards), context.record(["cat", "sun"], forwards)]
+    assert [record["completion"] for record in records] == ["lait soleil chat", "gato sol"]
+    assert context.record(["cat", "sun"], "")["completion"] == "cat sun"
+    tokenizer = context.make_tokenizer()
+    rows = limbeck.tokenise(datasets.Dataset.from_list(records), tokenizer)
+    for row, record, instruction in zip(rows, records, (backwards, forwards), strict=True):
+        assert row["teacher_input_ids"] == tokenizer(instruction).input_ids + row["input_ids"]
+        learned = [token for token in row["labels"] if token != -100]
+        assert tokenizer.decode(learned) == f"{record['completion']} <end>"
+
+
+def test_context_counts_exact_answers(context: ModuleType) -> None:
+    class Writing:
+        """Writes the same four tokens after every prompt."""
+
+        device = torch.device("cpu")
+
+        def eval(self) -> "Writing":
+            return self
+
+        def generate(self, input_ids: Tensor, **_: Any) -> Tensor:
+            said = tokenizer("chat lait <end> <end>", return_tensors="pt").input_ids
+            return torch.cat([input_ids, said.expand(len(input_ids), -1)], 1)
+
+    tokenizer = context.make_tokenizer()
+    prompts = ["cat milk =", "sun =", "cat =", "cat milk sun ="]
+    wanted = datasets.Dataset.from_dict({"completion": ["chat lait", "soleil", "chat", "chat lait"]})
+    assert context.exact(Writing(), tokenizer, prompts, wanted) == 0.5
+
+
+def test_context_end_to_end(
+    context: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both students come nearer to a teacher that has only begun, on words that they have not been taught."""
+    trained, asked = [], []
+    train, divergence = context.train, context.divergence
+    monkeypatch.setattr(context, "train", lambda *a, **k: (trained.append(a[3]), train(*a, **k)))
+    monkeypatch.setattr(context, "divergence", lambda *a: (asked.append(a[2]), divergence(*a))[1])
+    found = context.one_seed(0, teacher_steps=40, steps=12)
+    before, after, adapted = [kl for _, kl in found.values()][1:]
+    assert after < 0.95 * before
+    assert adapted < 0.95 * before
+    tokenizer = context.make_tokenizer()
+    taught = {token for ids in trained[1]["input_ids"] for token in ids}
+    words = {word for prompt in asked[0]["prompt"] for word in prompt.split()} - {"="}
+    assert (len(words), len(set(asked[0]["prompt"]))) == (5, 20 + 60 + 120)
+    assert not taught & set(tokenizer.convert_tokens_to_ids(list(words)))
+    monkeypatch.setattr(context, "one_seed", lambda *_: found)
+    monkeypatch.setattr(sys, "argv", ["context.py"])
+    context.main()
+    printed = capsys.readouterr().out
+    assert all(f"{right:.3f}{kl:8.3f}" in printed for right, kl in found.values())
