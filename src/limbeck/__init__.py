@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from limbeck.language_evaluation import evaluate_language
     from limbeck.linear import linear_divergence
     from limbeck.objective import Loss, Objective
+    from limbeck.report import write_report
     from limbeck.students import load, mlp, save, take_layers
     from limbeck.targets import (
         DenseTargets,
@@ -80,6 +81,7 @@ _MODULE_OF = {
     "language_evaluation": "evaluate_language",
     "linear": "linear_divergence",
     "objective": "Loss Objective",
+    "report": "write_report",
     "students": "load mlp save take_layers",
     "targets": "DenseTargets Head HiddenTargets MixedTargets SampledTargets SoftTargets SparseTargets",
     "teachers": "Ensemble FunctionTeacher ModelTeacher Specialist Specialists Teacher WithoutAdapter record",
@@ -157,6 +159,7 @@ __all__ = [
     "total_variation",
     "tune",
     "verify",
+    "write_report",
     "write_results",
 ]
 

@@ -4,6 +4,7 @@
     limbeck distill --data D --teacher T --student S   train a student; without --teacher, on labels alone
     limbeck tune --data D --teacher T --student S      find the temperature and the weight of the labels
     limbeck evaluate --data D --student S              measure students against a teacher and baselines
+    limbeck report RUN                                 the run as one page, for a browser
     limbeck label --data D --teacher T                 run the teacher once, for any number of students
     limbeck verify PATH                                whether a labelled transfer set is what was written
     limbeck info PATH                                  what a labelled transfer set says of itself
@@ -24,6 +25,7 @@ COMMANDS = {
     "distill": "train a small model to behave like a big one; without --teacher, train it on labels",
     "tune": "find the temperature and the weight of the labels, on examples that are held out",
     "evaluate": "measure students against a teacher and against baselines",
+    "report": "draw a run's results as one page that opens in any browser",
     "label": "run a teacher once and keep what it says, for any number of students",
     "verify": "check that a labelled transfer set is what was written",
     "info": "show what a labelled transfer set says of itself",

@@ -1,0 +1,28 @@
+"""`limbeck report`: the page of a run, drawn from its results; no model, no data and no torch is needed."""
+
+import argparse
+from pathlib import Path
+
+from limbeck.report import write_report
+
+
+def run(words: list[str]) -> None:
+    """The command; `words` are its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="limbeck report", description="Draw the results of a run as one page that opens in any browser."
+    )
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or a results.json")
+    parser.add_argument("--output", help="the file to write; by default report.html beside the results")
+    chosen = parser.parse_args(words)
+    results = Path(chosen.run)
+    path = Path(chosen.output) if chosen.output else page_of(results)
+    write_report(results, path)
+    print(path)
+
+
+def page_of(results: Path) -> Path:
+    """Where the page of these results goes: report.html for a folder or results.json, report_x.html for results_x.json."""
+    if results.is_dir():
+        return results / "report.html"
+    name = results.stem if "results" in results.stem else f"results_{results.stem}"
+    return results.with_name(f"{name.replace('results', 'report')}.html")

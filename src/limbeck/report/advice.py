@@ -1,0 +1,247 @@
+"""What to change: findings that the results show, each with what helps. In words, with the numbers that they rest on.
+
+What this file does not know: how it is laid out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from limbeck.report.reading import at, class_name, items, number, numbers, temperature_of
+from limbeck.report.shared import chosen_temperature
+from limbeck.report.words import percent, plain, points, short, times
+
+SATURATED, TELLING = 0.02, 0.1
+"""Mass off the top class: below the first the targets say little more than labels; at the second they say something."""
+
+EVEN, SMOOTHED = 0.9, 0.01
+"""At T = 1: the other classes are alike, and have a mass that is not there by chance: smoothed labels."""
+
+MISCALIBRATED = 0.05
+"""Expected calibration error from which confidence misleads."""
+
+NEVER, KNOWN, FEWEST = 0.1, 0.6, 5
+"""A class that the student gets right less often than the first, the teacher more often than the second, of so many."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """kind: "bad" (do not ship), "warning" (look at this first) or "good"."""
+
+    kind: str
+    title: str
+    text: str
+
+
+def advise(results: Mapping[str, Any]) -> list[Advice]:
+    """What the results speak against, the worst first; one good word where they speak against nothing."""
+    language = at(results, "task") == "language"
+    found = [
+        *_of_the_verdict(results),
+        *_of_missing_classes(results),
+        *_of_the_targets(results),
+        *_of_calibration(results),
+        *_of_the_gradient(results),
+        *_of_the_curves(results),
+        *(_of_the_draft(results) if language else ()),
+        *_of_the_cost(results),
+        *_of_the_seeds(results),
+    ]
+    found.sort(key=lambda advice: advice.kind != "bad")
+    if not found:
+        text = "Nothing that was measured speaks against shipping this student."
+        found = [Advice("good", "No objection", text)]
+    return found
+
+
+def _of_the_verdict(results: Mapping[str, Any]) -> list[Advice]:
+    word = at(results, "verdict", "word")
+    if word is None:
+        text = (
+            "Train the same student on the labels alone (limbeck distill --baseline) and give it to the evaluation: "
+            "without it nobody knows what the teacher was worth."
+        )
+        return [Advice("warning", "There is no baseline", text)]
+    if at(results, "task") == "language":
+        teacher, baseline = (number(results, "roles", role, "nll") for role in ("teacher", "baseline"))
+        weaker = teacher is not None and baseline is not None and teacher >= baseline
+    else:
+        teacher, baseline = (number(results, "roles", role, "accuracy") for role in ("teacher", "baseline"))
+        weaker = teacher is not None and baseline is not None and teacher <= baseline
+    if weaker:
+        text = (
+            "It has nothing to give on this test. Distil from a better teacher, or from an ensemble: several --teacher."
+        )
+        return [Advice("bad", "The teacher is no better than the baseline", text)]
+    if word == "better":
+        return []
+    more = (
+        "Compare on more examples: a transfer set needs no labels, so unlabelled data of the same kind helps most. "
+        "Then try other temperatures (a small student does best between 2 and 5), a lower hard_weight, and more steps."
+    )
+    if word == "worse":
+        return [Advice("bad", "The student lost by distillation", f"The teacher misleads it, or its data does. {more}")]
+    return [Advice("bad", "The student does not gain over its baseline", more)]
+
+
+def _of_missing_classes(results: Mapping[str, Any]) -> list[Advice]:
+    counts = numbers(results, "test", "per_class")
+    ours, theirs = (numbers(results, "roles", role, "correct_per_class") for role in ("student", "teacher"))
+    missing = [
+        class_name(results, c)
+        for c, (n, s, t) in enumerate(zip(counts, ours, theirs, strict=False))
+        if n is not None and s is not None and t is not None and n >= FEWEST and s < NEVER * n and t > KNOWN * n
+    ]
+    if not missing:
+        return []
+    named = ", ".join(short(name, 30) for name in missing[:8]) + (" …" if len(missing) > 8 else "")
+    text = (
+        f"The student hardly ever says {named}, which the teacher knows. Are there examples of it in the transfer set? "
+        "Add some, without labels; where that cannot be, limbeck.match_prior raises the bias of such classes."
+    )
+    return [Advice("bad", "Classes that the student has not learned", text)]
+
+
+def _of_the_targets(results: Mapping[str, Any]) -> list[Advice]:
+    known = at(results, "dark_knowledge")
+    temperatures = [t for t in numbers(known, "temperatures") if t is not None and t > 0]
+    off, even = numbers(known, "off_top"), numbers(known, "evenness")
+    if not temperatures or len(off) != len(temperatures):
+        return []
+    chosen = chosen_temperature(results, temperatures)
+    now = off[temperatures.index(chosen)]
+    other, alike = off[0], even[0] if even else None
+    if temperatures[0] == 1 and other is not None and alike is not None and other > SMOOTHED and alike > EVEN:
+        text = (
+            f"At T = 1 it gives {percent(other)} to the classes that it does not choose, almost alike (evenness "
+            f"{alike:.2f} of 1), as a teacher does that was trained with smoothed labels: little is left to learn from "
+            "them. Train the teacher without label smoothing."
+        )
+        return [Advice("warning", "The teacher's other classes are all alike", text)]
+    if now is None or now >= SATURATED or temperature_of(results) is None:
+        return []
+    telling = next((t for t, mass in zip(temperatures, off, strict=True) if mass is not None and mass >= TELLING), None)
+    where = "it is so at every temperature up to 20"
+    if telling is not None:
+        where = f"at T = {plain(telling)} it would be more than a tenth"
+    text = (
+        f"At T = {plain(chosen)} its targets give {percent(now)} to all classes but the likeliest, hardly more than "
+        f"labels say; {where}. Raise the temperature, or match its logits: --divergence logit_matching."
+    )
+    return [Advice("warning", "The teacher is saturated", text)]
+
+
+def _of_calibration(results: Mapping[str, Any]) -> list[Advice]:
+    found = []
+    for role, cure in (
+        (
+            "teacher",
+            "Its targets pass that on. Divide its logits by {} before distilling, or multiply the temperature by it",
+        ),
+        ("student", "Divide its logits by {} where its confidence is used"),
+    ):
+        ece, sure, right = (number(results, "roles", role, name) for name in ("ece", "confidence", "accuracy"))
+        if ece is None or ece <= MISCALIBRATED or sure is None or right is None:
+            continue
+        scaled = number(results, "roles", role, "scaled", "temperature")
+        manner = "overconfident" if sure > right else "underconfident"
+        text = (
+            f"It is {manner}: sure of {percent(sure)}, right in {percent(right)} (calibration error {plain(ece)}). "
+            + cure.format("a fitted temperature" if scaled is None else f"T = {plain(scaled)}")
+            + "."
+        )
+        found.append(Advice("warning", f"The {role}'s confidence misleads", text))
+    return found
+
+
+def _of_the_gradient(results: Mapping[str, Any]) -> list[Advice]:
+    known, weight = at(results, "dark_knowledge"), number(results, "settings", "hard_weight")
+    temperatures = [t for t in numbers(known, "temperatures") if t is not None and t > 0]
+    if not temperatures or not weight or temperature_of(results) is None:
+        return []
+    soft_weight = number(results, "settings", "soft_weight")
+    place = temperatures.index(chosen_temperature(results, temperatures))
+    softs, hard = numbers(known, "gradient", "untrained", "soft"), number(known, "gradient", "untrained", "hard")
+    soft = softs[place] if place < len(softs) else None
+    if soft is None or hard is None:
+        return []
+    soft, hard = (1.0 if soft_weight is None else soft_weight) * soft, weight * hard
+    if soft >= hard:
+        return []
+    text = (
+        f"At the start {percent(hard / (soft + hard), 0)} of the gradient comes from the labels. The soft targets "
+        "carry more: a considerably lower hard_weight is best in most cases (arXiv 1503.02531)."
+    )
+    return [Advice("warning", "The labels outweigh the teacher", text)]
+
+
+def _of_the_curves(results: Mapping[str, Any]) -> list[Advice]:
+    history = items(results, "curves", "student")
+    train = _values(history, "soft_loss") or _values(history, "loss")
+    held = _values(history, "eval_soft_loss") or _values(history, "eval_loss")
+    if len(held) >= 5 and held[-1] > 1.1 * min(held):
+        text = (
+            f"Its validation loss was {plain(min(held))} at best and ended at {plain(held[-1])}. Stop earlier "
+            "(--early_stopping 3), or give it more examples to compare on."
+        )
+        return [Advice("warning", "The student was trained too long", text)]
+    if len(train) >= 10:
+        part = len(train) // 5
+        before, last = sum(train[-2 * part : -part]) / part, sum(train[-part:]) / part
+        if last < 0.8 * before:
+            text = (
+                f"Over the last fifth of the steps its loss fell from {plain(before)} to {plain(last)}: it would go on "
+                "learning. Train longer; students gain from long schedules."
+            )
+            return [Advice("warning", "The student had not finished", text)]
+    return []
+
+
+def _of_the_draft(results: Mapping[str, Any]) -> list[Advice]:
+    speed, same = number(results, "draft", "speed_up"), number(results, "draft", "same")
+    found = []
+    if speed is not None and speed < 1:
+        acceptance = number(results, "roles", "student", "to_teacher", "acceptance")
+        kept = "" if acceptance is None else f": {percent(acceptance, 0)} of what it proposes would be kept"
+        text = (
+            f"With it the teacher writes at {times(speed)} its own speed{kept}. A draft needs high acceptance and a "
+            "small share of the teacher's time: a smaller student, or total_variation as the divergence."
+        )
+        found.append(Advice("warning", "As a draft the student slows the teacher down", text))
+    if same is not None and same < 1:
+        text = f"After {percent(same, 0)} of the prompts both wrote the same; close calls in low precision may differ."
+        found.append(Advice("warning", "The teacher wrote something else with the draft", text))
+    return found
+
+
+def _of_the_cost(results: Mapping[str, Any]) -> list[Advice]:
+    found = []
+    for name, what in (("parameters", "parameters"), ("bytes", "bytes")):
+        ours, theirs = (number(results, "roles", role, name) for role in ("student", "teacher"))
+        if ours and theirs and ours >= theirs:
+            text = f"It has {ours:,.0f} {what}, the teacher {theirs:,.0f}. Distilling saves nothing here."
+            found.append(Advice("warning", "The student is no smaller than the teacher", text))
+            break
+    ours, theirs = (number(results, "roles", role, "latency_ms", "batch_1") for role in ("student", "teacher"))
+    if ours and theirs and ours > theirs:
+        text = f"One example takes it {plain(ours)} ms, and the teacher {plain(theirs)} ms."
+        found.append(Advice("warning", "The student is slower than the teacher", text))
+    return found
+
+
+def _of_the_seeds(results: Mapping[str, Any]) -> list[Advice]:
+    if at(results, "verdict", "seeds_resampled") is not False or at(results, "verdict", "word") is None:
+        return []
+    low, high = (number(results, "verdict", "difference", end) for end in ("low", "high"))
+    spoken = "" if low is None or high is None else f" ({points(low)} to {points(high)} points)"
+    if at(results, "task") == "language":
+        spoken = "" if low is None or high is None else f" ({plain(low)} to {plain(high)} nats)"
+    text = (
+        f"The interval{spoken} is about these very models. For a statement about the method, train three seeds or more "
+        "and give all of them to the evaluation."
+    )
+    return [Advice("warning", "Few seeds", text)]
+
+
+def _values(history: list[Any], name: str) -> list[float]:
+    return [value for line in history if (value := number(line, name)) is not None]

@@ -1,0 +1,126 @@
+"""Heat maps of classes against classes: drawn up to 40 classes, above that a picture with alike classes together.
+
+What this file does not know: what the values mean.
+"""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from limbeck.report.figures import Figure, svg, text
+from limbeck.report.words import short
+
+MOST_DRAWN, MOST_WRITTEN = 40, 12
+"""Up to this many classes: every cell is drawn; every cell has its value written in it."""
+
+INK = (83, 116, 232)
+"""Of a picture, whose opacity is the value: it is read on light and on dark paper."""
+
+STRONGEST = 0.55
+"""Opacity of the largest value: ink on it can still be read."""
+
+SIDE, EDGE = 360, 46
+
+
+def heat_map(
+    title: str,
+    values: Sequence[Sequence[float | None]],
+    names: Sequence[str],
+    row_label: str,
+    column_label: str,
+    written: Callable[[float], str],
+    in_cell: Callable[[float], str],
+    note: str = "",
+) -> Figure | None:
+    """Values `[C][C]`, None where nothing is known; None if there are none. The diagonal, far larger, has no colour.
+
+    Colour goes with the root of the value, so that small ones are seen. written, in_cell: a value at length, in short.
+    """
+    off = [v for i, row in enumerate(values) for j, v in enumerate(row) if i != j and v is not None]
+    most = max(off, default=0.0)
+    if most <= 0:
+        return None
+    if len(values) > MOST_DRAWN:
+        return Figure(title, _picture(title, values, most, row_label, column_label), note=note)
+    return Figure(title, _drawn(title, values, names, most, row_label, column_label, written, in_cell), note=note)
+
+
+def _drawn(
+    title: str,
+    values: Sequence[Sequence[float | None]],
+    names: Sequence[str],
+    most: float,
+    row_label: str,
+    column_label: str,
+    written: Callable[[float], str],
+    in_cell: Callable[[float], str],
+) -> Markup:
+    cell = (SIDE - EDGE - 4) / len(values)
+    every = 1 if len(values) <= 20 else 2
+    parts = []
+    for i, row in enumerate(values):
+        y = EDGE + i * cell
+        if i % every == 0:
+            fits = short(names[i], 6)
+            parts.append(text(EDGE - 5, y + cell / 2 + 3.5, fits, "tick", "end"))
+            parts.append(
+                text(EDGE + (i + 0.5) * cell, EDGE - 6, short(names[i], max(2, int(cell / 5))), "tick", "middle")
+            )
+        for j, value in enumerate(row):
+            if value is None:
+                continue
+            x, share = EDGE + j * cell, 0.0 if i == j else STRONGEST * (max(0.0, value) / most) ** 0.5
+            parts.append(
+                Markup(
+                    '<rect class="cell{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" '
+                    'fill-opacity="{:.3f}"><title>{}</title></rect>'
+                ).format(
+                    " same" if i == j else "",
+                    *(x, y, cell - 1, cell - 1, share),
+                    f"{names[i]} → {names[j]}: {written(value)}",
+                )
+            )
+            if len(values) <= MOST_WRITTEN and (i == j or value >= 0.005 * most):
+                kind = "in-cell same" if i == j else "in-cell"
+                parts.append(text(x + cell / 2, y + cell / 2 + 3, in_cell(value), kind, "middle"))
+    parts.append(text((EDGE + SIDE) / 2, 12, column_label, "label", "middle"))
+    turned = Markup('<text class="label" text-anchor="middle" transform="translate(9 {:.1f}) rotate(-90)">{}</text>')
+    parts.append(turned.format((EDGE + SIDE) / 2, row_label))
+    return svg(f"{title}: {len(values)} classes, {row_label} against {column_label}", parts, SIDE, SIDE)
+
+
+def _picture(
+    title: str, values: Sequence[Sequence[float | None]], most: float, row_label: str, column_label: str
+) -> Markup:
+    """A PNG, a pixel per pair of classes, rows and columns in the order of a clustering."""
+    import numpy as np
+    from PIL import Image
+
+    dense = np.nan_to_num(np.array(values, dtype=np.float64))
+    np.fill_diagonal(dense, 0.0)
+    shares = np.sqrt(np.clip(dense / most, 0, 1))
+    order = _alike(shares)
+    pixels = np.empty((*shares.shape, 4), dtype=np.uint8)
+    pixels[..., :3] = INK
+    pixels[..., 3] = np.round(255 * shares[order][:, order])
+    scale = max(1, 400 // len(shares))  # a print has more dots than there are classes
+    pixels = pixels.repeat(scale, 0).repeat(scale, 1)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return Markup('<img class="picture" src="data:image/png;base64,{}" alt="{}">').format(
+        base64.b64encode(file.getvalue()).decode("ascii"),
+        f"{title}: {len(values)} classes, rows {row_label}, columns {column_label}, alike classes side by side",
+    )
+
+
+def _alike(shares: Any) -> Any:
+    """The classes in an order in which those with like rows and columns are neighbours."""
+    import numpy as np
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    both = shares + shares.T
+    norms = np.linalg.norm(both, axis=1, keepdims=True)
+    return leaves_list(linkage(both / np.where(norms > 0, norms, 1.0), "average"))

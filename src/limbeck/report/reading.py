@@ -1,0 +1,91 @@
+"""Results as they come: read from JSON, and looked into without trust. What is missing or no number is None.
+
+What this file does not know: what a page looks like.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from limbeck._version import __version__
+from limbeck.errors import DataError
+
+SCHEMA, VERSION = "limbeck.results", 1
+"""What limbeck.write_results writes; said twice, because that file needs torch and this one does not."""
+
+ROLES = ("teacher", "student", "baseline")
+
+
+def read(results: Mapping[str, Any] | str | Path) -> dict[str, Any]:
+    """The results, or those of a file or of a run's folder; DataError for anything else and for newer versions."""
+    if isinstance(results, Mapping):
+        found, where = dict(results), "What was given"
+    else:
+        path = Path(results)
+        path = path / "results.json" if path.is_dir() else path
+        where = str(path)
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataError(f"There is no {path}; give a run's folder, or a results.json that Limbeck wrote.") from None
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is no JSON file ({error}); give a results.json that Limbeck wrote.") from None
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if schema != SCHEMA:
+        raise DataError(f'{where} must hold results with "schema": "{SCHEMA}", but has {schema!r}.')
+    version = found.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise DataError(
+            f"{where} holds results of version {version!r}, but this Limbeck ({__version__}) draws version {VERSION}; "
+            "update Limbeck."
+        )
+    if at(found, "roles", "student") is None or at(found, "verdict") is None:
+        raise DataError(f"{where} must hold the roles and the verdict of an evaluation, but lacks them.")
+    return found
+
+
+def at(of: Any, *path: str) -> Any:
+    """What stands there, or None."""
+    for name in path:
+        of = of.get(name) if isinstance(of, Mapping) else None
+    return of
+
+
+def number(of: Any, *path: str) -> float | None:
+    """The number that stands there; of what was measured per seed, the mean."""
+    value = at(of, *path)
+    value = at(value, "mean") if isinstance(value, Mapping) else value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
+
+
+def numbers(of: Any, *path: str) -> list[float | None]:
+    """The list that stands there, None for what is no number; empty where there is no list."""
+    return [number({"": value}, "") for value in items(of, *path)]
+
+
+def items(of: Any, *path: str) -> list[Any]:
+    """The list that stands there, or an empty one."""
+    value = at(of, *path)
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def matrix(of: Any, *path: str) -> list[list[float | None]]:
+    """A square of numbers, or an empty list; a row that is null, or no list, is one of None."""
+    rows = items(of, *path)
+    values = [numbers({"": row}, "") or [None] * len(rows) for row in rows]
+    return values if all(len(row) == len(rows) for row in values) else []
+
+
+def class_name(results: Mapping[str, Any], index: int) -> str:
+    """The class's name, or its number."""
+    names = items(results, "test", "label_names")
+    return str(names[index]) if 0 <= index < len(names) else str(index)
+
+
+def temperature_of(results: Mapping[str, Any]) -> float | None:
+    """The temperature that the student was trained at, where the settings say so."""
+    temperature = number(results, "settings", "temperature")
+    return temperature if temperature is not None and temperature > 0 else None

@@ -1,0 +1,132 @@
+"""What pages of classifiers and of language models have in common: table, headline, curves, settings.
+
+What this file does not know: what only one of the two measures.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from limbeck.report.figures import Figure, Series, interval, lines
+from limbeck.report.reading import ROLES, at, items, number, numbers, temperature_of
+from limbeck.report.words import plain, short, times
+
+MOST_SETTING = 200
+
+Line = tuple[str, tuple[str, ...], Callable[[float], str], int]
+"""What is measured, where it stands in a role's results, how it is written; 1 where more is better, -1 where less."""
+
+
+def roles_of(results: Mapping[str, Any]) -> list[str]:
+    """The roles that were measured, teacher first."""
+    return [role for role in ROLES if at(results, "roles", role) is not None]
+
+
+def role_table(results: Mapping[str, Any], groups: Sequence[tuple[str, Sequence[Line]]]) -> dict[str, Any]:
+    """A row per measure, a column per role; what no role has is left out. The better of student and baseline is marked.
+
+    Of several seeds, their range stands beside their mean.
+    """
+    roles = roles_of(results)
+    drawn = []
+    for group, measured in groups:
+        rows = []
+        for name, path, written, sense in measured:
+            values = {role: number(results, "roles", role, *path) for role in roles}
+            if any(value is not None for value in values.values()):
+                student, baseline = values.get("student"), values.get("baseline")
+                best = None
+                if sense and student is not None and baseline is not None and written(student) != written(baseline):
+                    best = "student" if (student > baseline) == (sense > 0) else "baseline"
+                cells = [
+                    {
+                        "text": "" if value is None else written(value),
+                        "range": _range(numbers(results, "roles", role, *path, "seeds"), written),
+                        "best": role == best,
+                    }
+                    for role, value in values.items()
+                ]
+                rows.append({"name": name, "cells": cells})
+        if rows:
+            drawn.append({"name": group, "rows": rows})
+    return {"roles": roles, "groups": drawn, "seeds": number(results, "roles", "student", "seeds")}
+
+
+def headline(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict: a few words, and the sentence with its interval."""
+    word = at(results, "verdict", "word")
+    title = {
+        "better": "Better than its baseline",
+        "worse": "Worse than its baseline",
+        "no difference shown": "No gain over its baseline is shown",
+    }.get(word if isinstance(word, str) else "", "Measured, with no baseline to compare with")
+    sentence = at(results, "verdict", "sentence")
+    return {"title": title, "word": word if isinstance(word, str) else None, "sentence": str(sentence or "")}
+
+
+def difference_figure(
+    results: Mapping[str, Any], teacher: float | None, label: str, written: Callable[[float], str]
+) -> Figure | None:
+    """The difference between student and baseline, with its interval; teacher: how far it lies from the baseline."""
+    low, mean, high = (number(results, "verdict", "difference", name) for name in ("low", "mean", "high"))
+    if low is None or mean is None or high is None:
+        return None
+    return interval("Student against baseline", (low, mean, high), teacher, label, written)
+
+
+def smaller(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How much smaller and faster the student is than the teacher: (figure, what it is)."""
+    tiles = []
+    ours, theirs = (number(results, "roles", role, "parameters") for role in ("student", "teacher"))
+    if ours and theirs:
+        tiles.append((times(theirs / ours), f"fewer parameters than the teacher: {ours:,.0f} of {theirs:,.0f}"))
+    ours, theirs = (number(results, "roles", role, "latency_ms", "batch_1") for role in ("student", "teacher"))
+    if ours and theirs:
+        tiles.append((times(theirs / ours), f"as fast as the teacher, one at a time: {plain(ours)} ms"))
+    return tiles
+
+
+def curves(results: Mapping[str, Any]) -> list[Figure]:
+    """Loss over steps: the soft term and the hard term apart, in training and in validation."""
+    titles = {"soft_loss": "Soft term: from the teacher", "hard_loss": "Hard term: from the labels", "loss": "Loss"}
+    found: list[Figure] = []
+    for part, title in titles.items():
+        series = []
+        for role in ("student", "baseline"):
+            for name, said, dashed in ((part, "training", False), (f"eval_{part}", "validation", True)):
+                points_ = _points(items(results, "curves", role), name)
+                if part == "soft_loss" and role == "baseline":
+                    continue  # it has no teacher to learn from
+                series.append(Series(f"{role}, {said}", role, points_, dashed))
+        if any(one.points for one in series) and not (part == "loss" and found):
+            unit = "loss" if part == "loss" else "nats, before its weight"
+            drawn = lines(title, series, "step", unit)
+            found += [drawn] if drawn else []
+    return found
+
+
+def settings(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the run was made with, what was left unsaid left out."""
+    given = at(results, "settings")
+    if not isinstance(given, Mapping):
+        return []
+    texts = {str(k): v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in given.items()}
+    return [(k, short(v, MOST_SETTING)) for k, v in texts.items() if v not in ("null", "[]", "{}", "")]
+
+
+def chosen_temperature(results: Mapping[str, Any], temperatures: Sequence[float]) -> float:
+    """That of `temperatures` which is nearest to the run's, by ratio; 1 where the run does not say."""
+    wanted = temperature_of(results) or 1.0
+    return min(temperatures, key=lambda t: max(t / wanted, wanted / t))
+
+
+def _points(history: Sequence[Any], name: str) -> list[tuple[float, float]]:
+    found = [(number(line, "step"), number(line, name)) for line in history]
+    return [(step, value) for step, value in found if step is not None and value is not None]
+
+
+def _range(seeds: Sequence[float | None], written: Callable[[float], str]) -> str:
+    known = [value for value in seeds if value is not None]
+    if len(known) < 2 or written(min(known)) == written(max(known)):
+        return ""
+    return f"{written(min(known))} to {written(max(known))}"
