@@ -20,6 +20,9 @@ EVEN, SMOOTHED = 0.9, 0.01
 MISCALIBRATED = 0.05
 """Expected calibration error from which confidence misleads."""
 
+HALF = 0.5
+"""Of the gap to the teacher, below which there is more to be had."""
+
 NEVER, KNOWN, FEWEST = 0.1, 0.6, 5
 """A class that the student gets right less often than the first, the teacher more often than the second, of so many."""
 
@@ -62,23 +65,31 @@ def _of_the_verdict(results: Mapping[str, Any]) -> list[Advice]:
             "without it nobody knows what the teacher was worth."
         )
         return [Advice("warning", "There is no baseline", text)]
-    if at(results, "task") == "language":
+    writes = at(results, "task") == "language"
+    if writes:
         teacher, baseline = (number(results, "roles", role, "nll") for role in ("teacher", "baseline"))
         weaker = teacher is not None and baseline is not None and teacher >= baseline
     else:
         teacher, baseline = (number(results, "roles", role, "accuracy") for role in ("teacher", "baseline"))
         weaker = teacher is not None and baseline is not None and teacher <= baseline
-    if weaker:
+    if weaker and word != "better":
         text = (
             "It has nothing to give on this test. Distil from a better teacher, or from an ensemble: several --teacher."
         )
         return [Advice("bad", "The teacher is no better than the baseline", text)]
-    if word == "better":
+    gap = number(results, "verdict", "gap_recovered")
+    if word == "better" and (gap is None or gap >= HALF):
         return []
     more = (
         "Compare on more examples: a transfer set needs no labels, so unlabelled data of the same kind helps most. "
-        "Then try other temperatures (a small student does best between 2 and 5), a lower hard_weight, and more steps."
+        "Then let limbeck tune choose temperature and hard_weight (small students do best between 2 and 5), and train "
+        "for more steps."
     )
+    if writes:
+        more = "Compare on more text, for more steps; on what the teacher writes, if there is little."
+    if word == "better" and gap is not None:
+        text = f"It recovers {percent(gap, 0)} of what the teacher is better by. A larger student may do more. {more}"
+        return [Advice("warning", "Most of the gap to the teacher is left", text)]
     if word == "worse":
         return [Advice("bad", "The student lost by distillation", f"The teacher misleads it, or its data does. {more}")]
     return [Advice("bad", "The student does not gain over its baseline", more)]
@@ -96,8 +107,8 @@ def _of_missing_classes(results: Mapping[str, Any]) -> list[Advice]:
         return []
     named = ", ".join(short(name, 30) for name in missing[:8]) + (" …" if len(missing) > 8 else "")
     text = (
-        f"The student hardly ever says {named}, which the teacher knows. Are there examples of it in the transfer set? "
-        "Add some, without labels; where that cannot be, limbeck.match_prior raises the bias of such classes."
+        f"Of {named} it gets hardly any right, and the teacher most. Are there such examples in the transfer set? Add "
+        "some, without labels; where that cannot be, limbeck.match_prior raises the bias of such classes."
     )
     return [Advice("bad", "Classes that the student has not learned", text)]
 

@@ -307,7 +307,7 @@ def _explorer(results: Mapping[str, Any]) -> dict[str, Any] | None:
     drawn = [example for example in items(results, "examples") if _distributions(example)]
     for card, example in enumerate(drawn):
         listed = items(example, "classes")
-        if listed == list(range(int(classes or 0))):
+        if classes == len(listed) and listed == list(range(len(listed))):
             label = at(example, "label")
             examples.append(
                 {

@@ -79,7 +79,7 @@ if (explorer !== null) {
       row.append(name, cell("teacher", p[i], p[i]), cell("student", q[i], q[i]), cell("eq2", eq2[i] / most, eq2[i]), cell("eq4", (eq4[i] ?? 0) / most, eq4[i]));
       return row;
     }));
-    output.textContent = `T = ${T < 10 ? T.toFixed(2) : T.toFixed(1)}`;
+    output.textContent = `T = ${T.toFixed(2)}`;
     slider.setAttribute("aria-valuetext", output.textContent);
     const some = C > MOST ? ` The ${MOST} likeliest of ${C} classes are shown.` : "";
     const distance = norm(eq4.map((g, i) => g - eq2[i])) / norm(eq2);

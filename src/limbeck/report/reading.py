@@ -15,6 +15,9 @@ from limbeck.errors import DataError
 SCHEMA, VERSION = "limbeck.results", 1
 """What limbeck.write_results writes; said twice, because that file needs torch and this one does not."""
 
+MOST = 1e300
+"""A number beyond this is none."""
+
 ROLES = ("teacher", "student", "baseline")
 
 
@@ -57,8 +60,9 @@ def number(of: Any, *path: str) -> float | None:
     """The number that stands there; of what was measured per seed, the mean."""
     value = at(of, *path)
     value = at(value, "mean") if isinstance(value, Mapping) else value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MOST or math.isnan(value):
+        return None
+    return float(value)
 
 
 def numbers(of: Any, *path: str) -> list[float | None]:

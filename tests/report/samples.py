@@ -1,0 +1,131 @@
+"""Results to draw: of real evaluations of tiny models, and the same with a payload wherever data can speak."""
+
+import copy
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import limbeck
+
+PAYLOAD = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}"
+CLASSES, EXAMPLES = 6, 160
+
+
+class Says(nn.Module):
+    """A model whose logits for example i are row i of a table."""
+
+    def __init__(self, table: Any) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.as_tensor(table, dtype=torch.float32))
+
+    def forward(self, inputs: Any) -> Any:
+        return self.table[(inputs[:, 0, 0] * 255).round().long()]
+
+
+def results_of(classes: int, skills: dict[str, float], examples: int = EXAMPLES, **more: Any) -> dict[str, Any]:
+    """Tables of logits, right by that much; the image of example i is one pixel that says i, and a gradient."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(classes, size=examples)
+    shift = rng.normal(size=(examples, classes))
+
+    def model(skill: float, seed: int) -> Says:
+        noise = np.random.default_rng(seed).normal(size=(examples, classes))
+        return Says(shift + noise + skill * np.eye(classes)[labels])
+
+    pixels = np.zeros((examples, 8, 8), dtype=np.float32)
+    pixels[:] = np.linspace(0, 1, 8, dtype=np.float32)
+    pixels[:, 0, 0] = np.arange(examples) / 255
+    names = [f"class {c}" for c in range(classes)]
+    rows = limbeck.arrays(pixels, labels, label_names=names)
+    asked = {"student": skills["student"], "baseline": skills["baseline"]}
+    students, baselines = ([model(skill, 10 * s + i) for s in range(3)] for i, skill in enumerate(asked.values()))
+    test, held_out = rows.select(range(examples - 40)), rows.select(range(examples - 40, examples))
+    results: dict[str, Any] = limbeck.evaluate(
+        students,
+        test,
+        baseline=baselines,
+        teacher=model(skills["teacher"], 99),
+        held_out=held_out,
+        latency=False,
+        resamples=200,
+        **more,
+    )
+    return results
+
+
+@cache
+def _classifier() -> dict[str, Any]:
+    steps = range(10, 510, 10)
+    curves = {
+        "student": [{"step": s, "soft_loss": 2 / s, "hard_loss": 3 / s, "loss": 40 / s} for s in steps]
+        + [{"step": s, "eval_soft_loss": 2.5 / s, "eval_hard_loss": 3.5 / s} for s in range(100, 600, 100)],
+        "baseline": [{"step": s, "hard_loss": 4 / s} for s in steps],
+    }
+    results = results_of(CLASSES, {"teacher": 4.0, "student": 3.4, "baseline": 1.5}, curves=curves)
+    results["settings"] = {"temperature": 4.0, "soft_weight": 1.0, "hard_weight": 0.1, "data": "digits", "none": None}
+    return results
+
+
+def classifier() -> dict[str, Any]:
+    """Six classes, three seeds, every part of the page."""
+    return copy.deepcopy(_classifier())
+
+
+@cache
+def _language() -> dict[str, Any]:
+    words = ["<pad>", "<end>", "the", "cat", "dog", "sat", "ran", "on", "under", "mat", "sun", "."]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<end>")
+    records = [{"prompt": "the cat", "completion": " sat on the mat ."}, {"prompt": "the dog", "completion": " ran ."}]
+    rows = limbeck.tokenise(Dataset.from_list(records * 3), tokenizer)
+
+    def model(seed: int, hidden: int) -> Any:
+        torch.manual_seed(seed)
+        sizes = {"hidden_size": hidden, "intermediate_size": hidden, "num_attention_heads": 2, "num_hidden_layers": 1}
+        ends = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+        return LlamaForCausalLM(LlamaConfig(vocab_size=len(words), max_position_embeddings=64, **sizes, **ends))
+
+    results: dict[str, Any] = limbeck.evaluate_language(
+        model(0, 8),
+        rows,
+        teacher=model(1, 16),
+        baseline=model(2, 8),
+        tokenizer=tokenizer,
+        completions=2,
+        max_new_tokens=4,
+        resamples=100,
+    )
+    results["settings"] = {"temperature": 1.0, "data": "stories.jsonl"}
+    return results
+
+
+def language() -> dict[str, Any]:
+    """Two kinds of sentences, twelve tokens, every part of the page but the curves."""
+    return copy.deepcopy(_language())
+
+
+def hostile(results: dict[str, Any]) -> dict[str, Any]:
+    """The same with the payload in every text and every key of the settings; what makes it results is left alone."""
+
+    def spoilt(value: Any, name: str = "") -> Any:
+        if isinstance(value, dict):
+            return {key: spoilt(part, key) for key, part in value.items()}
+        if isinstance(value, list):
+            return [spoilt(part, name) for part in value]
+        if isinstance(value, str) and name not in ("schema", "task", "word", "image"):
+            return f"{value} {PAYLOAD}"
+        return value
+
+    results = spoilt(results)
+    for example in results.get("examples", []):
+        example["text"] = f"a text {PAYLOAD}"
+        example["row_id"] = PAYLOAD
+    results["settings"] |= {f"key {PAYLOAD}": PAYLOAD}
+    return results

@@ -1,0 +1,108 @@
+"""Advice: each finding from results in which one thing was made wrong, and none where nothing is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from limbeck.report.advice import advise
+
+from .samples import classifier, language
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def titles(results: dict[str, Any]) -> list[str]:
+    return [advice.title for advice in advise(results)]
+
+
+def sound() -> dict[str, Any]:
+    """Results that nothing speaks against."""
+    results = classifier()
+    results["verdict"] |= {"word": "better", "gap_recovered": {"mean": 0.8}, "seeds_resampled": True}
+    for role in results["roles"].values():
+        role["ece"] = {"mean": 0.01, "seeds": [0.01]}
+    results["roles"]["teacher"]["parameters"] = 10 * results["roles"]["student"]["parameters"]
+    results["roles"]["teacher"]["bytes"] = 10 * results["roles"]["student"]["bytes"]
+    flat = [{"step": s, "soft_loss": 0.5, "hard_loss": 0.4} for s in range(20)]
+    results["curves"] = {"student": flat + [{"step": s, "eval_soft_loss": 0.6} for s in range(6)]}
+    results["dark_knowledge"] |= {"off_top": [0.03, *[0.2] * 8], "evenness": [0.5, *[0.8] * 8]}
+    results["test"]["per_class"] = [20] * 6
+    for role in ("teacher", "student", "baseline"):
+        results["roles"][role]["correct_per_class"] = [18] * 6
+    return results
+
+
+def test_nothing_is_found_where_nothing_is():
+    (advice,) = advise(sound())
+    assert (advice.kind, advice.title) == ("good", "No objection")
+
+
+def accuracy(of: dict[str, Any], role: str, value: float) -> None:
+    of["roles"][role]["accuracy"] = {"mean": value, "seeds": [value]}
+
+
+CASES: dict[str, Change] = {
+    "There is no baseline": lambda r: r["verdict"].update(word=None),
+    "The student does not gain over its baseline": lambda r: r["verdict"].update(word="no difference shown"),
+    "The student lost by distillation": lambda r: r["verdict"].update(word="worse"),
+    "The teacher is no better than the baseline": lambda r: (
+        r["verdict"].update(word="worse"),
+        accuracy(r, "teacher", 0.01),
+    ),
+    "Most of the gap to the teacher is left": lambda r: r["verdict"].update(gap_recovered={"mean": 0.3}),
+    "Classes that the student has not learned": lambda r: r["roles"]["student"].update(
+        correct_per_class=[18, 18, 1, 18, 18, 18]
+    ),
+    "The teacher is saturated": lambda r: r["dark_knowledge"].update(off_top=[1e-4] * 6 + [0.05, 0.12, 0.4]),
+    "The teacher's other classes are all alike": lambda r: r["dark_knowledge"].update(evenness=[0.97] * 9),
+    "The teacher's confidence misleads": lambda r: r["roles"]["teacher"].update(ece={"mean": 0.08}),
+    "The student's confidence misleads": lambda r: r["roles"]["student"].update(ece={"mean": 0.2}),
+    "The labels outweigh the teacher": lambda r: r["settings"].update(hard_weight=50.0),
+    "The student was trained too long": lambda r: r["curves"].update(
+        student=[{"step": s, "eval_soft_loss": v} for s, v in enumerate((0.9, 0.5, 0.4, 0.45, 0.5))]
+    ),
+    "The student had not finished": lambda r: r["curves"].update(
+        student=[{"step": s, "soft_loss": 1 / (s + 1)} for s in range(20)]
+    ),
+    "The student is no smaller than the teacher": lambda r: r["roles"]["teacher"].update(parameters=10),
+    "The student is slower than the teacher": lambda r: [
+        r["roles"][role].update(latency_ms={"batch_1": ms}) for role, ms in (("student", 2.0), ("teacher", 1.0))
+    ],
+    "Few seeds": lambda r: r["verdict"].update(seeds_resampled=False),
+}
+
+
+@pytest.mark.parametrize("title", CASES)
+def test_one_thing_that_is_wrong_is_the_one_that_is_said(title):
+    results = sound()
+    CASES[title](results)
+    assert titles(results) == [title]
+
+
+def test_the_numbers_are_the_results():
+    results = sound()
+    results["dark_knowledge"]["off_top"] = [1e-4, 5e-4, 0.001, 0.002, 0.004, 0.01, 0.05, 0.12, 0.4]
+    (advice,) = advise(results)
+    assert "At T = 4 its targets give 0.4\u00a0%" in advice.text
+    assert "at T = 10 it would be more than a tenth" in advice.text
+    results = sound()
+    results["roles"]["student"]["correct_per_class"] = [1, 18, 18, 18, 18, 1]
+    assert "Of class 0, class 5 it gets hardly any right" in advise(results)[0].text
+
+
+def test_what_must_not_ship_comes_first():
+    results = sound()
+    results["verdict"] |= {"word": "worse", "seeds_resampled": False}
+    results["roles"]["student"]["ece"] = {"mean": 0.2}
+    assert [advice.kind for advice in advise(results)] == ["bad", "warning", "warning"]
+
+
+def test_a_draft_that_slows_the_teacher_down():
+    results = language()
+    results["draft"] |= {"speed_up": 0.4, "same": 0.75}
+    found = titles(results)
+    assert "As a draft the student slows the teacher down" in found
+    assert "The teacher wrote something else with the draft" in found
+    results["draft"] |= {"speed_up": 1.6, "same": 1.0}
+    assert not [title for title in titles(results) if "draft" in title]
