@@ -56,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "trainer": RUNS | {"checkpoints", "teachers.stored"},
     "evaluation": RUNS | {"teachers.stored", "verdict", "latency", "dark_knowledge"},
     "tuning": RUNS | {"trainer", "evaluation", "intervals"},
+    "export": {"errors", "metrics", "models", "latency", "language.model", "teachers"},
     "generation": {"models", "language.model", "language.positions"},
     "language_verdict": {"intervals"},
     "language_evaluation": RUNS | {"verdict", "latency", "intervals", "generation", "language_verdict"},

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         TargetError,
     )
     from limbeck.evaluation import compare, evaluate, predict, read_results, write_results
+    from limbeck.export import export_onnx
     from limbeck.labelled import Labelled, open
     from limbeck.labelling import label, verify
     from limbeck.language.collate import Pad
@@ -73,6 +74,7 @@ _MODULE_OF = {
     "skewed_reverse_kl total_variation",
     "errors": "CheckpointError ConfigError DataError LimbeckError ModelError ObjectiveError ShapeError TargetError",
     "evaluation": "compare evaluate predict read_results write_results",
+    "export": "export_onnx",
     "labelled": "Labelled open",
     "labelling": "label verify",
     "language.collate": "Pad",
@@ -133,6 +135,7 @@ __all__ = [
     "digits",
     "evaluate",
     "evaluate_language",
+    "export_onnx",
     "forward_kl",
     "idx",
     "jensen_shannon",

@@ -8,6 +8,7 @@
     limbeck label --data D --teacher T                 run the teacher once, for any number of students
     limbeck verify PATH                                whether a labelled transfer set is what was written
     limbeck info PATH                                  what a labelled transfer set says of itself
+    limbeck export RUN --to onnx                       a student as an ONNX file, checked
     limbeck paper EXPERIMENT                           the experiments of the 2015 paper
 
 Each command builds its parser when it is used, so that `limbeck --help` imports neither torch nor transformers.
@@ -29,6 +30,7 @@ COMMANDS = {
     "label": "run a teacher once and keep what it says, for any number of students",
     "verify": "check that a labelled transfer set is what was written",
     "info": "show what a labelled transfer set says of itself",
+    "export": "write a student as an ONNX file that predicts the same, and say what it costs",
     "paper": "run an experiment of the 2015 paper on this machine, its figures beside ours",
 }
 

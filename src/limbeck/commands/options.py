@@ -211,6 +211,15 @@ def label_parser() -> ArgumentParser:
     return parser
 
 
+@dataclass(frozen=True)
+class ExportOptions:
+    """What is written."""
+
+    int8: bool = _option(False, "write NAME.int8.onnx too, the weights of linear layers in 8 bits")
+    output_dir: str | None = _option(None, "by default the folder that the student's lies in: the run's")
+    examples: int = _option(256, "how many of --data the file is checked with")
+
+
 def distill_parser(brief: bool = False) -> ArgumentParser:
     """The parser of `limbeck distill`; brief leaves Trainer's many out, for a help that can be read."""
     groups = (
@@ -253,6 +262,17 @@ def evaluate_parser() -> ArgumentParser:
     parser = _parser("evaluate", "Measure students against a teacher and against baselines.")
     for options in (EvaluateOptions, TeacherOptions, DataOptions, LanguageOptions):
         _add(parser, options)
+    return parser
+
+
+def export_parser() -> ArgumentParser:
+    """The parser of `limbeck export`; without --data, inputs are drawn at random."""
+    parser = _parser("export", "Write a student as an ONNX file, once it is shown to predict the same.")
+    parser.add_argument("path", type=str, help="a run's folder, or that of a model")
+    parser.add_argument("--to", choices=["onnx"], default="onnx", help="the format")
+    for options in (ExportOptions, DataOptions):
+        _add(parser, options)
+    parser.set_defaults({"data": None})
     return parser
 
 

@@ -15,6 +15,7 @@ from limbeck.errors import ConfigError
 
 SETTINGS = "config.yaml"
 LEFT = {"student", "baseline", "results.json", "log.jsonl", "baseline.jsonl", SETTINGS, "checkpoints"}
+LEFT |= {"student.onnx", "student.onnx.data", "student.int8.onnx", "export.json"}  # of `limbeck export`
 
 
 def claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Path:

@@ -1,0 +1,79 @@
+"""`limbeck export`: a student as an ONNX file, checked, measured and, where asked for, in 8 bits.
+
+What is left beside the student's folder: student.onnx, student.int8.onnx, export.json (docs/export.md).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from limbeck.commands import console
+from limbeck.commands.options import DataOptions, ExportOptions, export_parser, options_of, read
+from limbeck.commands.texts import open_data, open_tokenizers, with_test
+from limbeck.errors import ConfigError, DataError
+from limbeck.evaluation import write_results
+from limbeck.export import export_onnx
+from limbeck.language.model import is_language_model
+from limbeck.students import load
+
+REPORT = "export.json"
+
+
+def run(words: list[str]) -> None:
+    """The command; `words` are its arguments."""
+    console.hush()
+    chosen = read(export_parser(), words)
+    options = options_of(ExportOptions, chosen)
+    folder = Path(chosen.path)
+    if (folder / "student").is_dir() and not (folder / "config.json").exists():
+        folder = folder / "student"
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder; give a run's, or that of a model.")
+    model, output = load(folder), Path(options.output_dir or folder.parent)
+    batch = None
+    if chosen.data and not is_language_model(model):  # which the export refuses, and says what to use
+        batch = _examples(options_of(DataOptions, chosen), str(folder), options.examples)
+    report = export_onnx(model, output / f"{folder.name}.onnx", batch, int8=options.int8)
+    write_results(report, output / REPORT)
+    console.console.print(_table(report))
+    if report["drawn"]:
+        console.say(
+            "The inputs were drawn at random; --data checks the file on examples, and counts how many are right."
+        )
+    files = [report[form]["file"] for form in ("onnx", "int8") if form in report]
+    console.say(f"{output}: {', '.join([*files, REPORT])}")
+
+
+def _examples(data: DataOptions, folder: str, most: int) -> Any:
+    """Examples of the test, from all over it."""
+    if most < 2:
+        raise ConfigError(f"--examples must be 2 or more, but is {most}.")
+    tokenizer, of_teacher = open_tokenizers(data.tokenizer, [folder], [])
+    splits = with_test(open_data(data, tokenizer, of_teacher))[0]
+    if "test" not in splits:
+        raise DataError(f"{data.data} has no test split; it has {', '.join(splits)}.")
+    test = splits["test"]
+    return test.__getitems__(list(range(0, len(test), -(-len(test) // most))))
+
+
+def _table(report: Mapping[str, Any]) -> Table:
+    """A column per form of the network."""
+    forms = {form: report[form] for form in ("torch", "onnx", "int8") if form in report}
+    what = "random inputs" if report["drawn"] else "examples"
+    table = Table(title=f"{report['examples']:,} {what}, CPU threads: {report['threads']}", title_justify="left")
+    for header in ("", *forms):
+        table.add_column(header, justify="left" if header == "" else "right")
+    lines = {
+        "bytes": [f"{of['bytes']:,}" for of in forms.values()],
+        "ms per example, batch of 1": [f"{of['latency_ms']['batch_1']:.3f}" for of in forms.values()],
+        "ms per example, batch of 32": [f"{of['latency_ms']['batch_32']:.4f}" for of in forms.values()],
+        "right": ["" if of["accuracy"] is None else f"{of['accuracy']:.2%}" for of in forms.values()],
+        "predicts as torch does": [f"{of['same_prediction']:.2%}" for of in forms.values()],
+        "largest difference of a logit": [f"{of['largest_difference']:.2g}" for of in forms.values()],
+    }
+    for line, values in lines.items():
+        if any(values):
+            table.add_row(line, *values)
+    return table

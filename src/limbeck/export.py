@@ -1,0 +1,299 @@
+"""A trained classifier as an ONNX file, checked against the network that it was made of.
+
+    report = limbeck.export_onnx(student, "runs/distill/student.onnx", batch, int8=True)
+    report["onnx"]["largest_difference"]               # of its logits from torch's
+
+What this file does not know: runs, transfer sets, words of a command line.
+"""
+
+import copy
+import inspect
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck._version import __version__
+from limbeck.errors import ConfigError, ModelError, ShapeError
+from limbeck.language.model import is_language_model
+from limbeck.latency import latency_ms, size_of
+from limbeck.metrics import NO_LABEL
+from limbeck.models import Batch, inputs_of, label_names_of, logits_of
+from limbeck.teachers import ModelTeacher
+
+SCHEMA, VERSION = "limbeck.export", 1
+
+TOLERANCE = 1e-4
+"""How far a logit of the file may be from torch's, as a share of the largest logit, or of 1 if that is less."""
+
+TIMED = (1, 32)
+"""Batch sizes that are timed."""
+SECONDS = 0.5
+
+EXAMPLES = 16
+"""How many examples are drawn where none are given."""
+
+Feed = dict[str, Tensor]
+"""The columns that the network reads, by name."""
+
+
+def export_onnx(
+    model: nn.Module, path: str | Path, batch: Batch | None = None, *, int8: bool = False, tolerance: float = TOLERANCE
+) -> dict[str, Any]:
+    """Writes a classifier as ONNX, once the file is shown to predict what the network does (docs/export.md).
+
+    model: a network as DistillTrainer takes it; a copy of it is exported, in eval mode, in float32, on the CPU.
+    path: the file. int8: also write `NAME.int8.onnx` beside it, the weights of linear layers in 8 bits.
+    batch: examples as a transfer set gathers them, at least two; columns that the network does not read are left out.
+        Without any, examples are drawn at random where the network's settings say what it reads. `labels`, where there
+        are any, serve to count how many are right.
+    tolerance: the largest difference of a logit that is let pass, as a share of the largest logit or of 1.
+
+    The batch axis is free, and so is the length of texts: the file is asked in other sizes than it was made with.
+    Returns sizes, milliseconds per example, and differences, JSON-ready. ModelError where the network cannot be
+    exported or the file's logits are not torch's, and then nothing is written; ConfigError without the extra `export`.
+    """
+    runtime = _runtime()
+    if is_language_model(model):
+        raise ModelError(
+            f"{type(model).__name__} writes text, and its ONNX file needs a cache of what it has read as inputs; save "
+            "it and use Optimum: optimum-cli export onnx --model FOLDER OUTPUT (pip install optimum-onnx)."
+        )
+    path = Path(path)
+    own: Any = copy.deepcopy(model).cpu().float().eval()
+    feed = _read_columns(own, example_batch(own) if batch is None else batch)
+    count = len(next(iter(feed.values())))
+    names = label_names_of(model)
+    labels = None if batch is None or "labels" not in batch else batch["labels"].cpu()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as made, torch.no_grad():
+        new = Path(made) / path.name
+        wanted = logits_of(own, feed)
+        opset = _write(own, feed, new)
+        ask = _session(runtime, new)
+        for part in (feed, *_other_sizes(feed)):
+            _check(logits_of(own, part), ask(part), tolerance)
+        report: dict[str, Any] = {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "limbeck": __version__,
+            "student": ModelTeacher(own).fingerprint(),
+            "inputs": {
+                name: {"type": str(x.dtype).removeprefix("torch."), "shape": _shape(x)} for name, x in feed.items()
+            },
+            "classes": wanted.shape[-1],
+            "label_names": None if names is None else list(names),
+            "opset": opset,
+            "examples": count,
+            "drawn": batch is None,
+            "tolerance": tolerance,
+            "threads": torch.get_num_threads(),
+        }
+        report["torch"] = {"bytes": size_of(own)["bytes"]} | _judged(partial(logits_of, own), feed, wanted, labels)
+        report["onnx"] = {"file": path.name, "bytes": _size(new)} | _judged(ask, feed, wanted, labels)
+        if int8:
+            small = new.with_suffix(".int8.onnx")
+            _quantise(new, small)
+            ask = _session(runtime, small)
+            report["int8"] = {"file": small.name, "bytes": _size(small)} | _judged(ask, feed, wanted, labels)
+        for old in (path, path.with_suffix(".int8.onnx")):  # none of another student may stay
+            for file in path.parent.glob(f"{old.name}*"):
+                file.unlink()
+        for file in Path(made).iterdir():
+            os.replace(file, path.parent / file.name)
+    return report
+
+
+def example_batch(model: Any, examples: int = EXAMPLES) -> dict[str, Tensor]:
+    """Random inputs of a network whose settings say what it reads: an mlp, a transformers model of text or images."""
+    drawn = torch.Generator().manual_seed(0)
+    settings: Any = getattr(model, "settings", None)
+    config: Any = getattr(model, "config", None)
+    if isinstance(settings, dict) and "sizes" in settings:
+        return {"inputs": torch.rand(examples, settings["sizes"][0], generator=drawn)}
+    main = getattr(model, "main_input_name", None)
+    if main == "input_ids" and getattr(config, "vocab_size", None):
+        length = min(16, getattr(config, "max_position_embeddings", None) or 16)
+        ids = torch.randint(config.vocab_size, (examples, length), generator=drawn)
+        lengths = torch.randint(1, length + 1, (examples, 1), generator=drawn)
+        return {"input_ids": ids, "attention_mask": (torch.arange(length) < lengths).long()}
+    if main == "pixel_values" and getattr(config, "image_size", None):
+        height, width = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
+        return {
+            "pixel_values": torch.rand(examples, getattr(config, "num_channels", 3), height, width, generator=drawn)
+        }
+    raise ConfigError(
+        f"Nothing says what {type(model).__name__} reads; give examples, such as a batch of a transfer set (on the "
+        "command line, --data)."
+    )
+
+
+def _read_columns(model: nn.Module, batch: Batch) -> Feed:
+    """The columns that the network reads, on the CPU."""
+    inputs = {name: values.cpu() for name, values in inputs_of(batch).items() if isinstance(values, Tensor)}
+    parameters = inspect.signature(model.forward).parameters
+    takes_all = any(p.kind == p.VAR_KEYWORD for p in parameters.values()) and not hasattr(model, "save_pretrained")
+    named = {name: values for name, values in inputs.items() if name in parameters}
+    feed = inputs if takes_all or not named else named
+    if not feed or len(next(iter(feed.values()))) < 2:
+        raise ShapeError("An export needs a batch of at least two examples, to see that their number is free.")
+    return feed
+
+
+class _ByPlace(nn.Module):
+    """A network that takes its columns by their place, as an exporter gives them, and returns logits."""
+
+    def __init__(self, model: nn.Module, names: tuple[str, ...]):
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, *columns: Tensor) -> Tensor:
+        """The logits of these columns."""
+        return logits_of(self.model, dict(zip(self.names, columns, strict=True)))
+
+
+def _write(model: nn.Module, feed: Feed, path: Path) -> int:
+    """Exports the network; returns the version of ONNX's operators that it uses."""
+    free = tuple({axis: size for axis, size in enumerate(_shape(x)) if isinstance(size, str)} for x in feed.values())
+    with _silent():
+        try:
+            program: Any = torch.onnx.export(
+                _ByPlace(model, tuple(feed)).eval(),
+                tuple(feed.values()),
+                input_names=list(feed),
+                output_names=["logits"],
+                dynamic_shapes=(free,),
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:  # whatever the network does that cannot be traced
+            cause = error.__cause__ or error
+            said = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+            raise ModelError(f"torch.onnx.export cannot export this {type(model).__name__}: {said}") from error
+        from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+        ClearMetadataAndDocStringPass()(program.model)  # which line of which file on this machine made each node
+        program.save(str(path))
+    return int(program.model.graph.opset_imports[""])
+
+
+def _shape(values: Tensor) -> list[int | str]:
+    """The sizes of a column's axes, by name where they are free: the batch, and the length of texts."""
+    return ["batch", *(["length"] if _is_text(values) else []), *values.shape[1 + _is_text(values) :]]
+
+
+def _is_text(values: Tensor) -> bool:
+    return values.ndim == 2 and not values.is_floating_point()
+
+
+def _other_sizes(feed: Feed) -> list[Feed]:
+    """The same examples one alone, all twice, and texts of half the length."""
+    parts = [{name: x[:1] for name, x in feed.items()}, {name: torch.cat([x, x]) for name, x in feed.items()}]
+    lengths = {x.shape[1] for x in feed.values() if _is_text(x)}
+    if lengths and (half := max(lengths) // 2):
+        padded_left = "attention_mask" in feed and not bool(feed["attention_mask"][:, 0].all())
+        kept = slice(-half, None) if padded_left else slice(half)
+        parts.append({name: x[:, kept] if _is_text(x) else x for name, x in feed.items()})
+    return parts
+
+
+def _check(wanted: Tensor, said: Tensor, tolerance: float) -> None:
+    """ModelError where logits are not those that are wanted, or another class comes out that was not level with it."""
+    if wanted.shape != said.shape:
+        raise ModelError(f"The ONNX file gives logits {list(said.shape)} where torch gives {list(wanted.shape)}.")
+    allowed = tolerance * max(1.0, float(wanted.abs().max()))
+    apart = _largest_difference(said, wanted)
+    if not apart <= allowed:  # nan too
+        raise ModelError(
+            f"The ONNX file's logits are {apart:.2g} from torch's, and {allowed:.2g} is let pass, so nothing was "
+            "written. Does the network draw random numbers, or depend on the values of its inputs?"
+        )
+    top = wanted.amax(-1) - wanted.gather(-1, said.argmax(-1, keepdim=True)).squeeze(-1)
+    if bool((top > 2 * allowed).any()):
+        raise ModelError("The ONNX file predicts other classes than torch does, so nothing was written.")
+
+
+def _largest_difference(said: Tensor, wanted: Tensor) -> float:
+    return float((said - wanted).abs().max())
+
+
+def _judged(ask: Callable[[Feed], Tensor], feed: Feed, wanted: Tensor, labels: Tensor | None) -> dict[str, Any]:
+    """What is said of these examples against torch, how much of it is right, and what it costs."""
+    said = ask(feed)
+    predicted, accuracy = said.argmax(-1), None
+    if labels is not None and labels.shape == predicted.shape and bool((known := labels != NO_LABEL).any()):
+        accuracy = float((predicted == labels)[known].double().mean())
+    timed = {n: {name: x[torch.arange(n) % len(x)] for name, x in feed.items()} for n in TIMED}
+    return {
+        "largest_difference": _largest_difference(said, wanted),
+        "same_prediction": float((predicted == wanted.argmax(-1)).double().mean()),
+        "accuracy": accuracy,
+        "latency_ms": {f"batch_{n}": latency_ms(ask, part, n, SECONDS) for n, part in timed.items()},
+    }
+
+
+def _session(runtime: Any, path: Path) -> Callable[[Feed], Tensor]:
+    """The file as a function of columns, on as many threads as torch has here."""
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    read = [one.name for one in session.get_inputs()]
+
+    def ask(feed: Feed) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {name: feed[name].numpy() for name in read})[0])
+
+    return ask
+
+
+def _quantise(path: Path, small: Path) -> None:
+    """Dynamic quantisation: weights of matrix products in 8 bits, one scale per tensor; the rest stays as it is."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(str(path))
+    del model.graph.value_info[:]  # shapes that were inferred, wrong once the weights are turned round
+    products = ["MatMul", "Gemm"]
+    with _silent():
+        quantize_dynamic(model, str(small), weight_type=QuantType.QInt8, op_types_to_quantize=products)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file and of the weights that ONNX keeps beside it where they are many."""
+    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+
+
+def _runtime() -> Any:
+    for needed in ("onnx", "onnxscript", "onnxruntime"):
+        if find_spec(needed) is None:
+            raise ConfigError(
+                f"An export needs onnx, onnxscript and onnxruntime, and {needed} is not installed; "
+                "pip install 'limbeck[export]'."
+            )
+    return import_module("onnxruntime")
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the exporter's notes on what it was not installed with."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root", "")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
