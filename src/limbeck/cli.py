@@ -1,6 +1,6 @@
 """The command `limbeck`: text becomes objects here, and only here.
 
-    limbeck demo                                       see distillation work, in a minute and a half
+    limbeck demo                                       see distillation work; on text with --language
     limbeck distill --data D --teacher T --student S   train a student; without --teacher, on labels alone
     limbeck tune --data D --teacher T --student S      find the temperature and the weight of the labels
     limbeck evaluate --data D --student S              measure students against a teacher and baselines
@@ -22,7 +22,7 @@ from limbeck._version import __version__
 from limbeck.errors import LimbeckError
 
 COMMANDS = {
-    "demo": "see distillation work on handwritten digits, in a minute and a half",
+    "demo": "see distillation work on handwritten digits, in a minute and a half; --language: on text, in three",
     "distill": "train a small model to behave like a big one; without --teacher, train it on labels",
     "tune": "find the temperature and the weight of the labels, on examples that are held out",
     "evaluate": "measure students against a teacher and against baselines",

@@ -16,8 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sklearn.model_selection import StratifiedKFold
 from torch import nn
 
-from limbeck.commands.console import LogFile, console, print_results, quiet, say
+from limbeck.commands.console import LogFile, console, hush, print_results, quiet, say
+from limbeck.commands.demo_language import demonstrate_language
 from limbeck.commands.options import new_parser, read
+from limbeck.errors import ConfigError
 from limbeck.evaluation import Predictions, compare, predict, write_results
 from limbeck.objective import Objective
 from limbeck.students import mlp, save
@@ -33,21 +35,39 @@ DISTILLED = Objective(temperature=4.0, hard_weight=0.5)
 
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
-    parser = new_parser("demo", "See distillation work, on handwritten digits.")
-    parser.add_argument("--output_dir", type=str, default="runs/demo", help="where student, results and log are left")
+    parser = new_parser("demo", "See distillation work, on handwritten digits or, with --language, on text.")
+    parser.add_argument("--language", action="store_true", help="a language model, on the text of Python's reference")
+    parser.add_argument(
+        "--output_dir", type=str, help="where student, results and log are left: runs/demo, or runs/demo_language"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="how many times each student is trained")
     chosen = read(parser, words)
-    folder = Path(chosen.output_dir)
+    if chosen.seeds < 1:
+        raise ConfigError(f"--seeds must be 1 or more, but is {chosen.seeds}.")
+    folder = Path(chosen.output_dir or ("runs/demo_language" if chosen.language else "runs/demo"))
     folder.mkdir(parents=True, exist_ok=True)
+    (_of_language if chosen.language else _of_digits)(folder, chosen.seeds)
+
+
+def _of_digits(folder: Path, seeds: int) -> None:
     torch.set_num_threads(1)  # the nets are so small that a second thread costs more than it gives
     gc.freeze()  # Trainer collects garbage at every start, and need not look at the libraries each time
     say(f"Teacher: {MEMBERS} nets that have seen every label. Student: a small net that may see {LABELS} labels.")
-    few, every = demonstrate(folder, chosen.seeds)
-    names = {"teacher": "teacher", "student": "distilled", "baseline": "labels alone"}
+    few, every = demonstrate(folder, seeds)
+    names = {"student": "distilled", "baseline": "labels alone"}
     for results, what in ((every, "every label"), (few, f"{LABELS} labels")):
         say(f"\nThe student may use {what}, and every image:")
         print_results(results, names)
     say(f"\n{folder}: student, results.json, results_every_label.json, log.jsonl")
+
+
+def _of_language(folder: Path, seeds: int) -> None:
+    hush()
+    say("Teacher: a Llama that reads bytes. Student: half as deep and half as wide. Text: the reference of Python.")
+    results = demonstrate_language(folder, seeds)
+    say("\nOn topics that none of them was trained on:")
+    print_results(results, {"student": "distilled", "baseline": "text alone"})
+    say(f"\n{folder}: student, results.json, log.jsonl")
 
 
 def demonstrate(folder: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any]]:

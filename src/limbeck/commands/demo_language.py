@@ -1,0 +1,178 @@
+"""`limbeck demo --language`: a language model distilled, on text that every Python ships: its own reference.
+
+The teacher, a small Llama that reads bytes, has learned from the text. Two students half as deep and half as wide,
+from the same initial weights and in the same steps: the baseline learns from the text, the distilled one from the
+teacher's soft targets. Both are measured on topics that nobody was trained on; several seeds.
+
+What this file does not know: how the command is called, how results are printed.
+"""
+
+import copy
+import gc
+import random
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
+
+from limbeck.commands.console import LogFile, Progress, quiet, say, say_plan
+from limbeck.errors import DataError
+from limbeck.evaluation import write_results
+from limbeck.language.examples import tokenise
+from limbeck.language_evaluation import evaluate_language
+from limbeck.objective import Objective
+from limbeck.students import save
+from limbeck.trainer import DistillConfig, DistillTrainer
+
+TEACHER = {
+    "num_hidden_layers": 4,
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
+STUDENT = {name: size // 2 for name, size in TEACHER.items()}
+LENGTH, BATCH = 128, 8
+TEACHER_STEPS, STUDENT_STEPS = 800, 300
+TEACHER_RATE, STUDENT_RATE = 4e-3, 5e-3
+ON_TEXT = Objective(soft_weight=0.0, hard_weight=1.0)
+DISTILLED = Objective(temperature=1.0)
+
+
+def demonstrate_language(folder: Path, seeds: int) -> dict[str, Any]:
+    """Trains a teacher, and per seed both students; leaves student, log.jsonl and results.json, and returns those."""
+    torch.set_num_threads(1)  # as for the other demo: the nets are small
+    gc.freeze()  # Trainer collects garbage at every start, and need not look at the libraries each time
+    tokenizer = ByT5Tokenizer(extra_ids=0)  # a token is a byte: it needs no file
+    rows = topics(tokenizer)
+    torch.manual_seed(1000)
+    teacher = _llama(TEACHER, tokenizer)
+    say(f"Teacher: {sum(p.numel() for p in teacher.parameters()):,} parameters, {TEACHER_STEPS} steps on the text.")
+    _fit("teacher", teacher, None, ON_TEXT, rows, _config(folder, TEACHER_STEPS, TEACHER_RATE, seed=1000))
+    students, baselines = [], []
+    log: list[dict[str, Any]] = []
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        distilled = _llama(STUDENT, tokenizer)
+        baseline = copy.deepcopy(distilled)
+        config = _config(folder, STUDENT_STEPS, STUDENT_RATE, seed)
+        if seed == 0:
+            say_plan(distilled, teacher, DISTILLED, rows, config)
+        name = f"seed {seed + 1} of {seeds}"
+        logged = folder / "log.jsonl" if seed == 0 else None
+        curve = _fit(f"distilled, {name}", distilled, teacher, DISTILLED, rows, config, logged)
+        log = log or curve
+        _fit(f"text alone, {name}", baseline, None, ON_TEXT, rows, config)
+        students.append(distilled)
+        baselines.append(baseline)
+    save(students[0], folder / "student", tokenizer=tokenizer)
+    results = evaluate_language(
+        students,
+        rows["test"],
+        teacher=teacher,
+        baseline=baselines,
+        tokenizer=tokenizer,
+        curves={"student": log},
+        batch_size=32,
+    )
+    results["settings"] = {"temperature": DISTILLED.temperature, "hard_weight": DISTILLED.hard_weight} | {
+        "seeds": seeds,
+        "teacher_steps": TEACHER_STEPS,
+        "steps": STUDENT_STEPS,
+    }
+    write_results(results, folder / "results.json")
+    return results
+
+
+def topics(tokenizer: Any) -> dict[str, Any]:
+    """ "train" and "test": rows of Python's reference, a tenth of its topics for the test.
+
+    Topics repeat each other's paragraphs. Each is kept once, so that nothing of the test was trained on.
+    """
+    try:
+        from pydoc_data.topics import topics as texts
+    except ImportError as error:
+        raise DataError(
+            "The text of this demo is pydoc_data.topics, which this Python comes without; use one with its whole "
+            "standard library, or see `limbeck demo`."
+        ) from error
+    seen: set[str] = set()
+    kept: dict[str, list[str]] = {}
+    for name in sorted(texts):
+        kept[name] = []
+        for paragraph in texts[name].split("\n\n"):
+            words = " ".join(paragraph.split())  # however it is indented there
+            if words and words not in seen:
+                kept[name].append(paragraph)
+                seen.add(words)
+    names = list(kept)
+    random.Random(0).shuffle(names)
+    tested = -(-len(names) // 10)
+    made = {}
+    for part, of in (("train", names[tested:]), ("test", names[:tested])):
+        records = [{"text": text} for name in of for text in _records(kept[name])]
+        made[part] = tokenise(Dataset.from_list(records), tokenizer, max_length=LENGTH)
+    return made
+
+
+def _records(paragraphs: list[str]) -> list[str]:
+    """Whole paragraphs, as many as LENGTH tokens hold with the end; a longer one is cut between words."""
+    records = [""]
+    for paragraph in (f"{text}\n\n" for text in paragraphs):
+        fits = len(paragraph.encode()) < LENGTH
+        for part in [paragraph] if fits else re.split(r"(?<=\s)(?=\S)", paragraph):
+            if len((records[-1] + part).encode()) >= LENGTH:
+                records.append("")
+            records[-1] += part
+    return [text for record in records if (text := record.strip("\n"))]
+
+
+def _llama(sizes: Mapping[str, int], tokenizer: Any) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        **sizes,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=LENGTH,
+        tie_word_embeddings=True,
+        initializer_range=0.1,  # for models this narrow: with the usual 0.02 they take hundreds of steps to wake up
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def _config(folder: Path, steps: int, rate: float, seed: int) -> DistillConfig:
+    return DistillConfig(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=BATCH,
+        learning_rate=rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=steps // 10,
+        seed=seed,
+        logging_steps=10,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+
+
+def _fit(
+    what: str,
+    student: nn.Module,
+    teacher: Any,
+    objective: Objective,
+    rows: Mapping[str, Any],
+    config: DistillConfig,
+    logged: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Trains; returns the log, and writes it where it is to be kept."""
+    callbacks = [Progress(what), *([LogFile(logged)] if logged else [])]
+    trainer = DistillTrainer(student, teacher, objective, config, train_dataset=rows["train"], callbacks=callbacks)
+    quiet(trainer).train()
+    history: list[dict[str, Any]] = trainer.state.log_history
+    return history
