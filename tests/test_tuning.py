@@ -3,12 +3,14 @@
 import gc
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from scipy import stats
 from torch import nn
 from transformers import set_seed
@@ -24,6 +26,8 @@ from limbeck import (
     mlp,
     tune,
 )
+from limbeck.cli import main
+from limbeck.students import save
 from limbeck.transfer import digits, jitter
 from limbeck.tuning import plot
 
@@ -218,3 +222,61 @@ def test_the_plot_draws_a_line_per_weight_and_what_was_not_measured_is_left_out(
     text = re.sub(r"\s+", " ", (tmp_path / "a.svg").read_text())
     assert "hard_weight 0.5" in text
     assert "NLL of held-out labels, nats" in text
+
+
+OWN_DATA = """
+import torch
+from limbeck.transfer import TransferSet, digits
+
+class Sealed:
+    def __len__(self):
+        return 50
+    def gather(self, rows):
+        raise AssertionError("the test was read")
+
+def data():
+    rest, part = digits().split(0.3, seed=0)
+    ids = torch.arange(5000, 5050)
+    return {"train": part, "test": TransferSet({"inputs": Sealed()}, ids % 10, num_classes=10, row_ids=ids)}
+"""
+
+
+def test_the_command_leaves_the_settings_to_train_with_and_never_reads_the_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("sealed.py").write_text(OWN_DATA)
+    torch.manual_seed(7)
+    save(mlp([64, 10]), "teacher")
+    same = ["--data", "sealed:data", "--teacher", "teacher", "--hidden", "8", "--max_steps", "3", "--seed", "4"]
+    grid = ["--temperatures", "1", "4", "--hard_weights", "0.5", "--seeds", "1", "--learning_rate", "0.01"]
+    assert main(["tune", *same, *grid, "--output_dir", "tuned"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "chosen by nll, on 54 examples" in out
+    assert "limbeck distill --config tuned/distill.yaml --output_dir runs/distill" in out
+    found = json.loads(Path("tuned/tune.json").read_text())
+    assert [(t["temperature"], t["hard_weight"], t["seed"]) for t in found["trials"]] == [(1, 0.5, 4), (4, 0.5, 4)]
+    best = found["best"]
+    assert f"Best by nll: T = {best['temperature']:g}, hard_weight 0.5." in out
+
+    settings = yaml.safe_load(Path("tuned/distill.yaml").read_text())
+    assert (settings["temperature"], settings["hard_weight"]) == (best["temperature"], 0.5)
+    assert (settings["hidden"], settings["max_steps"], settings["learning_rate"]) == ([8], 3, 0.01)
+    data = ["--data", "digits", "--validation", "0.1", "--save_strategy", "no"]  # of which the test can be read
+    assert main(["distill", "--config", "tuned/distill.yaml", *data, "--output_dir", "run"]) == 0
+    again = json.loads(Path("run/results.json").read_text())["settings"]
+    assert {name: again[name] for name in ("temperature", "hard_weight", "teacher")} == {
+        name: settings[name] for name in ("temperature", "hard_weight", "teacher")
+    }
+
+    for words, said in (
+        (["--data", "digits"], "Without a teacher there is no temperature to choose"),
+        ([*same, "--validation", "0"], "--validation must be above 0"),
+        (
+            [*same, *grid, "--output_dir", "tuned", "--hidden", "9"],
+            "tuned was begun with student MLP of 610 parameters",
+        ),
+    ):
+        assert main(["tune", *words]) == 1
+        assert said in " ".join(capsys.readouterr().err.split())

@@ -124,7 +124,7 @@ def _table(found: Mapping[str, Any]) -> Table:
     """A line per candidate, the best first among those of as many seeds."""
     measure, best = found["measure"], found["best"]
     table = Table(
-        title=f"chosen by {measure}, on {found['settings']['validation'].split(',')[0]}", title_justify="left"
+        title=f"chosen by {measure}, on {found['settings']['validation'].rsplit(',', 1)[0]}", title_justify="left"
     )
     shown = [name for name in MEASURES if name in best]
     for header in ("T", "hard_weight", "seeds", *shown, "against the best"):
