@@ -297,9 +297,9 @@ class SparseTargets(_Rows):
         if k == classes:
             return cls(ids, top, classes, made_at=temperature)
         others = log_probs.scatter(-1, ids, -torch.inf)
-        there = others != -torch.inf
-        tail_classes = there.sum(-1)
-        tail_mean = torch.where(there, others, 0.0).sum(-1) / tail_classes.clamp(min=1)
+        none = others == -torch.inf
+        tail_classes = classes - none.sum(-1)
+        tail_mean = others.masked_fill(none, 0.0).sum(-1) / tail_classes.clamp(min=1)
         return cls(ids, top, classes, others.logsumexp(-1), tail_mean, temperature, tail_classes)
 
     @property

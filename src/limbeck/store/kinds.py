@@ -28,7 +28,7 @@ from limbeck.divergences import forward_kl
 from limbeck.errors import ConfigError, DataError, ShapeError, TargetError
 from limbeck.targets import DenseTargets, Head, HiddenTargets, SampledTargets, SoftTargets, SparseTargets
 
-_CHUNK = 2**24  # logits worked on at once: 64 MB in float32, of which a few copies are made
+_CHUNK = 2**21  # logits worked on at once: few enough that the copies stay in memory that is warm
 
 
 class Column(NamedTuple):
