@@ -243,3 +243,20 @@ def test_what_cannot_work_is_refused_before_training(teacher: str, make_tokenize
         assert code == 1, words
         assert said in err, err
     assert not Path("run").exists()
+
+
+def test_tune_measures_what_distill_then_trains(teacher: str, limbeck_says: Any) -> None:
+    data = _jsonl("pairs.jsonl", PAIRS)
+    run = ["--data", data, "--teacher", teacher, "--student", "take_layers:2", *QUICK]
+    grid = ["--temperatures", "1", "3", "--hard_weights", "0.5", "--seeds", "1"]
+    code, out, err = limbeck_says("tune", *run, *grid, "--output_dir", "tuned")
+    assert (code, err) == (0, "")
+    assert "Examples: 49 train, 5 validation; the test is not looked at." in out
+    best = json.loads(Path("tuned/tune.json").read_text())["best"]
+    evaluated = ["--eval_strategy", "steps", "--eval_steps", "4"]
+    assert limbeck_says("distill", "--config", "tuned/distill.yaml", *evaluated, "--output_dir", "run")[0] == 0
+    logged = next(
+        line for line in map(json.loads, Path("run/log.jsonl").read_text().splitlines()) if "eval_nll" in line
+    )
+    for name in ("nll", "accuracy", "forward_kl"):
+        assert best[name]["mean"] == pytest.approx(logged[f"eval_{name}"], rel=1e-5)
