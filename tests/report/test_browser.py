@@ -76,6 +76,9 @@ def test_it_fits(browser, pages, name, width):
     """Nothing scrolls sideways but what is made to; the text of the plots is no smaller than 8 px."""
     opened(browser, pages[name], width)
     assert js(browser, "return document.documentElement.scrollWidth") <= width
+    assert js(
+        browser, "const t = document.querySelector('.measures'); return t.offsetWidth <= t.parentNode.clientWidth"
+    )
     smallest = js(
         browser,
         "return Math.min(...[...document.querySelectorAll('svg text')].map("

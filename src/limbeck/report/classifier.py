@@ -45,8 +45,8 @@ MEASURES: list[tuple[str, list[Line]]] = [
             ("same answer", ("to_teacher", "agreement"), lambda v: percent(v, 2), 1),
             ("where the teacher is right", ("to_teacher", "agreement_where_teacher_right"), lambda v: percent(v, 2), 1),
             ("where the teacher is wrong", ("to_teacher", "agreement_where_teacher_wrong"), lambda v: percent(v, 2), 0),
-            ("KL(teacher‖model), nats", ("to_teacher", "forward_kl"), digits, -1),
-            ("KL(model‖teacher), nats", ("to_teacher", "reverse_kl"), digits, -1),
+            ("KL(teacher‖\u200bmodel), nats", ("to_teacher", "forward_kl"), digits, -1),
+            ("KL(model‖\u200bteacher), nats", ("to_teacher", "reverse_kl"), digits, -1),
         ],
     ),
     (

@@ -33,8 +33,8 @@ MEASURES: list[tuple[str, list[Line]]] = [
     (
         "Likeness to the teacher",
         [
-            ("KL(teacher‖model), nats", ("to_teacher", "forward_kl"), digits, -1),
-            ("KL(model‖teacher), nats", ("to_teacher", "reverse_kl"), digits, -1),
+            ("KL(teacher‖\u200bmodel), nats", ("to_teacher", "forward_kl"), digits, -1),
+            ("KL(model‖\u200bteacher), nats", ("to_teacher", "reverse_kl"), digits, -1),
             ("same likeliest token", ("to_teacher", "agreement"), lambda v: percent(v, 2), 1),
             ("accepted as a draft", ("to_teacher", "acceptance"), lambda v: percent(v, 2), 1),
         ],

@@ -22,8 +22,8 @@ def plain(value: float) -> str:
         return "0"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    digits = f"{value:.3g}"
-    return (digits if "e" not in digits else f"{value:.2e}").replace("-", "\u2212")
+    text = f"{value:.3g}"
+    return (text if "e" not in text else f"{value:.2e}").replace("-", "\u2212")
 
 
 def digits(value: float) -> str:
