@@ -26,6 +26,9 @@ LIKELIEST = 10
 """Of so many classes the mean target is kept where there are more than are kept in full."""
 
 
+OVER_T = ("entropy", "off_top", "evenness", "student_soft", "untrained_soft")
+
+
 class DarkKnowledge:
     """Sums over examples, float64; K temperatures, C classes.
 
@@ -41,31 +44,34 @@ class DarkKnowledge:
     def add(self, log_p: Tensor, log_q: Tensor, labels: Tensor) -> None:
         """log_p, log_q `[n, C]`: of teacher and student at T = 1. labels `[n]`: -100 is no label."""
         classes = log_p.shape[-1]
+        if not self.sums:
+            self.sums = _zeros(classes)
         top = log_p.argmax(-1)
-        found: dict[str, list[Tensor]] = {}
-        for temperature in TEMPERATURES:
+        rows, found = top.cpu(), []
+        for k, temperature in enumerate(TEMPERATURES):
             p = (log_p / temperature).softmax(-1)
             off = p.scatter(-1, top[:, None], 0.0)  # [n, C]
             off_top = off.sum(-1)
             among = torch.special.entr(off / off_top.clamp(min=1e-30)[:, None]).sum(-1)
-            for name, values in {
-                "targets": p.new_zeros(classes, classes).index_add_(0, top, p),
-                "entropy": torch.special.entr(p).sum(-1).sum(),
-                "off_top": off_top.sum(),
-                "evenness": (among / math.log(max(classes - 1, 2))).sum(),
-                "student_soft": temperature * ((log_q / temperature).softmax(-1) - p).norm(dim=-1).sum(),
-                "untrained_soft": temperature * (1 / classes - p).norm(dim=-1).sum(),
-            }.items():
-                found.setdefault(name, []).append(values)
+            values = (
+                torch.special.entr(p).sum(-1),
+                off_top,
+                among / math.log(max(classes - 1, 2)),
+                temperature * ((log_q / temperature).softmax(-1) - p).norm(dim=-1),
+                temperature * (1 / classes - p).norm(dim=-1),
+            )
+            found.append(torch.stack(values).sum(-1))
+            # a few rows of [C, C] are touched in place, and never all of it
+            torch.from_numpy(self.sums["targets"][k]).index_add_(0, rows, p.cpu().double())
+        for name, sums in zip(OVER_T, torch.stack(found, 1).cpu().double().numpy(), strict=True):
+            self.sums[name] += sums
         with_label = labels != NO_LABEL
         q, right = log_q[with_label].softmax(-1), labels[with_label][:, None]
         hard = (q - torch.zeros_like(q).scatter_(-1, right, 1.0)).norm(dim=-1).sum()
-        sums = {name: torch.stack(values).cpu().double().numpy() for name, values in found.items()}
-        sums["student_hard"] = hard.cpu().double().numpy()
-        sums["untrained_hard"] = np.array(len(q) * math.sqrt(1 - 1 / classes))
-        sums["count"] = torch.bincount(top, minlength=classes).cpu().double().numpy()
-        sums["labelled"] = np.array(float(len(q)))
-        self.sums = _total([self.sums, sums]) if self.sums else sums
+        self.sums["student_hard"] += float(hard)
+        self.sums["untrained_hard"] += len(q) * math.sqrt(1 - 1 / classes)
+        self.sums["labelled"] += len(q)
+        self.sums["count"] += np.bincount(rows.numpy(), minlength=classes)
 
 
 def means_of(parts: Sequence[Mapping[str, np.ndarray]], most_drawn: int) -> dict[str, Any]:
@@ -104,3 +110,10 @@ def means_of(parts: Sequence[Mapping[str, np.ndarray]], most_drawn: int) -> dict
 
 def _total(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.sum([part[name] for part in parts], 0) for name in parts[0]}
+
+
+def _zeros(classes: int) -> dict[str, np.ndarray]:
+    shapes: dict[str, tuple[int, ...]] = {name: (len(TEMPERATURES),) for name in OVER_T}
+    shapes |= {"targets": (len(TEMPERATURES), classes, classes), "count": (classes,)}
+    shapes |= dict.fromkeys(("student_hard", "untrained_hard", "labelled"), ())
+    return {name: np.zeros(shape) for name, shape in shapes.items()}

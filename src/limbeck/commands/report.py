@@ -21,7 +21,7 @@ def run(words: list[str]) -> None:
 
 
 def page_of(results: Path) -> Path:
-    """Where the page of these results goes: report.html for a folder or results.json, report_x.html for results_x.json."""
+    """report.html in a folder or beside results.json; report_x.html beside results_x.json."""
     if results.is_dir():
         return results / "report.html"
     name = results.stem if "results" in results.stem else f"results_{results.stem}"

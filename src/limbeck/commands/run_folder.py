@@ -14,7 +14,7 @@ from limbeck.commands.options import RunOptions
 from limbeck.errors import ConfigError
 
 SETTINGS = "config.yaml"
-LEFT = {"student", "baseline", "results.json", "log.jsonl", "baseline.jsonl", SETTINGS, "checkpoints"}
+LEFT = {"student", "baseline", "results.json", "report.html", "log.jsonl", "baseline.jsonl", SETTINGS, "checkpoints"}
 LEFT |= {"student.onnx", "student.onnx.data", "student.int8.onnx", "export.json"}  # of `limbeck export`
 
 
