@@ -22,7 +22,8 @@ INK = (83, 116, 232)
 STRONGEST = 0.55
 """Opacity of the largest value: ink on it can still be read."""
 
-SIDE, EDGE = 360, 46
+SIDE, EDGE, MOST_EDGE, CHARACTER = 360, 46, 104, 6.4
+"""Pixels: of the drawing, the room for names of up to three characters, the most of it, and of one character more."""
 
 
 def heat_map(
@@ -58,21 +59,24 @@ def _drawn(
     written: Callable[[float], str],
     in_cell: Callable[[float], str],
 ) -> Markup:
-    cell = (SIDE - EDGE - 4) / len(values)
-    every = 1 if len(values) <= 20 else 2
+    longest = max(len(name) for name in names)
+    edge = min(MOST_EDGE, EDGE + CHARACTER * max(0, longest - 3))
+    cell = (SIDE - edge - 4) / len(values)
+    fits, every = int((edge - 24) / CHARACTER), 1 if len(values) <= 20 else 2
+    upright = longest * CHARACTER > cell * every
     parts = []
     for i, row in enumerate(values):
-        y = EDGE + i * cell
+        y, middle = edge + i * cell, edge + (i + 0.5) * cell
         if i % every == 0:
-            fits = short(names[i], 6)
-            parts.append(text(EDGE - 5, y + cell / 2 + 3.5, fits, "tick", "end"))
+            name = short(names[i], fits)
+            parts.append(text(edge - 5, y + cell / 2 + 3.5, name, "tick", "end"))
             parts.append(
-                text(EDGE + (i + 0.5) * cell, EDGE - 6, short(names[i], max(2, int(cell / 5))), "tick", "middle")
+                _turned(middle + 3.5, edge - 6, name) if upright else text(middle, edge - 6, name, "tick", "middle")
             )
         for j, value in enumerate(row):
             if value is None:
                 continue
-            x, share = EDGE + j * cell, 0.0 if i == j else STRONGEST * (max(0.0, value) / most) ** 0.5
+            x, share = edge + j * cell, 0.0 if i == j else STRONGEST * (max(0.0, value) / most) ** 0.5
             parts.append(
                 Markup(
                     '<rect class="cell{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" '
@@ -86,10 +90,15 @@ def _drawn(
             if len(values) <= MOST_WRITTEN and (i == j or value >= 0.005 * most):
                 kind = "in-cell same" if i == j else "in-cell"
                 parts.append(text(x + cell / 2, y + cell / 2 + 3, in_cell(value), kind, "middle"))
-    parts.append(text((EDGE + SIDE) / 2, 12, column_label, "label", "middle"))
+    parts.append(text((edge + SIDE) / 2, 12, column_label, "label", "middle"))
     turned = Markup('<text class="label" text-anchor="middle" transform="translate(9 {:.1f}) rotate(-90)">{}</text>')
-    parts.append(turned.format((EDGE + SIDE) / 2, row_label))
+    parts.append(turned.format((edge + SIDE) / 2, row_label))
     return svg(f"{title}: {len(values)} classes, {row_label} against {column_label}", parts, SIDE, SIDE)
+
+
+def _turned(x: float, y: float, words: str) -> Markup:
+    """A line of text that is read upwards."""
+    return Markup('<text class="tick" transform="translate({:.1f} {:.1f}) rotate(-90)">{}</text>').format(x, y, words)
 
 
 def _picture(
