@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from limbeck.store.columns import Digest, Kept, kept_as, to_arrow, to_numpy
+from limbeck.errors import DataError
+from limbeck.store.columns import Chunks, Digest, Kept, kept_as, to_arrow, to_numpy
 
 SHAPES: list[tuple[int | None, ...]] = [(), (3,), (2, 4), (None,), (None, 3)]
 DTYPES = ["uint8", "int16", "int32", "int64", "float16", "float32", "float64", "bool"]
@@ -33,6 +34,17 @@ def test_what_goes_in_comes_out(shape: tuple[int | None, ...], dtype: str) -> No
     starts = ends - (1 if lengths is None else lengths)
     expected = np.concatenate([values[starts[i] : ends[i]] for i in (2, 3, 0)])
     assert np.array_equal(found, expected)
+    chosen, chosen_lengths = Chunks(cut.column("column"), kept).at(np.array([2, 0, 2]))  # rows 0, 2 and 0
+    expected = np.concatenate([values[starts[i] : ends[i]] for i in (0, 2, 0)])
+    assert chosen.dtype == values.dtype
+    assert np.array_equal(chosen, expected)
+    assert lengths is None or np.array_equal(chosen_lengths, lengths[[0, 2, 0]])
+
+
+def test_rows_without_a_value_are_refused() -> None:
+    for column, kept in ((pa.array([1, None]), Kept("int64")), (pa.array([[1], None]), Kept("int64", (None,)))):
+        with pytest.raises(DataError, match="rows without a value"):
+            Chunks(pa.chunked_array([column]), kept)
 
 
 def test_columns_that_are_in_arrow_are_kept_as_they_are() -> None:

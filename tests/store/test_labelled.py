@@ -3,6 +3,7 @@
 Oracles: the transfer set's own batches, and the teacher asked again about the rows that are read.
 """
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,26 @@ def test_sets_of_one_teacher_are_joined(tmp_path: Path) -> None:
     other = limbeck.label(network(1), later, tmp_path / "other", "dense", dtype="float32")
     with pytest.raises(DataError, match=r"other was labelled otherwise than this teacher's:\n  teacher: stored"):
         both.joined(other)
+
+
+def test_rows_with_the_same_ids_are_told_apart(tmp_path: Path) -> None:
+    """Two sets that both number their rows from 1000; shuffled, an id does not tell which is meant."""
+    other = limbeck.label(network(), images(50, seed=3), tmp_path / "other", "dense", dtype="float32")
+    both = exact(tmp_path / "set").joined(other)
+    mixed = both.with_dataset(both.dataset.shuffle(seed=1))
+    places = list(range(100))
+    images_of_both = torch.cat([images(50, seed).__getitems__(range(50))["inputs"] for seed in (0, 3)])
+    order = torch.from_numpy(np.random.default_rng(1).permutation(100))  # datasets' own
+    assert torch.equal(mixed.__getitems__(places)["inputs"], images_of_both[order])
+    assert_said_by(ModelTeacher(network()), mixed, places)
+
+
+def test_a_set_that_was_read_is_sent_to_a_worker_without_its_rows(tmp_path: Path) -> None:
+    part = exact(tmp_path / "set").split(0.5)[1]
+    batch = part.__getitems__([3, 1])
+    sent = pickle.dumps(part)
+    assert (batch["inputs"][0] * 255).round().to(torch.uint8).numpy().tobytes() not in sent
+    assert all(torch.equal(values, batch[name]) for name, values in pickle.loads(sent).__getitems__([3, 1]).items())
 
 
 def test_a_split_is_the_transfer_sets(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from limbeck.labelled import Batch, batch_of
 from limbeck.labelling.rows import Rows
 from limbeck.language.positions import next_tokens
 from limbeck.models import TARGET_PREFIX, networks_of
-from limbeck.store.columns import Kept, to_arrow
+from limbeck.store.columns import Kept, to_arrow, to_numpy
 from limbeck.store.kinds import Kind
 from limbeck.store.manifest import Plan
 from limbeck.targets import Head, HiddenTargets, SoftTargets
@@ -107,7 +107,9 @@ class Asking:
         return {TARGET_PREFIX + name: np.stack([said[name] for said in views], 1) for name in views[0]}, counts
 
     def _batch(self, table: pa.Table) -> Batch:
-        return {name: values.to(self.device) for name, values in batch_of(table, self.rows.columns).items()}
+        columns = self.rows.columns
+        batch = batch_of(lambda name: to_numpy(table.column(name), columns[name]), columns)
+        return {name: values.to(self.device) for name, values in batch.items()}
 
     def _columns(self, classes: int, hidden_size: int | None, positions_are: str) -> dict[str, Kept]:
         columns: dict[str, Kept] = {}

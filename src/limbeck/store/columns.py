@@ -5,6 +5,7 @@
     Kept("int32", (None,))        lists, a length of its own per row
     Kept("uint8", (None, 64))     lists of lists of 64
 
+`to_numpy` reads all rows of a column, `Chunks` any of them.
 What this file does not know: what the columns mean, files.
 """
 
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from limbeck.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,28 @@ def to_numpy(column: pa.ChunkedArray, kept: Kept) -> tuple[np.ndarray, np.ndarra
     return _numbers(rows).reshape(len(column), *(size or -1 for size in kept.shape)), lengths
 
 
+class Chunks:
+    """A column of which any rows are read: views of the memory, or the mapped file, that each chunk lies in.
+
+    DataError where a value is missing.
+    """
+
+    def __init__(self, column: pa.ChunkedArray, kept: Kept):
+        self._views = [_view(chunk, kept) for chunk in column.chunks]
+        self._starts = np.cumsum([0] + [len(chunk) for chunk in column.chunks])[:-1]
+        self._is_list = kept.is_list
+
+    def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """What `to_numpy` reads of these rows, `[n]` at least one, in their order: a copy."""
+        chunks = np.searchsorted(self._starts, places, side="right") - 1
+        parts = []
+        for chunk, row in zip(chunks.tolist(), (places - self._starts[chunks]).tolist(), strict=True):
+            values, offsets = self._views[chunk]
+            parts.append(values[row : row + 1] if offsets is None else values[offsets[row] : offsets[row + 1]])
+        lengths = np.array([len(part) for part in parts]) if self._is_list else None
+        return np.concatenate(parts), lengths
+
+
 class Digest:
     """SHA-256 of the names, types and values of rows, whatever tables they come in."""
 
@@ -105,6 +130,20 @@ class Digest:
         """Of all rows so far."""
         parts = [f"{column} {n.hexdigest()} {v.hexdigest()}" for column, (n, v) in sorted(self._columns.items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _view(rows: pa.Array, kept: Kept) -> tuple[np.ndarray, np.ndarray | None]:
+    """All values of a chunk, `[entries, *shape]`, and of lists where each row begins, `[n + 1]`."""
+    offsets = None
+    while _is_list(rows.type) and not rows.null_count:
+        if not pa.types.is_fixed_size_list(rows.type):
+            offsets = rows.offsets.to_numpy()  # into all values, also those of rows that were cut away
+            rows = rows.values
+        else:
+            rows = rows.flatten()
+    if rows.null_count or _is_list(rows.type):
+        raise DataError("A column of a labelled transfer set has rows without a value; choose rows that have all.")
+    return _numbers(rows).reshape(-1, *(size for size in kept.shape if size is not None)), offsets
 
 
 def _numbers(rows: pa.Array) -> np.ndarray:
