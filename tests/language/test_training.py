@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -435,3 +436,15 @@ def test_the_length_of_a_row_is_no_input(tmp_path: Path) -> None:
 def test_one_tokenizer_alone_is_refused(tmp_path: Path) -> None:
     with pytest.raises(limbeck.ConfigError, match="give that as processing_class"):
         trainer(model(), model(seed=1), tmp_path, tokenizers=(None, object()))
+
+
+def test_trained_twice_in_bfloat16_it_still_needs_no_logits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Accelerate leaves the forward of what it has trained in autocast."""
+    student, teacher = model(), model(seed=1)
+    for _ in range(2):
+        worker = trainer(student, teacher, tmp_path, bf16=True)
+        worker.train()
+        assert worker._in_halves
+    rows = Dataset.from_list([{name: values.tolist() for name, values in e.items()} for e in EXAMPLES])
+    limbeck.evaluate_language(student, rows, teacher=teacher)
+    assert "made as a whole" not in caplog.text

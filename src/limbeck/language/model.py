@@ -4,6 +4,7 @@ What this file does not know: losses, labels, which positions are compared.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,12 +75,24 @@ def logits_are_heads(model: nn.Module, batch: Batch) -> bool:
     if head is None:
         return False
     with torch.no_grad():
-        whole = model(**_inputs(some)).logits.float()
-        halves = head(hidden_of(model, some))
+        whole = _without_autocast(model)(**_inputs(some)).logits.float()
+        hidden = hidden_of(model, some)
+        if hidden.dtype != head.weight.dtype:  # a residual kept in float32
+            return False
+        halves = head(hidden)
     if whole.shape != halves.shape:
         return False
     size, difference = whole.norm(), (whole - halves).norm()  # a class that is masked makes the first infinite
     return bool(size.isfinite() and difference <= _tolerance(head.weight) * size)
+
+
+def _without_autocast(model: nn.Module) -> Callable[..., Any]:
+    """The model's forward out of what an earlier training in mixed precision has wrapped it in."""
+    own: Any = type(model).forward
+    found = getattr(model.__dict__.get("forward"), "__func__", None)
+    while found is not None and found is not own:
+        found = getattr(found, "__wrapped__", None)
+    return model if found is None else partial(own, model)
 
 
 def _tolerance(weight: Tensor) -> float:
