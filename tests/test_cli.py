@@ -230,13 +230,13 @@ def test_a_labelled_transfer_set_needs_no_teacher(teachers: list[str], limbeck_s
     assert results["roles"]["teacher"]["accuracy"]["mean"] == pytest.approx(right)
 
     # the student of the live teacher, on the same examples
-    Path("mine.py").write_text(
+    Path("halves.py").write_text(
         "from limbeck import digits\n"
         "def data():\n"
         "    train, test = digits().split(0.5, seed=3)[0].split(0.2, seed=0)\n"
         "    return {'train': train, 'test': test}\n"
     )
-    code, _, err = limbeck_says(*live, "--data", "mine:data", "--teacher", teachers[0], "--output_dir", "live")
+    code, _, err = limbeck_says(*live, "--data", "halves:data", "--teacher", teachers[0], "--output_dir", "live")
     assert (code, err) == (0, "")
     stored, lived = (limbeck.load(f"{name}/student") for name in ("stored", "live"))
     for a, b in zip(stored.parameters(), lived.parameters(), strict=True):
@@ -248,7 +248,7 @@ def test_a_labelled_transfer_set_needs_no_teacher(teachers: list[str], limbeck_s
         "--transfer_set",
         "said",
         "--data",
-        "mine:data",
+        "halves:data",
         "--teacher",
         teachers[0],
         "--baseline",
