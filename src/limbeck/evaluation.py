@@ -188,10 +188,10 @@ def _stream(
     """One pass over the test: its rows (place, row_id, labels), the number of classes, statistics, dark knowledge."""
     rows: list[dict[str, Tensor]] = []
     parts: dict[str, list[list[dict[str, Tensor]]]] = {role: [[] for _ in each] for role, each in asks.items()}
+    knowledge = DarkKnowledge()
     seen = classes = 0
     for batch in batches:
         row_id, labels, kept = _positions(batch)
-    knowledge = DarkKnowledge()
         log_p = asks["teacher"][0](batch)[kept] if "teacher" in asks else None
         for role, each in asks.items():
             for seed, ask in enumerate(each):
@@ -200,11 +200,11 @@ def _stream(
                 _check_labels(labels, classes, row_id)
                 temperature = float(temperatures[role][seed, 0]) if role in temperatures else None
                 parts[role][seed].append(_statistics(log_q, None if role == "teacher" else log_p, labels, temperature))
+                if role == "student" and seed == 0 and log_p is not None and 1 < classes <= MOST_CLASSES_KEPT:
+                    knowledge.add(log_p, log_q, labels)
         rows.append({"place": seen + kept.cpu(), "row_id": row_id.cpu(), "labels": labels.cpu()})
         seen += len(batch["row_id"])
     statistics = {
-                if role == "student" and seed == 0 and log_p is not None and 1 < classes <= MOST_CLASSES_KEPT:
-                    knowledge.add(log_p, log_q, labels)
         role: {name: np.stack([_join(one, name) for one in seeds]) for name in seeds[0][0]}
         for role, seeds in parts.items()
     }
