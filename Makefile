@@ -10,12 +10,12 @@ ifneq ($(wildcard ../shared/data),)
 export LIMBECK_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: run test check fix bench clean
+.PHONY: run test check fix bench clean chromium
 
 run: $(READY)
 	$(BIN)/limbeck demo
 
-test: $(READY)
+test: $(READY) chromium
 	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(READY)
@@ -33,6 +33,12 @@ bench: $(READY)
 
 clean:
 	rm -rf $(VENV) runs
+
+# The page of a run is tested in a browser, where Debian's can be had; those tests are skipped elsewhere.
+chromium:
+	@command -v chromium chromedriver > /dev/null || test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null \
+		|| (apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver) > /dev/null 2>&1 \
+		|| echo "chromium could not be installed; tests of the page in a browser will be skipped"
 
 # torch is installed by its exact pin first: a looser one may bring gigabytes of CUDA to a machine without a GPU.
 $(READY): pyproject.toml constraints.txt

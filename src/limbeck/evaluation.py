@@ -40,6 +40,7 @@ from limbeck.models import Batch, inputs_of, label_names_of, logits_of, teacher_
 from limbeck.preflight import check_label_names, refuse_probabilities
 from limbeck.targets import DenseTargets, SampledTargets, SparseTargets
 from limbeck.teachers.model import as_teacher
+from limbeck.teachers.stored import StoredTeacher
 from limbeck.verdict import EXAMPLES_SHOWN, MOST_CLASSES_DRAWN, MOST_CLASSES_KEPT, SCHEMA, VERSION, Predictions, compare
 
 __all__ = ["Predictions", "compare", "evaluate", "predict", "read_results", "write_results"]
@@ -121,6 +122,8 @@ def predict(
             examples = _disagreements(asks, test, rows["place"][most].tolist(), kl[most], device, show)
         costs: dict[str, dict[str, Any]] = {role: dict(size_of(members[0])) for role, members in models.items()}
         for role, members in models.items() if latency else ():
+            if isinstance(members[0], StoredTeacher):
+                continue  # it reads what the batch holds; the one that spoke is not here
             # a recorded teacher only looks its answers up: the one that gave them is timed
             live = getattr(members[0], "teacher", members[0]) if role == "teacher" else members[0]
             costs[role]["latency_ms"] = _latency(_ask(role, live), test, device, LATENCY_SECONDS / len(models))
