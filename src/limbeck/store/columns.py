@@ -92,10 +92,14 @@ class Chunks:
     def __init__(self, column: pa.ChunkedArray, kept: Kept):
         self._views = [_view(chunk, kept) for chunk in column.chunks]
         self._starts = np.cumsum([0] + [len(chunk) for chunk in column.chunks])[:-1]
+        if not kept.shape:  # numbers: little enough to be copied into one piece
+            self._views, self._starts = [(np.concatenate([view for view, _ in self._views]), None)], self._starts[:1]
         self._is_list = kept.is_list
 
     def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """What `to_numpy` reads of these rows, `[n]` at least one, in their order: a copy."""
+        if len(self._views) == 1 and not self._is_list:
+            return self._views[0][0][places], None
         chunks = np.searchsorted(self._starts, places, side="right") - 1
         parts = []
         for chunk, row in zip(chunks.tolist(), (places - self._starts[chunks]).tolist(), strict=True):

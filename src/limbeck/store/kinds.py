@@ -357,7 +357,8 @@ def _softened(targets: SoftTargets, temperature: float) -> Iterator[tuple[int, T
         some = targets[start : start + rows]
         if isinstance(some, DenseTargets | HiddenTargets):
             logits = some.logits.detach()
-            yield start, (logits if logits.dtype == torch.float64 else logits.float()) / temperature
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            yield start, logits if temperature == 1 else logits / temperature
         else:  # every class is an event, whatever the student says
             yield start, some.events(torch.zeros(()).expand(len(some), some.num_classes), temperature)[1].detach()
 
