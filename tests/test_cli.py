@@ -1,6 +1,7 @@
 """The command line, called as a function: what a run leaves, what is refused, and the exit codes (0, 1, 2)."""
 
 import gc
+import html
 import json
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import yaml
 
 import limbeck
 from limbeck.cli import main
+from limbeck.commands import demo
 from limbeck.students import mlp, save
 from limbeck.transfer import digits
 
@@ -66,12 +68,13 @@ def test_a_run_leaves_what_it_says(teachers: list[str], limbeck_says: Any) -> No
     )
     assert code == 0
     assert "1 × forward_kl at T = 3 + 0.2 × labels" in out
-    assert "runs/a: student, baseline, results.json, log.jsonl, config.yaml" in out
+    assert "runs/a: student, baseline, results.json, report.html, log.jsonl, config.yaml" in out
 
     student, baseline = limbeck.load("runs/a/student"), limbeck.load("runs/a/baseline")
     assert student.settings["sizes"] == baseline.settings["sizes"] == [64, 12, 10]
     assert student.label_names == digits().label_names
     results = json.loads(Path("runs/a/results.json").read_text())
+    assert results["verdict"]["sentence"] in html.unescape(Path("runs/a/report.html").read_text())
     assert list(results["roles"]) == ["teacher", "student", "baseline"]
     assert results["test"]["examples"] == 359
     assert results["settings"]["temperature"] == 3
@@ -282,7 +285,10 @@ def test_evaluate_measures_what_was_saved(teachers: list[str], limbeck_says: Any
         )
     )
     assert code == 0
-    assert "r.json: all that was measured" in out
+    assert "r.json: all that was measured; report_r.html: the same as a page" in out
+    assert json.loads(Path("r.json").read_text())["verdict"]["sentence"] in html.unescape(
+        Path("report_r.html").read_text()
+    )
     roles = json.loads(Path("r.json").read_text())["roles"]
     assert roles["student"]["to_teacher"]["agreement"]["mean"] == 1
     assert roles["student"]["to_teacher"]["forward_kl"]["mean"] == pytest.approx(0, abs=1e-6)
@@ -295,6 +301,22 @@ def test_evaluate_measures_what_was_saved(teachers: list[str], limbeck_says: Any
     code, _, err = limbeck_says("evaluate", "--student", teachers[0], "--split", "final")
     assert (code, "has no split 'final'; it has train, test" in err) == (1, True)
     assert limbeck_says("evaluate")[0] == 1
+
+
+def test_the_demo_leaves_pages_with_the_curves_of_its_first_training(
+    limbeck_says: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, fewer in (("FOLDS", 2), ("MEMBERS", 1), ("MEMBER_STEPS", 20), ("STUDENT_STEPS", 20)):
+        monkeypatch.setattr(demo, name, fewer)
+    code, out, _ = limbeck_says("demo", "--seeds", "1", "--output_dir", "d")
+    said = "d: student, results.json, report.html, results_every_label.json, report_every_label.html, log.jsonl"
+    assert (code, said in " ".join(out.split())) == (0, True)
+    few, every = (json.loads(Path(f"d/results{name}.json").read_text()) for name in ("", "_every_label"))
+    assert few["curves"] == {"student": log_of("d/log.jsonl"), "baseline": log_of("d/baseline.jsonl")}
+    assert [line["step"] for line in few["curves"]["baseline"] if "hard_loss" in line] == [10, 20]
+    assert every["curves"] == {}
+    for results, name in ((few, "report.html"), (every, "report_every_label.html")):
+        assert results["verdict"]["sentence"] in html.unescape(Path("d", name).read_text())
 
 
 # Settings

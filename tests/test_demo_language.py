@@ -1,5 +1,6 @@
 """`limbeck demo --language` with two steps per training: its text, what it leaves, and what it measured."""
 
+import html
 import json
 import sys
 from pathlib import Path
@@ -53,6 +54,8 @@ def test_what_the_demo_leaves(
     results = json.loads((folder / "results.json").read_text())
     out = capsys.readouterr().out
     assert results["verdict"]["sentence"] in out
+    assert results["verdict"]["sentence"] in html.unescape((folder / "report.html").read_text())
+    assert f"{folder}: student, results.json, report.html, log.jsonl" in out
     assert "As the teacher's draft:" in out
     assert out.count("After: ") == 2
 

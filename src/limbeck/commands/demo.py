@@ -4,6 +4,9 @@ The teacher, an ensemble of ten nets, has seen every label of its training folds
 but all the images as an unlabelled transfer set. Two students from the same initial weights, for the same steps:
 the baseline learns from its labels, the distilled one from the teacher's soft targets and its labels. Five folds,
 so that each of the 1,797 images is tested once; several seeds. The same with all the labels stands beside it.
+
+What is left: the student, its log.jsonl and the baseline's baseline.jsonl, and of both comparisons the results and the
+same as a page: results.json and report.html, results_every_label.json and report_every_label.html.
 """
 
 import copy
@@ -19,9 +22,11 @@ from torch import nn
 from limbeck.commands.console import LogFile, console, hush, print_results, quiet, say
 from limbeck.commands.demo_language import demonstrate_language
 from limbeck.commands.options import new_parser, read
+from limbeck.commands.report import page_of
 from limbeck.errors import ConfigError
 from limbeck.evaluation import Predictions, compare, predict, write_results
 from limbeck.objective import Objective
+from limbeck.report import write_report
 from limbeck.students import mlp, save
 from limbeck.teachers import Ensemble, record
 from limbeck.trainer import DistillConfig, DistillTrainer
@@ -58,7 +63,8 @@ def _of_digits(folder: Path, seeds: int) -> None:
     for results, what in ((every, "every label"), (few, f"{LABELS} labels")):
         say(f"\nThe student may use {what}, and every image:")
         print_results(results, names)
-    say(f"\n{folder}: student, results.json, results_every_label.json, log.jsonl")
+    files = "results.json, report.html, results_every_label.json, report_every_label.html"
+    say(f"\n{folder}: student, {files}, log.jsonl, baseline.jsonl")
 
 
 def _of_language(folder: Path, seeds: int) -> None:
@@ -67,7 +73,7 @@ def _of_language(folder: Path, seeds: int) -> None:
     results = demonstrate_language(folder, seeds)
     say("\nOn topics that none of them was trained on:")
     print_results(results, {"student": "distilled", "baseline": "text alone"})
-    say(f"\n{folder}: student, results.json, log.jsonl")
+    say(f"\n{folder}: student, results.json, report.html, log.jsonl")
 
 
 def demonstrate(folder: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -76,6 +82,7 @@ def demonstrate(folder: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any
     columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("nets"), TimeElapsedColumn()
     few: list[Predictions] = []
     every: list[Predictions] = []
+    curves: dict[str, Any] = {}
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=FOLDS * (MEMBERS + 4 * seeds))
         halves = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(data.labels, data.labels)
@@ -85,7 +92,8 @@ def demonstrate(folder: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any
             for member in range(MEMBERS):
                 torch.manual_seed(1000 * fold + member)
                 member_net = mlp([64, 200, 200, 10], dropout=0.3)
-                members.append(_fit(member_net, None, ON_LABELS, train, MEMBER_STEPS, member, folder))
+                _fit(member_net, None, ON_LABELS, train, MEMBER_STEPS, member, folder)
+                members.append(member_net)
                 bar.advance(task)
             teacher = Ensemble(members)
             said = record(teacher, train)  # one pass serves every student
@@ -96,16 +104,21 @@ def demonstrate(folder: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any
                 for seed in range(seeds):
                     torch.manual_seed(seed)
                     initial = mlp([64, 64, 10])
-                    logged = pooled is few and fold == seed == 0
                     distilled = copy.deepcopy(initial)
-                    students.append(_fit(distilled, said, DISTILLED, transfer_set, STUDENT_STEPS, seed, folder, logged))
-                    baselines.append(_fit(initial, None, ON_LABELS, with_labels, STUDENT_STEPS, seed, folder))
+                    logged = pooled is few and fold == seed == 0
+                    log, other = (folder / "log.jsonl", folder / "baseline.jsonl") if logged else (None, None)
+                    curve = _fit(distilled, said, DISTILLED, transfer_set, STUDENT_STEPS, seed, folder, log)
+                    reference = _fit(initial, None, ON_LABELS, with_labels, STUDENT_STEPS, seed, folder, other)
+                    if logged:
+                        curves = {"student": curve, "baseline": reference}
+                    students.append(distilled)
+                    baselines.append(initial)
                     bar.advance(task, 2)
                 timed = fold == 0
                 pooled.append(predict(students, test, baseline=baselines, teacher=teacher, latency=timed))
                 if pooled is few and fold == 0:
                     save(students[0], folder / "student", label_names=data.label_names)
-    both = compare(few), compare(every)
+    both = compare(few, curves=curves), compare(every)
     for results, name in zip(both, ("results.json", "results_every_label.json"), strict=True):
         results["settings"] = {"temperature": DISTILLED.temperature, "hard_weight": DISTILLED.hard_weight} | {
             "folds": FOLDS,
@@ -114,6 +127,7 @@ def demonstrate(folder: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any
             "steps": STUDENT_STEPS,
         }
         write_results(results, folder / name)
+        write_report(results, page_of(folder / name))
     return both
 
 
@@ -125,8 +139,9 @@ def _fit(
     steps: int,
     seed: int,
     folder: Path,
-    logged: bool = False,
-) -> nn.Module:
+    log: Path | None = None,
+) -> list[dict[str, Any]]:
+    """Trains; returns the log, and writes it where it is to be kept."""
     config = DistillConfig(
         output_dir=str(folder),
         max_steps=steps,
@@ -134,14 +149,16 @@ def _fit(
         learning_rate=1e-2,
         lr_scheduler_type="cosine",
         seed=seed,
-        logging_strategy="steps" if logged else "no",
+        logging_strategy="steps" if log else "no",
         logging_steps=10,
         save_strategy="no",
         disable_tqdm=True,
     )
-    callbacks = [LogFile(folder / "log.jsonl")] if logged else []
-    quiet(DistillTrainer(net, teacher, objective, config, train_dataset=transfer_set, callbacks=callbacks)).train()
-    return net
+    callbacks = [LogFile(log)] if log else []
+    trainer = DistillTrainer(net, teacher, objective, config, train_dataset=transfer_set, callbacks=callbacks)
+    quiet(trainer).train()
+    history: list[dict[str, Any]] = trainer.state.log_history
+    return history
 
 
 def _evenly(train: TransferSet, labels: int, seed: int) -> torch.Tensor:

@@ -4,6 +4,8 @@ The teacher, a small Llama that reads bytes, has learned from the text. Two stud
 from the same initial weights and in the same steps: the baseline learns from the text, the distilled one from the
 teacher's soft targets. Both are measured on topics that nobody was trained on; several seeds.
 
+What is left: the student, results.json, report.html (the same as a page) and log.jsonl.
+
 What this file does not know: how the command is called, how results are printed.
 """
 
@@ -26,6 +28,7 @@ from limbeck.evaluation import write_results
 from limbeck.language.examples import tokenise
 from limbeck.language_evaluation import evaluate_language
 from limbeck.objective import Objective
+from limbeck.report import write_report
 from limbeck.students import save
 from limbeck.trainer import DistillConfig, DistillTrainer
 
@@ -45,7 +48,7 @@ DISTILLED = Objective(temperature=1.0)
 
 
 def demonstrate_language(folder: Path, seeds: int) -> dict[str, Any]:
-    """Trains a teacher, and per seed both students; leaves student, log.jsonl and results.json, and returns those."""
+    """Trains a teacher, and per seed both students; returns the results, and leaves what is said above."""
     torch.set_num_threads(1)  # as for the other demo: the nets are small
     gc.freeze()  # Trainer collects garbage at every start, and need not look at the libraries each time
     tokenizer = ByT5Tokenizer(extra_ids=0)  # a token is a byte: it needs no file
@@ -86,6 +89,7 @@ def demonstrate_language(folder: Path, seeds: int) -> dict[str, Any]:
         "steps": STUDENT_STEPS,
     }
     write_results(results, folder / "results.json")
+    write_report(results, folder / "report.html")
     return results
 
 

@@ -3,6 +3,7 @@
 What is left in the run's folder:
     student/, baseline/    the trained models, for limbeck.load
     results.json           what was measured (docs/results.md)
+    report.html            the same as a page (docs/report.md)
     log.jsonl              a line per logged step; baseline.jsonl for the baseline
     config.yaml            the settings: `limbeck distill --config` runs them again
     checkpoints/           of the trainer, for --resume
@@ -28,6 +29,7 @@ from limbeck.errors import ConfigError
 from limbeck.evaluation import write_results
 from limbeck.labelled import open as open_labelled
 from limbeck.objective import Objective
+from limbeck.report import write_report
 from limbeck.students import save
 from limbeck.trainer import DistillConfig, DistillTrainer
 
@@ -78,10 +80,10 @@ def run(words: list[str]) -> None:
     results["settings"] = settings_of(parser, chosen)
     save_settings(parser, results["settings"], folder)
     write_results(results, folder / "results.json")
+    write_report(results, folder / "report.html")
     console.print_results(results)
-    console.say(
-        f"{folder}: student{', baseline' if untrained is not None else ''}, results.json, log.jsonl, {SETTINGS}"
-    )
+    models = "student" if untrained is None else "student, baseline"
+    console.say(f"{folder}: {models}, results.json, report.html, log.jsonl, {SETTINGS}")
 
 
 def _train(

@@ -1,4 +1,7 @@
-"""`limbeck evaluate`: students measured beside a teacher and baselines, on data that none was trained on."""
+"""`limbeck evaluate`: students measured beside a teacher and baselines, on data that none was trained on.
+
+What was measured is left in results.json, or where --output says, and beside it as a page, report.html.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,12 @@ from limbeck.commands.options import (
     options_of,
     read,
 )
+from limbeck.commands.report import page_of
 from limbeck.commands.texts import open_data, open_model, open_teacher, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation import evaluate, write_results
 from limbeck.language_evaluation import evaluate_language
+from limbeck.report import write_report
 
 
 def run(words: list[str]) -> None:
@@ -62,5 +67,7 @@ def run(words: list[str]) -> None:
     results["settings"] = {k: v for k, v in chosen.as_dict().items() if k != "config"}
     Path(options.output).parent.mkdir(parents=True, exist_ok=True)
     write_results(results, options.output)
+    page = page_of(Path(options.output))
+    write_report(results, page)
     console.print_results(results)
-    console.say(f"{options.output}: all that was measured")
+    console.say(f"{options.output}: all that was measured; {page}: the same as a page")
