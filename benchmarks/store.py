@@ -1,6 +1,6 @@
 """What labelling a transfer set costs beside the teacher's bare passes, and training from it beside hard labels.
 
-    OMP_NUM_THREADS=1 python benchmarks/store.py         # about six minutes on one core
+    OMP_NUM_THREADS=1 python benchmarks/store.py         # about eight minutes on one core
 
 The two sides of a ratio take turns in one run; a ratio is the median over turns.
 
@@ -110,7 +110,7 @@ def image_case(folder: Path, batches: int, turns: int, found: dict[str, Any]) ->
             teacher(rows.__getitems__(range(start, start + IMAGES))["inputs"])
 
     sets = labelling("images", teacher, rows, IMAGES, bare, IMAGE_KINDS, folder, turns, found)
-    training("images", student, rows, sets, IMAGES, min(batches - 1, 60), 2.0, turns, found)
+    training("images", student, rows, sets, IMAGES, min(batches - 2, 60), 2.0, turns, found)
 
 
 def text_case(folder: Path, batches: int, turns: int, found: dict[str, Any]) -> None:
