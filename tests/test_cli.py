@@ -75,6 +75,8 @@ def test_a_run_leaves_what_it_says(teachers: list[str], limbeck_says: Any) -> No
     assert student.label_names == digits().label_names
     results = json.loads(Path("runs/a/results.json").read_text())
     assert results["verdict"]["sentence"] in html.unescape(Path("runs/a/report.html").read_text())
+    assert limbeck_says("report", "runs/a", "--output", "again.html")[0] == 0
+    assert Path("again.html").read_bytes() == Path("runs/a/report.html").read_bytes()
     assert list(results["roles"]) == ["teacher", "student", "baseline"]
     assert results["test"]["examples"] == 359
     assert results["settings"]["temperature"] == 3

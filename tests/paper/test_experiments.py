@@ -1,6 +1,7 @@
 """Each experiment of the paper on the digits, through the command; oracles: counts made again from the saved nets,
 the paper's own statements where the digits are enough to show them, and the order of the errors of Eq. 4."""
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,18 @@ def test_a_second_run_trains_nothing_and_says_the_same(run: Any, capsys: pytest.
     assert main(["paper", "mnist", "--seeds", "1", "--output_dir", str(folder)]) == 0
     assert "training teacher" not in capsys.readouterr().out
     assert json.loads((folder / "mnist" / "results.json").read_text()) == results
+
+
+def test_a_page_is_left_and_drawn_again_from_its_json(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    results, folder = run("mnist")
+    page, again = folder / "mnist" / "report.html", folder / "again.html"
+    text = html.unescape(page.read_text(encoding="utf-8"))
+    assert all(line["name"] in text for line in results["rows"])
+    assert results["verdict"]["sentence"] in text
+    capsys.readouterr()
+    assert main(["report", str(folder / "mnist"), "--output", str(again)]) == 0
+    assert capsys.readouterr().out.strip() == str(again)
+    assert again.read_bytes() == page.read_bytes()
 
 
 def test_another_data_set_in_the_same_folder_is_refused(run: Any) -> None:

@@ -111,6 +111,31 @@ def language() -> dict[str, Any]:
     return copy.deepcopy(_language())
 
 
+def experiment() -> dict[str, Any]:
+    """What `limbeck paper` writes, with every kind of figure that its experiments add."""
+    errors = {"mean": 42.5, "low": 20.2, "high": 64.8, "seeds": [44, 41], "of": 359}
+    rows = [
+        {"name": "no 3s: as trained", "errors": errors, "paper": 206, "threes_right": 0.625},
+        {"name": "soft targets", "errors": errors | {"mean": 17.0, "seeds": [17]}, "paper": None},
+        {"name": "8 units", "errors": errors, "paper": "25.0 % right", "width": 8, "temperature": 1.0},
+        {"name": "8 units, hotter", "errors": errors | {"mean": 7.0}, "paper": None, "width": 8, "temperature": 20.0},
+    ]
+    return {
+        "schema": "limbeck.paper",
+        "version": 1,
+        "limbeck": limbeck.__version__,
+        "experiment": "omitted",
+        "settings": {"budget": "quick", "seeds": 2},
+        "test_examples": 359,
+        "rows": rows,
+        "verdict": {"word": "better", "sentence": "The student is better."},
+        "curve": [{"temperature": t, "relative_error": 1 / t} for t in (1.0, 10.0, 100.0)],
+        "share_of_gain": {"arithmetic": 0.86},
+        "clusters": [[0, 1], [2, 3]],
+        "slope": -0.98,
+    }
+
+
 def hostile(results: dict[str, Any]) -> dict[str, Any]:
     """The same with the payload in every text and every key of the settings; what makes it results is left alone."""
 

@@ -14,9 +14,11 @@ from scipy.special import softmax
 
 from limbeck.report import write_report
 
-from .samples import classifier, hostile, language, results_of
+from .samples import classifier, experiment, hostile, language, results_of
 
 WIDTHS = (390, 1440)
+DRAWN = ["classifier", "language", "experiment"]
+NAMES = [*DRAWN, *(f"hostile {name}" for name in DRAWN), "many"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    made = {"classifier": classifier(), "language": language()}
+    made = {"classifier": classifier(), "language": language(), "experiment": experiment()}
     made |= {f"hostile {name}": hostile(results) for name, results in made.items()}
     made["many"] = results_of(50, {"teacher": 4.0, "student": 3.0, "baseline": 2.0})
     for name, results in made.items():
@@ -58,7 +60,7 @@ def js(browser: Any, script: str, *given: Any) -> Any:
     return browser.execute_script(script, *given)
 
 
-@pytest.mark.parametrize("name", ["classifier", "language", "hostile classifier", "hostile language", "many"])
+@pytest.mark.parametrize("name", NAMES)
 def test_it_opens_without_a_word_and_asks_nothing_of_the_network(browser, pages, name):
     import json
 
@@ -71,7 +73,7 @@ def test_it_opens_without_a_word_and_asks_nothing_of_the_network(browser, pages,
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["classifier", "language", "hostile classifier", "hostile language", "many"])
+@pytest.mark.parametrize("name", NAMES)
 def test_it_fits(browser, pages, name, width):
     """Nothing scrolls sideways but what is made to; the text of the plots is no smaller than 8 px."""
     opened(browser, pages[name], width)

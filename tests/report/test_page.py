@@ -22,7 +22,7 @@ from limbeck.report import write_report
 from limbeck.report.heat import _alike
 from limbeck.report.page import HERE, html
 
-from .samples import CLASSES, PAYLOAD, classifier, hostile, language, results_of
+from .samples import CLASSES, PAYLOAD, classifier, experiment, hostile, language, results_of
 
 ROOT = Path(limbeck.__file__).parent.parent.parent
 
@@ -268,6 +268,7 @@ def test_a_results_json_a_folder_and_a_dict_are_the_same_page(tmp_path):
         ("{", "is no JSON file"),
         ("[1]", "but has None"),
         ('{"schema": "other"}', "\"limbeck.results\", but has 'other'"),
+        ('{"schema": "limbeck.paper", "version": 1, "rows": []}', "the rows of an experiment"),
         ('{"schema": "limbeck.results", "version": 2}', "draws version 1; update Limbeck"),
         ('{"schema": "limbeck.results", "version": "1"}', "draws version 1"),
         ('{"schema": "limbeck.results", "version": 1}', "the roles and the verdict"),
@@ -278,6 +279,37 @@ def test_what_are_no_results_is_refused(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         write_report(tmp_path, tmp_path / "report.html")
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_an_experiment_of_the_paper_stands_beside_what_the_paper_found():
+    page = Page(html(experiment()))
+    assert page.all("h1")[0][1] == "Classes that the student never sees"
+    assert "a student that never saw a 3 made 206 errors" in page.all("p", class_="sentence")[0][1]
+    shown = [[cell.replace("\u00a0", " ") for cell in cells] for cells in page.rows()]
+    assert shown[0][1:] == ["errors", "95 % interval", "threes right", "the paper"]
+    assert shown[1] == ["no 3s: as trained", "42.544, 41", "20 to 65", "62.5 %", "206"]
+    assert shown[2] == ["soft targets", "17", "20 to 65", "", ""]
+    assert shown[3][-1] == "25.0 % right"
+    listed = [text for _, text in page.all("dd")]
+    assert listed[:3] == ["0.86", "0, 1; 2, 3", "−0.98"]
+    drawn = [attributes["aria-label"] or "" for attributes, _ in page.all("svg")]
+    assert [label.rpartition("over temperature. ")[2] for label in drawn] == [
+        "8 units: 42.5 to 7",
+        "Eq. 4 for Eq. 2: 1 to 0.01",
+    ]
+
+
+def test_an_experiment_with_nonsense_is_drawn_and_its_texts_are_text():
+    spoilt = hostile(experiment()) | {PAYLOAD: {PAYLOAD: PAYLOAD}}
+    text = html(spoilt)
+    assert "<script>alert" not in text
+    assert "<img src=x" not in text
+    assert not Page(text).open
+    for name in ("rows", "settings", "verdict", "curve", "test_examples", "experiment", "slope", "clusters"):
+        for value in (None, "nonsense", [], {}, ["nonsense"], 7, math.inf):
+            page = Page(html(experiment() | {name: value}))
+            assert page.all("h1")
+            assert not page.open
 
 
 def test_the_schema_is_the_one_that_is_written():

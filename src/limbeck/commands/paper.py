@@ -1,4 +1,7 @@
-"""`limbeck paper EXPERIMENT`: what the 2015 paper says, run on this machine, its column beside ours."""
+"""`limbeck paper EXPERIMENT`: what the 2015 paper says, run on this machine, its column beside ours.
+
+What is left in OUTPUT/EXPERIMENT: results.json, report.html (the same as a page) and, of some, a plot.
+"""
 
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +15,7 @@ from limbeck.commands.options import DataOptions, new_parser, read
 from limbeck.commands.texts import open_data
 from limbeck.errors import ConfigError
 from limbeck.paper.lab import Lab
+from limbeck.report import write_report
 
 EXPERIMENTS = {
     "mnist": "a small net learns from a big one (section 3)",
@@ -46,6 +50,7 @@ def run(words: list[str]) -> None:
     console.print(table(results))
     if "verdict" in results:
         say(results["verdict"]["sentence"])
+    write_report(results, lab.results_of(chosen.experiment) / "report.html")
     written = sorted(path.name for path in lab.results_of(chosen.experiment).iterdir())
     say(f"{folder / chosen.experiment}: {', '.join(written)}; the nets are in {folder / 'nets'}")
 

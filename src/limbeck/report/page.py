@@ -16,9 +16,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from limbeck.report import classifier, language, words
+from limbeck.report import classifier, language, paper, words
 from limbeck.report.advice import advise
-from limbeck.report.reading import at, read
+from limbeck.report.reading import PAPER, at, read
 from limbeck.report.shared import curves, headline, settings
 
 HERE = Path(__file__).parent
@@ -27,7 +27,8 @@ HERE = Path(__file__).parent
 def write_report(results: Mapping[str, Any] | str | Path, path: str | Path) -> None:
     """Writes results as one self-contained HTML page (UTF-8): whole or not at all.
 
-    results: what evaluate, evaluate_language or compare returned; a results.json; or a run's folder that holds one.
+    results: what evaluate, evaluate_language or compare returned; a results.json, of `limbeck paper` too; or a folder
+        that holds one.
     path: the file to write, such as runs/demo/report.html.
 
     What the results lack, such as a baseline, is left out. DataError for what are no results, and for newer ones.
@@ -45,10 +46,9 @@ def write_report(results: Mapping[str, Any] | str | Path, path: str | Path) -> N
 
 def html(results: Mapping[str, Any]) -> str:
     """The page of results that `read` has checked."""
-    writes = at(results, "task") == "language"
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    paper = Environment(
+    sheets = Environment(
         loader=FileSystemLoader(HERE),
         undefined=StrictUndefined,
         autoescape=True,
@@ -56,18 +56,26 @@ def html(results: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    paper.filters.update(
+    sheets.filters.update(
         percent=words.percent, points=words.points, plain=words.plain, whole=words.whole, short=words.short
     )
-    return paper.get_template("page.html").render(
-        kind="language" if writes else "classifier",
-        headline=headline(results),
-        advice=advise(results),
-        curves=curves(results),
+    of_paper = at(results, "schema") == PAPER
+    return sheets.get_template("paper.html" if of_paper else "page.html").render(
         settings=settings(results),
         limbeck=str(at(results, "limbeck") or "an unknown version"),
         style=Markup(style),
         script=Markup(script),
         digest=digest,
-        **(language if writes else classifier).sections(results),
+        **(paper.sections(results) if of_paper else _of_a_run(results)),
     )
+
+
+def _of_a_run(results: Mapping[str, Any]) -> dict[str, Any]:
+    writes = at(results, "task") == "language"
+    return {
+        "kind": "language" if writes else "classifier",
+        "headline": headline(results),
+        "advice": advise(results),
+        "curves": curves(results),
+        **(language if writes else classifier).sections(results),
+    }

@@ -12,8 +12,8 @@ from typing import Any
 from limbeck._version import __version__
 from limbeck.errors import DataError
 
-SCHEMA, VERSION = "limbeck.results", 1
-"""What limbeck.write_results writes; said twice, because that file needs torch and this one does not."""
+SCHEMA, PAPER, VERSION = "limbeck.results", "limbeck.paper", 1
+"""What an evaluation and `limbeck paper` write; said twice, because their files need torch and this one does not."""
 
 MOST = 1e300
 """A number beyond this is none."""
@@ -36,15 +36,18 @@ def read(results: Mapping[str, Any] | str | Path) -> dict[str, Any]:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is no JSON file ({error}); give a results.json that Limbeck wrote.") from None
     schema = found.get("schema") if isinstance(found, dict) else None
-    if schema != SCHEMA:
-        raise DataError(f'{where} must hold results with "schema": "{SCHEMA}", but has {schema!r}.')
+    if schema not in (SCHEMA, PAPER):
+        raise DataError(f'{where} must hold results with "schema": "{PAPER}" or "{SCHEMA}", but has {schema!r}.')
     version = found.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise DataError(
             f"{where} holds results of version {version!r}, but this Limbeck ({__version__}) draws version {VERSION}; "
             "update Limbeck."
         )
-    if at(found, "roles", "student") is None or at(found, "verdict") is None:
+    if schema == PAPER:
+        if not items(found, "rows"):
+            raise DataError(f"{where} must hold the rows of an experiment, but lacks them.")
+    elif at(found, "roles", "student") is None or at(found, "verdict") is None:
         raise DataError(f"{where} must hold the roles and the verdict of an evaluation, but lacks them.")
     return found
 
