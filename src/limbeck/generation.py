@@ -40,10 +40,8 @@ def written(model: Any, prompt: Sequence[int], most: int, ends: Sequence[int], d
     """
     network, asked = _network(model)
     ids = torch.tensor([prompt], device=next(network.parameters()).device)
-    limit = position_limit(network)
     encodes = bool(getattr(base_of(network).config, "is_encoder_decoder", False))
-    room = most if limit is None else min(most, limit - len(prompt))
-    if room < 1:
+    if (room := _room([network], prompt, most)) < 1:
         return []
     config = GenerationConfig(
         do_sample=False, num_beams=1, max_new_tokens=room, eos_token_id=list(ends) or None, pad_token_id=(*ends, 0)[0]
@@ -73,15 +71,20 @@ def speed_of_draft(
         return found | {"reason": "The teacher is not one network."}
     if networks[0] is student:
         return found | {"reason": "Teacher and student are one model."}
+    both = [networks[0], _network(student)[0]]
+    fitting = [(prompt, room) for prompt in prompts if (room := _room(both, prompt, most)) > 0]
+    if not fitting:
+        return found | {"reason": "Every prompt is longer than teacher and student can both read."}
+    found["prompts"] = len(fitting)
     seconds: dict[str, float] = {"alone": 0.0, "assisted": 0.0}
     tokens, same = {"alone": 0, "assisted": 0}, 0
     try:
         for warming in (True, False):
-            for prompt in prompts[:1] if warming else prompts:
+            for prompt, room in fitting[:1] if warming else fitting:
                 wrote = {}
                 for how, draft in (("alone", None), ("assisted", student)):
                     began = time.perf_counter()
-                    wrote[how] = written(teacher, prompt, most, ends, draft)
+                    wrote[how] = written(teacher, prompt, room, ends, draft)
                     if not warming:
                         seconds[how] += time.perf_counter() - began
                         tokens[how] += len(wrote[how])
@@ -95,7 +98,7 @@ def speed_of_draft(
         "teacher_tokens_per_second": alone,
         "assisted_tokens_per_second": assisted,
         "speed_up": assisted / alone,
-        "same": same / len(prompts),
+        "same": same / len(fitting),
     }
 
 
@@ -107,6 +110,12 @@ def ends_of(model: Any, tokenizer: Any) -> list[int]:
     if tokenizer is not None and tokenizer.eos_token_id is not None:
         ends.append(tokenizer.eos_token_id)
     return sorted(set(ends))
+
+
+def _room(networks: Sequence[nn.Module], prompt: Sequence[int], most: int) -> int:
+    """How many tokens, `most` at most, these can all write after a prompt."""
+    limits = [limit for network in networks if (limit := position_limit(network)) is not None]
+    return min([most, *(limit - len(prompt) for limit in limits)])
 
 
 def _first_learned(labels: Any) -> int:

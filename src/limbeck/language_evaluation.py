@@ -23,7 +23,7 @@ from limbeck.errors import ConfigError, DataError, ModelError, TargetError
 from limbeck.generation import ends_of, prompts_of, speed_of_draft, written
 from limbeck.intervals import json_ready
 from limbeck.language.collate import Pad
-from limbeck.language.model import is_language_model
+from limbeck.language.model import base_of, is_language_model
 from limbeck.language.positions import next_tokens
 from limbeck.language.vocabulary import shared_vocabulary
 from limbeck.language_verdict import Tokens, judge_tokens, role_results
@@ -31,6 +31,7 @@ from limbeck.latency import size_of
 from limbeck.metrics import position_statistics
 from limbeck.models import TEACHER_PREFIX, Batch, networks_of
 from limbeck.monitor import ROWS
+from limbeck.preflight import check_rows
 from limbeck.targets import SampledTargets, SoftTargets, SparseTargets
 from limbeck.teachers.model import ModelTeacher, as_teacher
 from limbeck.verdict import EXAMPLES_SHOWN, SCHEMA, VERSION
@@ -131,6 +132,9 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any) -> None:
         )
     if len(test) == 0:
         raise DataError("The test is empty; an evaluation needs at least one example.")
+    teacher = next(iter(models.get("teacher", ())), None)
+    for model in (*models["student"], *models.get("baseline", ())):
+        check_rows(model, teacher, test, len(base_of(model).get_output_embeddings().weight))
     if "position_ids" in test[0]:
         raise DataError("The rows of the test are packed, but its examples are counted; give the rows of tokenise.")
 

@@ -188,7 +188,8 @@ class DistillTrainer(Trainer):
         if self._next_tokens:
             classes = self.classes or len(base_of(self.model).get_output_embeddings().weight)
             for examples in filter(None, sets):
-                check_rows(self.model, self.teacher if self.teacher_passes else None, examples, classes)
+                rows = examples.dataset if hasattr(examples, "manifest") else examples  # of a labelled transfer set
+                check_rows(self.model, self.teacher if self.teacher_passes else None, rows, classes)
         batch = self._first_batch(self.train_dataset, self.args.train_batch_size)
         if self.augment is not None:
             batch = self.augment(batch, 0)

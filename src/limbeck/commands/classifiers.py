@@ -34,9 +34,14 @@ def prepare(chosen: Namespace, student: nn.Module | None, teacher: Any, labelled
     if student is None:
         set_seed(chosen.seed)  # whatever was read before, the same seed makes the same student
         student = _new_mlp(options_of(StudentOptions, chosen), train)
-    augment = jitter(chosen.jitter, seed=chosen.seed, column=_image_column(train)) if chosen.jitter else None
+    seed = chosen.seed
+    if labelled_set is not None and labelled_set.manifest.augmentation_seed is not None:
+        seed = labelled_set.manifest.augmentation_seed  # the views that were labelled are shown again
+    augment = jitter(chosen.jitter, seed=seed, column=_image_column(train)) if chosen.jitter else None
 
     def measure(baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+        if hasattr(teacher, "to"):
+            teacher.to(next(student.parameters()).device)  # training may have moved the student alone
         return evaluate(
             student,
             splits["test"],

@@ -56,6 +56,8 @@ def run(words: list[str]) -> None:
     with state.main_process_first():  # the others find in the cache what it has read
         work = (language if writes else classifiers).prepare(chosen, student, teacher, labelled_set)
     student, teacher, train = work.student, work.teacher, work.splits["train"]
+    if options.early_stopping and "validation" not in work.splits:
+        raise ConfigError("--early_stopping waits for a lower validation loss; give --validation a share above 0.")
     folder = claim(parser, chosen, options) if state.is_main_process else Path(options.output_dir)
     state.wait_for_everyone()
     if options.learning_rate is None:

@@ -6,6 +6,8 @@ What was measured is left in results.json, or where --output says, and beside it
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from limbeck.commands import console, language
 from limbeck.commands.options import (
     DataOptions,
@@ -36,6 +38,9 @@ def run(words: list[str]) -> None:
     students = [open_model(text) for text in options.student]
     baselines = [open_model(text) for text in options.baseline]
     teacher = open_teacher(teachers.teacher, teachers.mean)
+    if torch.accelerator.is_available():
+        for model in (*students, *baselines, *([teacher] if hasattr(teacher, "to") else [])):
+            model.to(torch.accelerator.current_accelerator())
     kinds = {language.are_language_models(student, teacher) for student in [*students, *baselines]}
     if writes := True in kinds:
         parser.set_defaults({"batch_size": language.DEFAULTS["per_device_eval_batch_size"]})
@@ -45,14 +50,16 @@ def run(words: list[str]) -> None:
     splits: dict[str, Any]
     if writes:
         language.refuse_options_of_classes(data)
-        splits = language.open_rows(data, texts, students[0], teacher, tokenizer, of_teacher)
+        if texts.packing:
+            raise ConfigError("Examples are measured one by one; leave --packing out.")
+        splits, said = language.open_rows(data, texts, [*students, *baselines], teacher, tokenizer, of_teacher)
     else:
         language.refuse_options_of_language(texts)
-        splits = open_data(data, tokenizer, of_teacher)
-    if options.split in ("train", "test"):  # as distill has them: what it trained on is not measured as a test
-        splits, said = (language.with_test_rows if writes else with_test)(splits)
-        if said:
-            console.say(said)
+        splits, said = open_data(data, tokenizer, of_teacher), None
+        if options.split in ("train", "test"):  # as distill has them: what it trained on is not measured as a test
+            splits, said = with_test(splits)
+    if said:
+        console.say(said)
     if options.split not in splits:
         raise DataError(f"{data.data} has no split {options.split!r}; it has {', '.join(splits)}.")
     test = splits[options.split]

@@ -39,8 +39,7 @@ def run(words: list[str]) -> None:
         language.refuse_options_of_classes(data)
         if texts.packing:
             raise ConfigError("Examples are labelled one by one; leave --packing out.")
-        splits = language.open_rows(data, texts, teacher, teacher, tokenizer)
-        splits, said = language.with_test_rows(splits)
+        splits, said = language.open_rows(data, texts, [teacher], teacher, tokenizer)
     else:
         language.refuse_options_of_language(texts)
         splits, said = with_test(open_data(data, tokenizer))

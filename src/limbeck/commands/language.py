@@ -3,7 +3,7 @@
 What this file does not know: training, the folder of a run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -54,11 +54,14 @@ def prepare(chosen: Namespace, student: nn.Module, teacher: Any, labelled_set: L
         console.say(said)
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, [chosen.student], chosen.teacher)
     splits: dict[str, Any]
+    if labelled_set is not None:
+        _check_labelled(labelled_set, texts, data, chosen)
+        if of_teacher is None and labelled_set.manifest.tokenizer is not None:
+            of_teacher = tokenizer  # student and baseline are cut to its tokens, as the stored targets are
     if labelled_set is None or data.data != DataOptions.data:
-        splits = open_rows(data, texts, student, teacher, tokenizer, of_teacher)
+        splits, said = open_rows(data, texts, [student], teacher, tokenizer, of_teacher)
         if labelled_set is None and "train" not in splits:
             raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
-        splits, said = with_test_rows(splits)
         if said:
             console.say(said)
         if labelled_set is not None:
@@ -69,8 +72,6 @@ def prepare(chosen: Namespace, student: nn.Module, teacher: Any, labelled_set: L
         splits = {"train": rest, "test": test.dataset}
     if "validation" not in splits and split.validation:
         splits["train"], splits["validation"] = part_of(splits["train"], split.validation, seed=1)
-    if texts.packing and labelled_set is not None:
-        raise ConfigError("A labelled transfer set is trained on row by row; leave --packing out.")
     if texts.packing:
         longest = _least(data.max_length, _context_of(student))
         if longest is None:
@@ -80,6 +81,8 @@ def prepare(chosen: Namespace, student: nn.Module, teacher: Any, labelled_set: L
         console.say(f"{whole:,} training examples are packed into {len(splits['train']):,} rows.")
 
     def measure(baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+        if hasattr(teacher, "to"):
+            teacher.to(next(student.parameters()).device)  # training may have moved the student alone
         return evaluate_language(
             student,
             splits["test"],
@@ -114,12 +117,16 @@ def are_language_models(student: Any, teacher: Any) -> bool:
 def open_rows(
     data: DataOptions,
     language: LanguageOptions,
-    student: nn.Module,
+    students: Sequence[Any],
     teacher: Any,
     tokenizer: Any,
     teacher_tokenizer: Any = None,
-) -> dict[str, Any]:
-    """The splits of the data as rows of token ids (`limbeck.tokenise`), each with row ids of its own."""
+) -> tuple[dict[str, Any], str | None]:
+    """The splits of the data as rows of token ids (`limbeck.tokenise`), with row ids of their own and a test.
+
+    Cut to what all students can read. And what was done where a test had to be made: of records, so that it is the
+    same one whatever is cut off or dropped for the sake of a model.
+    """
     if data.data == "digits":
         raise ConfigError("The digits are pictures, and a language model learns from text; give --data.")
     if tokenizer is None:
@@ -127,10 +134,9 @@ def open_rows(
     if teacher_tokenizer is not None:
         shared_vocabulary(tokenizer, teacher_tokenizer)  # before a long read
     disable_progress_bars()  # of reading: training has its own
-    splits = load_splits(data.data, data.column_names or None)
-    made, first = {}, 0
-    for name in sorted(splits, key=lambda name: name != "train"):
-        records = splits[name]
+    found, first = load_splits(data.data, data.column_names or None), 0
+    for name in sorted(found, key=lambda name: name != "train"):
+        records = found[name]
         if data.text_column is not None:
             if data.text_column not in records.column_names:
                 raise DataError(f"There is no column {data.text_column!r} in {name}; there are {records.column_names}.")
@@ -138,19 +144,40 @@ def open_rows(
         if "row_id" not in records.column_names:
             records = records.add_column("row_id", list(range(first, first + len(records))))
             first += len(records)
-        made[name] = tokenise(
+        found[name] = records
+    splits, said = _with_test(found)
+    made = {
+        name: tokenise(
             records,
             tokenizer,
             assistant=language.assistant,
-            max_length=_least(data.max_length, _context_of(student)),
+            max_length=_least(data.max_length, *map(_context_of, students)),
             teacher_max_length=_least(language.teacher_max_length, _context_of(teacher)),
             num_proc=language.num_proc,
         )
-    return made
+        for name, records in splits.items()
+    }
+    return made, said
 
 
-def with_test_rows(splits: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """The splits with a "test" among them, always the same rows; and what was done, where it had to be made."""
+def _check_labelled(labelled_set: Labelled, texts: LanguageOptions, data: DataOptions, chosen: Namespace) -> None:
+    """ConfigError where a labelled transfer set is not of text, or options speak of text that is not read."""
+    labels = labelled_set.manifest.columns.get("labels")
+    if labels is None or not labels.is_list:
+        raise ConfigError(f"{chosen.transfer_set} holds examples of classes; give --student a classifier, or an mlp.")
+    if texts.packing:
+        raise ConfigError("A labelled transfer set is trained on row by row; leave --packing out.")
+    if data.data == DataOptions.data:
+        reading = {"max_length": data.max_length, "text_column": data.text_column}
+        reading |= {"teacher_max_length": texts.teacher_max_length}
+        reading |= {"assistant": texts.assistant if texts.assistant != LanguageOptions.assistant else None}
+        for name, value in reading.items():
+            if value is not None:
+                raise ConfigError(f"--{name} is about how --data is read, and there is none; leave it out.")
+
+
+def _with_test(splits: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """The splits with a "test" among them; and what was done, where it had to be made."""
     if "test" in splits or "train" not in splits:
         return dict(splits), None
     if "validation" in splits:

@@ -4,6 +4,7 @@ What this file does not know: what is trained.
 """
 
 import shutil
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,12 @@ def claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     settings = settings_of(parser, chosen)
     if options.resume and (folder / SETTINGS).exists():
-        before = parser.parse_path(folder / SETTINGS).as_dict()
+        try:
+            before = parser.parse_path(folder / SETTINGS).as_dict()
+        except (ArgumentError, TypeError) as error:
+            raise ConfigError(
+                f"{folder / SETTINGS} cannot be read ({error}); delete it, and --resume goes on all the same."
+            ) from error
         for name in sorted(settings):
             if before.get(name) != settings[name]:
                 console.say(f"Note: {name} was {before.get(name)} when the run began and is {settings[name]} now.")
@@ -50,7 +56,9 @@ def claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Pat
 def save_settings(parser: ArgumentParser, settings: dict[str, Any], folder: Path) -> None:
     """Writes them as YAML, for --config."""
     kept = Namespace(**settings)  # type: ignore[no-untyped-call]
-    parser.save(kept, folder / SETTINGS, overwrite=True, skip_validation=True)
+    beside = folder / f"{SETTINGS}.partial"
+    parser.save(kept, beside, overwrite=True, skip_validation=True)
+    beside.replace(folder / SETTINGS)
 
 
 def _remove_run(folder: Path) -> None:

@@ -124,12 +124,16 @@ def load_splits(source: Any, column_names: Sequence[str] | None = None) -> dict[
         if files == [path] and path.is_dir():
             return dict(datasets.load_dataset(str(path), **_csv_options([*path.glob("*.[ct]sv")], column_names)))
         return _load_files(files, column_names)
+    except StopIteration as error:  # datasets finds no row to tell the columns from
+        raise DataError(f"{text} cannot be read: there is nothing in it.") from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, DataError):
             raise
         what = f"{text} cannot be read" if files else f"{text} is no file or folder here, and no data set on the hub"
         said = error.__cause__ or error  # datasets wraps what was wrong into "an error occurred"
-        raise DataError(f"{what}: {said}\n{_HEADERS if files else ''}".rstrip()) from error
+        tabular = any(file.suffix in (".csv", ".tsv") or any(file.glob("*.[ct]sv")) for file in files)
+        hint = _HEADERS if tabular else ""
+        raise DataError(f"{what}: {said}\n{hint}".rstrip()) from error
 
 
 def _load_files(files: Sequence[Path], column_names: Sequence[str] | None) -> dict[str, Any]:
