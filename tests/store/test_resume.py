@@ -12,6 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,35 @@ def test_what_is_whole_is_not_made_again(tmp_path: Path) -> None:
     limbeck.label(calm, images(20), tmp_path / "set", **again)
     assert sum(asked) == 3  # finished: only looked at whether it is the same
     assert not (tmp_path / "set" / "unfinished").exists()
+
+
+@pytest.mark.parametrize("shards", [1, None])
+def test_another_batch_size_goes_on_with_the_shards_that_there_are(
+    tmp_path: Path, shards: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of several lengths, whose first batch says how many make a shard: 1 row and 16 rows disagree."""
+    monkeypatch.setattr(import_module("limbeck.labelling.label"), "SHARD_BYTES", 1200)
+    given: dict[str, Any] = {"teacher": llama(), "transfer_set": rows(), "kind": "top_k", "k": 3}
+    sizes = [limbeck.label(**given, path=tmp_path / f"{n}", batch_size=n).manifest.rows_per_shard for n in (16, 1)]
+    assert sizes[0] != sizes[1]
+    made = writing.Writer.write
+
+    def until(self: writing.Writer, shard: int, *args: Any) -> None:
+        if shard == shards:
+            raise KeyboardInterrupt
+        made(self, shard, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writing.Writer, "write", until)
+        if shards is None:
+            limbeck.label(**given, path=tmp_path / "cut", batch_size=16)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                limbeck.label(**given, path=tmp_path / "cut", batch_size=16)
+    manifest = limbeck.label(**given, path=tmp_path / "cut", batch_size=1).manifest
+    assert manifest.rows_per_shard == sizes[0]
+    assert sum(shard.rows for shard in manifest.shards) == 23
+    assert limbeck.verify(tmp_path / "cut", llama()) == []
 
 
 CHANGES: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {

@@ -9,6 +9,7 @@ What this file does not know: how files are written, how targets are encoded.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -57,7 +58,8 @@ def label(
     kind: what is kept of each position, with its options: "top_k" (k=64, bits=8), "dense" (dtype="float16"),
         "hidden" (dtype="float16"; causal language models) or "sampled" (k=64, temperature=1.0).
     batch_size: rows that the teacher is asked about at once. It may change when a call is made again.
-    rows_per_shard: by default as many as make about 256 MB; a file is written when they are done.
+    rows_per_shard: by default as many as make about 256 MB, or as a call that was cut off had; a file is written when
+        they are done.
     augment, views: an Augmentation, and of how many epochs the views are labelled; training replays them.
     tokenizer: that the rows were made with: its hash is kept, and a student with another one is refused. A language
         model's padded output layer is cut to its tokens.
@@ -89,6 +91,8 @@ def label(
     plan, positions = _plan(asking, transfer_set, tokenizer, batch_size, rows_per_shard)
     found = found_plan(folder)
     if found is not None:
+        if rows_per_shard is None:  # a guess from the first batch, which may be of another size now
+            plan = replace(plan, rows_per_shard=found.rows_per_shard)
         found.require_same(plan, str(folder))
     if isinstance(found, Manifest):
         if state.is_main_process:
