@@ -40,8 +40,8 @@ def open(path: Any, cache_dir: str | None = None) -> "Labelled":  # limbeck.open
 
     cache_dir: where datasets keeps the copy of the rows that it maps into memory; by default its own.
 
-    DataError, naming file or field, where the set is unfinished, from a newer Limbeck, or lacks a file or a part of
-    one. What is in the files is checked by `verify`.
+    DataError, naming file or field, where the set is unfinished, from a newer Limbeck, lacks a file or a part of one,
+    or has a manifest that was changed. What is in the files is checked by `verify`.
     """
     folder = Folder(path)
     manifest = read_manifest(folder)

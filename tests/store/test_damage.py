@@ -3,6 +3,7 @@
 Oracle: the one file, or the one field, that was changed here; it must be named.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ def made(tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, **changes: Any) -> None:
-    manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps({k: v for k, v in (manifest | changes).items() if v != "gone"}))
+    """Changes fields of the manifest, and its hash with them."""
+    manifest = json.loads((path / "manifest.json").read_text()) | changes
+    manifest = {name: value for name, value in manifest.items() if value != "gone" and name != "sha256"}
+    content = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    (path / "manifest.json").write_text(json.dumps(manifest | {"sha256": hashlib.sha256(content).hexdigest()}))
 
 
 def test_a_whole_set_has_no_findings(made: Path) -> None:
@@ -89,6 +93,41 @@ def test_a_head_that_changed_is_found(tmp_path: Path) -> None:
 def test_a_manifest_of_another_making_is_refused(made: Path, changes: dict[str, Any], message: str) -> None:
     rewrite(made, **changes)
     with pytest.raises(DataError, match=f"manifest.json.*{message}"):
+        limbeck.open(made)
+
+
+CHANGED = {
+    "classes": '"classes": 5',
+    "kind.k": '"k": 3',
+    "kind.temperature": '"temperature": 1.0',
+    "a dtype": '"dtype": "uint8"',
+    "a name": '"positions_are": "examples"',
+    "a shard's hash": '"sha256": "',
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_a_changed_manifest_is_refused(made: Path, what: str) -> None:
+    """One character more in one field."""
+    text, field = (made / "manifest.json").read_text(), CHANGED[what]
+    assert field in text
+    end = len(field) - (field.endswith('"') and what != "a shard's hash")
+    (made / "manifest.json").write_text(text.replace(field, field[:end] + "1" + field[end:], 1))
+    for reads in (limbeck.open, limbeck.verify):
+        with pytest.raises(DataError, match=r"manifest.json was changed after it was written"):
+            reads(made)
+    with pytest.raises(DataError, match=r"manifest.json was changed after it was written"):
+        limbeck.label(network(), images(), made, "top_k", k=3, rows_per_shard=16)
+
+
+def test_a_manifest_written_otherwise_with_the_same_fields_is_the_same(made: Path) -> None:
+    """Its own hash is of what it says: another order and other spaces change nothing; without it, it is damaged."""
+    manifest = json.loads((made / "manifest.json").read_text())
+    (made / "manifest.json").write_text(json.dumps(dict(reversed(manifest.items()))))
+    assert limbeck.verify(made) == []
+    del manifest["sha256"]
+    (made / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=r"no field 'sha256'"):
         limbeck.open(made)
 
 

@@ -30,7 +30,7 @@ def verify(path: Any, teacher: Any = None, *, rows: int = 32) -> list[str]:
     that it says what is kept: a mean total variation of at most 0.05, which 8 bits stay well below. Samples and
     augmented views are not compared.
 
-    DataError where there is no finished set.
+    DataError where there is no finished set, or its manifest was changed.
     """
     folder = Folder(path)
     manifest = read_manifest(folder)

@@ -3,9 +3,11 @@
     plan.json       while it is made: all that must be the same for a call to go on where another was cut off
     manifest.json   written last, so that its presence means complete
 
+Each ends with `sha256`, of its other fields: a setting that was changed would be read as another distribution.
 What this file does not know: Parquet, teachers and tokenizers, which are hashes here.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -17,6 +19,7 @@ from limbeck.store.columns import Kept
 
 VERSION = 1
 NAME = "manifest.json"
+SEAL = "sha256"
 
 TEMPERATURE = "p = softmax(logits / T); no power of T is in what is kept"
 
@@ -68,11 +71,12 @@ class Plan:
 
     def to_json(self) -> bytes:
         """As it is written."""
-        return json.dumps(asdict(self), indent=1).encode()
+        values = asdict(self)
+        return json.dumps(values | {SEAL: _sha256(values)}, indent=1).encode()
 
     @classmethod
     def from_json(cls, content: bytes, file: str) -> Self:
-        """As it was written; DataError that names the file and the field that is wrong."""
+        """As it was written; DataError that names the file, and that it was changed or which field is wrong."""
         try:
             values = json.loads(content)
         except ValueError as error:
@@ -86,8 +90,15 @@ class Plan:
             )
         wanted = {f.name: f for f in fields(cls)}
         missing = [n for n, f in wanted.items() if n not in values and f.default is f.default_factory is MISSING]
+        if SEAL not in values:
+            missing.append(SEAL)
         if missing:
             raise DataError(f"{file} has no field {missing[0]!r}; the labelled transfer set is damaged.")
+        if values.pop(SEAL) != _sha256(values):
+            raise DataError(
+                f"{file} was changed after it was written: the SHA-256 of its fields is not the one that it ends with; "
+                "bring back the file as it was, or label the transfer set again."
+            )
         try:
             return cls(**{name: _READ.get(name, _as_is)(values[name]) for name in wanted if name in values})
         except (TypeError, ValueError, AttributeError) as error:
@@ -152,6 +163,11 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], at: str = ""
         elif stored != given:
             found.append(f"  {at}{name}: stored {stored!r}, given {given!r}")
     return found
+
+
+def _sha256(values: Mapping[str, Any]) -> str:
+    """Of the fields, whatever their order and the spaces between them."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _as_is(value: Any) -> Any:
