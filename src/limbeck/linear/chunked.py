@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from limbeck.divergences import Divergence
+from limbeck.memory import keep_freed_memory
 from limbeck.objective import NO_LABEL, Counts, Loss, Objective, Rows
 from limbeck.targets import (
     DenseTargets,
@@ -198,7 +199,7 @@ def _over_chunks(
     buffer = hidden.new_empty(chunk_rows, classes)
     read = (lambda chunk: lambda block: None) if targets is None else _reader(targets, chunk_rows)
     if on_cpu:
-        _keep_freed_memory()
+        keep_freed_memory()
     compare = _compiled() if compiled and _compiles(targets, settings.divergence) else _compare
     for start in range(0, n, chunk_rows):
         chunk = slice(start, min(start + chunk_rows, n))
@@ -343,15 +344,6 @@ def _compiles(targets: SoftTargets | None, divergence: Divergence | None) -> boo
     if targets is None or divergence is None:
         return True
     return isinstance(targets, DenseTargets | HiddenTargets | SparseTargets) and divergence.closed_form
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Has glibc keep up to 62 MiB that are freed, as it does once a block of 31 MiB was.
-
-    Else it gives a block's temporaries back to the system after each operation, and page faults take most of the time.
-    """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 @cache

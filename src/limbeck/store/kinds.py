@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from limbeck.divergences import forward_kl
 from limbeck.errors import ConfigError, DataError, ShapeError, TargetError
+from limbeck.memory import keep_freed_memory
 from limbeck.targets import DenseTargets, Head, HiddenTargets, SampledTargets, SoftTargets, SparseTargets
 
 _CHUNK = 2**21  # logits worked on at once: few enough that the copies stay in memory that is warm
@@ -352,6 +353,7 @@ def _softened(targets: SoftTargets, temperature: float) -> Iterator[tuple[int, T
             f"{type(targets).__name__} speak of some classes only, and cannot be kept again; label with a teacher that "
             "speaks of every class."
         )
+    keep_freed_memory()
     rows = max(1, _CHUNK // targets.num_classes)
     for start in range(0, max(1, len(targets)), rows):
         some = targets[start : start + rows]
