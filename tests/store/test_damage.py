@@ -88,11 +88,27 @@ def test_a_head_that_changed_is_found(tmp_path: Path) -> None:
         ({"teacher": "gone"}, "no field 'teacher'"),
         ({"columns": [1]}, "cannot be read"),
         ({"shards": [{"name": "x"}]}, "cannot be read"),
+        ({"kind": {"kind": "top_k", "k": 3, "temperature": "x"}}, "cannot be read: .*Temperature of top_k .* is 'x'"),
+        ({"kind": {"kind": "top"}}, "cannot be read: .*no kind that is known here"),
+        ({"kind": "top_k"}, "cannot be read"),
+        ({"kind": {"kind": "top_k", "k": 4}}, r"'target_ids' as .*\(3,\).* keeps as .*\(4,\)"),
+        ({"kind": {"kind": "top_k", "k": 3, "bits": 16}}, "'target_codes' as .*uint8.* keeps as .*int16"),
+        ({"kind": {"kind": "dense"}}, "'target_logits' as None, which .* keeps as .*float16"),
+        ({"classes": 2}, "cannot be read: top_k with k = 3 keeps more than the 2 classes"),
+        ({"positions_are": "tokens"}, r"'target_ids' as .*\(3,\).* keeps as .*\(None, 3\)"),
     ],
 )
 def test_a_manifest_of_another_making_is_refused(made: Path, changes: dict[str, Any], message: str) -> None:
     rewrite(made, **changes)
-    with pytest.raises(DataError, match=f"manifest.json.*{message}"):
+    for reads in (limbeck.open, limbeck.verify):
+        with pytest.raises(DataError, match=f"manifest.json.*{message}"):
+            reads(made)
+
+
+def test_a_column_of_another_type_is_refused(made: Path) -> None:
+    columns = json.loads((made / "manifest.json").read_text())["columns"]
+    rewrite(made, columns=columns | {"target_ids": columns["target_ids"] | {"dtype": "int99"}})
+    with pytest.raises(DataError, match=r"manifest.json has 'target_ids' as .*int99.* keeps as .*int32"):
         limbeck.open(made)
 
 

@@ -19,7 +19,7 @@ from limbeck.language.positions import next_tokens
 from limbeck.models import TARGET_PREFIX, networks_of
 from limbeck.store.columns import Kept, to_arrow, to_numpy
 from limbeck.store.kinds import Kind
-from limbeck.store.manifest import Plan
+from limbeck.store.manifest import Plan, target_columns
 from limbeck.targets import Head, HiddenTargets, SoftTargets
 from limbeck.teachers.model import Teacher
 from limbeck.transfer import draws
@@ -64,13 +64,14 @@ class Asking:
         if self.kind.name == "hidden":
             self.head = head
         hidden_size = None if head is None else head.weight.shape[1]
+        views = None if self.augment is None else self.views
         spoken = targets.hidden if isinstance(targets, HiddenTargets) else getattr(targets, "logits", torch.empty(0))
         return Said(
             targets.num_classes,
             hidden_size,
             str(spoken.dtype).removeprefix("torch."),
             positions_are,
-            self._columns(targets.num_classes, hidden_size, positions_are),
+            target_columns(self.kind, targets.num_classes, hidden_size, positions_are, views),
             table.nbytes / len(table),
         )
 
@@ -110,14 +111,6 @@ class Asking:
         columns = self.rows.columns
         batch = batch_of(lambda name: to_numpy(table.column(name), columns[name]), columns)
         return {name: values.to(self.device) for name, values in batch.items()}
-
-    def _columns(self, classes: int, hidden_size: int | None, positions_are: str) -> dict[str, Kept]:
-        columns: dict[str, Kept] = {}
-        lead: tuple[int | None, ...] = () if positions_are == "examples" else (None,)
-        for name, (dtype, width) in self.kind.columns(classes, hidden_size).items():
-            own = (self.views, width) if self.augment is not None else (width,) if width > 1 else ()
-            columns[TARGET_PREFIX + name] = Kept(str(dtype), lead + own)
-        return columns
 
     def _require_all(self, targets: SoftTargets, batch: Batch, table: pa.Table, positions_are: str) -> np.ndarray:
         """How many positions each row has, `[n]`; ShapeError unless the teacher spoke of them all."""

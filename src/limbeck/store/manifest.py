@@ -16,6 +16,7 @@ from typing import Any, Self
 from limbeck.errors import DataError
 from limbeck.models import TARGET_PREFIX
 from limbeck.store.columns import Kept
+from limbeck.store.kinds import Kind
 
 VERSION = 1
 NAME = "manifest.json"
@@ -151,6 +152,18 @@ class Manifest(Plan):
     def bytes(self) -> int:
         """Of all its shards."""
         return sum(shard.bytes for shard in self.shards)
+
+
+def target_columns(
+    kind: Kind, classes: int, hidden_size: int | None, positions_are: str, views: int | None
+) -> dict[str, Kept]:
+    """The columns of what a teacher says, as this kind keeps them. views: None of rows labelled as they are."""
+    lead: tuple[int | None, ...] = () if positions_are == "examples" else (None,)
+    columns = {}
+    for name, (dtype, width) in kind.columns(classes, hidden_size).items():
+        own = (width,) if width > 1 else ()
+        columns[TARGET_PREFIX + name] = Kept(str(dtype), lead + (own if views is None else (views, width)))
+    return columns
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], at: str = "") -> list[str]:

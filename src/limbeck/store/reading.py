@@ -10,15 +10,19 @@ import datasets
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from limbeck.errors import DataError
+from limbeck.errors import DataError, LimbeckError
 from limbeck.store.folder import UNFINISHED, Folder
-from limbeck.store.manifest import NAME, Manifest
+from limbeck.store.kinds import kind_of
+from limbeck.store.manifest import NAME, Manifest, target_columns
 from limbeck.store.writing import HEAD, PLAN
 from limbeck.targets import Head
 
 
 def read_manifest(folder: Folder) -> Manifest:
-    """What the set says of itself; DataError where it is unfinished, too new or damaged, or there is none."""
+    """What the set says of itself; DataError where it is unfinished, too new or damaged, or there is none.
+
+    Damaged is also one whose kind is none that is known here, or keeps other columns than it names.
+    """
     if folder.size(NAME) is None:
         if folder.size(PLAN) is not None:
             made = [name for name in folder.names(UNFINISHED) if name.startswith("part-") and name.endswith(".json")]
@@ -27,7 +31,26 @@ def read_manifest(folder: Folder) -> Manifest:
                 "goes on with it."
             )
         raise DataError(f"{folder} is no labelled transfer set: there is no {NAME}; limbeck.label makes one.")
-    return Manifest.from_json(folder.read(NAME), folder.at(NAME))
+    manifest = Manifest.from_json(folder.read(NAME), folder.at(NAME))
+    _require_columns_of_kind(manifest, folder.at(NAME))
+    return manifest
+
+
+def _require_columns_of_kind(manifest: Manifest, file: str) -> None:
+    views = None if manifest.augmentation is None else manifest.views
+    try:
+        kind = kind_of(manifest.kind)
+        wanted = target_columns(kind, manifest.classes, manifest.hidden_size, manifest.positions_are, views)
+    except (LimbeckError, TypeError, ValueError) as error:
+        why = str(error).rstrip(".")
+        raise DataError(f"{file} cannot be read: {why}; the labelled transfer set is damaged.") from error
+    for name in wanted | manifest.targets:
+        named, kept = manifest.targets.get(name), wanted.get(name)
+        if named != kept:
+            raise DataError(
+                f"{file} has {name!r} as {named}, which {kind} over {manifest.classes} classes keeps as {kept}; the "
+                "labelled transfer set is damaged."
+            )
 
 
 def require_files(folder: Folder, manifest: Manifest) -> None:
