@@ -98,13 +98,16 @@ class Labelled(Dataset):
         return self.manifest.rows if self._dataset is None else len(self._dataset)
 
     def __getitems__(self, places: Sequence[int]) -> Batch:
-        """The batch of these examples."""
+        """The batch of these examples, at least one; DataError where there is none at one of the places."""
+        places = self._there(places)
+        if not len(places):
+            raise DataError(f"A batch needs at least one of the {len(self):,} examples, but got no place.")
         if self._rows is None:
-            table = self._arrow[list(places)]
+            table = self._arrow[places.tolist()]
             return batch_of(
                 lambda name: to_numpy(table.column(name), self.manifest.columns[name]), self.manifest.columns
             )
-        rows = self._rows[np.asarray(places)]
+        rows = self._rows[places]
         return batch_of(lambda name: self._chunks(name).at(rows), self.manifest.columns)
 
     def __getitem__(self, place: int) -> Batch:
@@ -168,13 +171,23 @@ class Labelled(Dataset):
         return self.with_dataset(datasets.concatenate_datasets([self.dataset, *(other.dataset for other in others)]))
 
     def select(self, indices: Any) -> "Labelled":
-        """The examples at these places (numbers, or a bool mask `[N]`), in this order."""
+        """The examples at these places (numbers, or a bool mask `[N]`), in this order; DataError if there is none."""
         places = torch.as_tensor(indices)
         if places.dtype == torch.bool:
             if places.shape != (len(self),):
                 raise DataError(f"A bool mask has one entry per example, {len(self)}, but is {list(places.shape)}.")
             places = places.nonzero().squeeze(1)
-        return self.with_dataset(self.dataset.select(places.tolist()))
+        return self.with_dataset(self.dataset.select(self._there(places.tolist()).tolist()))
+
+    def _there(self, places: Sequence[int]) -> np.ndarray:
+        """These places, counted from the first example; DataError where one of them has none."""
+        there = np.asarray(places, np.int64)
+        beyond = there[(there < -len(self)) | (there >= len(self))]
+        if len(beyond):
+            raise DataError(
+                f"There are {len(self):,} examples, at the places 0 to {len(self) - 1:,}, but got {beyond[0]:,}."
+            )
+        return np.where(there < 0, there + len(self), there)
 
     def split(self, fraction: float, seed: int = 0) -> tuple["Labelled", "Labelled"]:
         """`(rest, part)`, as of a TransferSet: by row ids, each class in its share."""

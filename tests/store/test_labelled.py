@@ -334,3 +334,20 @@ def test_rows_that_lost_a_column_are_refused(tmp_path: Path) -> None:
         labelled.with_dataset(labelled.dataset.remove_columns("target_logits"))
     with pytest.raises(DataError, match="at least one row"):
         labelled.with_dataset(labelled.dataset.select([]))
+
+
+def test_places_without_an_example_are_refused(tmp_path: Path) -> None:
+    """Oracle: 50 examples, whose ids are 1000 and upwards."""
+    labelled = exact(tmp_path / "set")
+    repeated = labelled.with_dataset(datasets.concatenate_datasets([labelled.dataset, labelled.dataset]))
+    for several, last in ((labelled, 49), (repeated, 99)):  # read from the table, and row by row
+        for place in (500, -last - 2):
+            for ask in (several.__getitems__, several.select):
+                with pytest.raises(DataError, match=f"{last + 1} examples, at the places 0 to {last}, but got {place}"):
+                    ask([3, place])
+        with pytest.raises(DataError, match=f"at least one of the {last + 1} examples"):
+            several.__getitems__([])
+        assert several.__getitems__([-1, 2])["row_id"].tolist() == [1049, 1002]
+        assert several.select([-1, 2]).row_ids.tolist() == [1049, 1002]
+    with pytest.raises(DataError, match="at least one row"):
+        labelled.select([])
