@@ -5,11 +5,14 @@ Oracle: the one file, or the one field, that was changed here; it must be named.
 
 import hashlib
 import json
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import limbeck
 from limbeck import DataError
@@ -198,6 +201,33 @@ def test_targets_that_are_no_distribution_are_found(made: Path, monkeypatch: pyt
 def test_another_teacher_is_found_by_its_fingerprint(made: Path) -> None:
     (finding,) = limbeck.verify(made, network(1))
     assert "the teacher is another: stored" in finding
+
+
+def test_verify_asks_a_teacher_on_the_device_that_label_asks_it_on(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that no teacher is on, in the place of an accelerator: it is where both would bring theirs."""
+    asked: list[torch.device] = []
+
+    def settled(teacher: Any, device: torch.device) -> torch.device:
+        asked.append(device)
+        return torch.device("cpu")
+
+    own = SimpleNamespace(device=torch.device("meta"), is_main_process=True)
+    for name in ("label", "verify"):
+        module = import_module(f"limbeck.labelling.{name}")
+        monkeypatch.setattr(module, "settle", settled)
+        monkeypatch.setattr(module, "this_process", lambda: own)
+    limbeck.label(network(), images(), made, "top_k", k=3, rows_per_shard=16)
+    assert limbeck.verify(made, network()) == []
+    assert asked == [torch.device("meta")] * 2
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator")
+@pytest.mark.parametrize(("kind", "teacher", "given"), [("top_k", network, images), ("hidden", llama, rows)])
+def test_on_an_accelerator_the_teacher_is_brought_there(tmp_path: Path, kind: str, teacher: Any, given: Any) -> None:
+    limbeck.label(teacher(), given(), tmp_path, kind, **({"k": 3} if kind == "top_k" else {}))
+    asked = teacher()
+    assert limbeck.verify(tmp_path, asked) == []
+    assert next(asked.parameters()).device.type == torch.accelerator.current_accelerator().type
 
 
 def test_targets_that_the_teacher_would_not_give_are_found(tmp_path: Path) -> None:

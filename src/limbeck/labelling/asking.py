@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 
 from limbeck.divergences import forward_kl
 from limbeck.errors import ConfigError, ShapeError, TargetError
@@ -138,6 +140,12 @@ class Asking:
                 f"({int(bad.sum())} of {len(bad)} positions of its batch); look at that example, or at the teacher's "
                 "dtype. What was written before stays."
             )
+
+
+def this_process() -> PartialState:
+    """One of how many this is, and its own device."""
+    on_cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+    return PartialState(cpu=on_cpu)  # without, it takes one of several on the CPU for the only one
 
 
 def settle(teacher: Teacher, device: torch.device) -> torch.device:

@@ -13,14 +13,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from rich.progress import Progress
 
 from limbeck.errors import ConfigError, DataError
 from limbeck.labelled import Labelled, open
-from limbeck.labelling.asking import Asking, settle
+from limbeck.labelling.asking import Asking, settle, this_process
 from limbeck.labelling.rows import rows_of
 from limbeck.language.model import base_of
 from limbeck.language.vocabulary import shared_vocabulary, template_hash, tokenizer_hash
@@ -85,8 +82,7 @@ def label(
     teacher, rows = as_teacher(teacher), rows_of(transfer_set)
     if rows.is_language:
         _require_language(teacher, augment, tokenizer)
-    on_cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
-    state, folder = PartialState(cpu=on_cpu), Folder(path)  # it takes one of several for the only one otherwise
+    state, folder = this_process(), Folder(path)
     asking = Asking(teacher, kind, rows, augment, views, seed, settle(teacher, state.device))
     plan, positions = _plan(asking, transfer_set, tokenizer, batch_size, rows_per_shard)
     found = found_plan(folder)

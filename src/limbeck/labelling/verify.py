@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.labelled import Labelled, open
-from limbeck.labelling.asking import settle
+from limbeck.labelling.asking import settle, this_process
 from limbeck.store.folder import Folder
 from limbeck.store.reading import read_manifest
 from limbeck.store.verifying import damage
@@ -28,7 +28,7 @@ def verify(path: Any, teacher: Any = None, *, rows: int = 32) -> list[str]:
     Every file's SHA-256, how many rows and positions there are, that ids are distinct, and that every target is a
     distribution. With a teacher: that its fingerprint is the stored one, and for `rows` rows, evenly through the set,
     that it says what is kept: a mean total variation of at most 0.05, which 8 bits stay well below. Samples and
-    augmented views are not compared.
+    augmented views are not compared. The teacher is asked where `label` asks it: on the process's own device.
 
     DataError where there is no finished set, or its manifest was changed.
     """
@@ -46,7 +46,7 @@ def verify(path: Any, teacher: Any = None, *, rows: int = 32) -> list[str]:
 
 
 def _said_otherwise(labelled: Labelled, teacher: Teacher, rows: int) -> list[str]:
-    device = settle(teacher, torch.device("cpu"))
+    device = settle(teacher, this_process().device)
     if labelled.manifest.tokenizer is not None:
         for member in getattr(teacher, "members", [teacher]):
             if isinstance(member, ModelTeacher):
@@ -58,7 +58,7 @@ def _said_otherwise(labelled: Labelled, teacher: Teacher, rows: int) -> list[str
         kept = stored(batch)
         if isinstance(kept, SampledTargets):
             return []
-        differs = _total_variation(kept, teacher(batch), getattr(kept, "made_at", 1.0))
+        differs = _total_variation(kept, teacher(batch).to(device), getattr(kept, "made_at", 1.0))
         apart, positions = apart + float(differs.sum()), positions + len(differs)
     if positions and apart / positions > APART:
         return [
