@@ -99,15 +99,15 @@ class Labelled(Dataset):
 
     def __getitems__(self, places: Sequence[int]) -> Batch:
         """The batch of these examples, at least one; DataError where there is none at one of the places."""
-        places = self._there(places)
-        if not len(places):
+        there = self._there(places)
+        if not len(there):
             raise DataError(f"A batch needs at least one of the {len(self):,} examples, but got no place.")
         if self._rows is None:
-            table = self._arrow[places.tolist()]
+            table = self._arrow[there.tolist()]
             return batch_of(
                 lambda name: to_numpy(table.column(name), self.manifest.columns[name]), self.manifest.columns
             )
-        rows = self._rows[places]
+        rows = self._rows[there]
         return batch_of(lambda name: self._chunks(name).at(rows), self.manifest.columns)
 
     def __getitem__(self, place: int) -> Batch:
