@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,3 +28,20 @@ def data() -> Callable[[str], Path]:
         return Path(root) / name
 
     return folder
+
+
+@pytest.fixture
+def limbeck_says(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The exit code, and what was printed: to stdout, and to stderr."""
+
+    from limbeck.cli import main
+
+    def run(*words: str) -> tuple[int, str, str]:
+        try:
+            code: Any = main(words)
+        except SystemExit as stop:  # of the parser
+            code = stop.code or 0
+        printed = capsys.readouterr()
+        return code, " ".join(printed.out.split()), " ".join(printed.err.split())
+
+    return run

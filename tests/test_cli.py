@@ -5,7 +5,6 @@ import html
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +36,6 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def _a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-
-
-@pytest.fixture
-def limbeck_says(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """The exit code, and what was printed: to stdout, and to stderr."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        try:
-            code: Any = main(words)
-        except SystemExit as stop:  # of the parser
-            code = stop.code or 0
-        printed = capsys.readouterr()
-        return code, " ".join(printed.out.split()), " ".join(printed.err.split())
-
-    return run
 
 
 def log_of(path: str) -> list[dict[str, Any]]:

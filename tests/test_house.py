@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "targets": {"errors", "divergences"},
     "objective": {"errors", "divergences", "targets"},
     "memory": set(),
+    "roles": {"errors"},
     "linear": LOSSES | {"memory"},
     "metrics": {"errors", "divergences"},
     "intervals": set(),
@@ -55,12 +56,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "positions": LOSSES | {"models", "language.positions"},
     "preflight": LOSSES | {"models", "positions", "teachers", "language.model", "language.positions"},
     "trainer": RUNS | {"checkpoints", "teachers.stored"},
-    "evaluation": RUNS | {"teachers.stored", "verdict", "latency", "dark_knowledge"},
+    "evaluation": RUNS | {"roles", "teachers.stored", "verdict", "latency", "dark_knowledge"},
     "tuning": RUNS | {"trainer", "evaluation", "intervals"},
     "export": {"errors", "metrics", "models", "latency", "language.model", "teachers"},
     "generation": {"models", "language.model", "language.positions"},
     "language_verdict": {"intervals"},
-    "language_evaluation": RUNS | {"verdict", "latency", "intervals", "generation", "language_verdict"},
+    "language_evaluation": RUNS | {"roles", "verdict", "latency", "intervals", "generation", "language_verdict"},
     "report": {"errors"},  # it draws old runs again from their JSON
     "paper": {"limbeck"},  # the public API
     "calibration": {"errors"},

@@ -38,6 +38,7 @@ from limbeck.latency import latency_ms, size_of
 from limbeck.metrics import NO_LABEL, brier, confidence, fit_temperature, nll, position_statistics
 from limbeck.models import Batch, inputs_of, label_names_of, logits_of, teacher_view
 from limbeck.preflight import check_label_names, refuse_probabilities
+from limbeck.roles import by_role, joined
 from limbeck.targets import DenseTargets, SampledTargets, SparseTargets
 from limbeck.teachers.model import as_teacher
 from limbeck.teachers.stored import StoredTeacher
@@ -107,8 +108,7 @@ def predict(
     Rows whose `mask` is False are left out; `weights` are not used. Raises LimbeckErrors where classes, labels and
     models do not fit together, and for logits that are nan or infinite.
     """
-    models = {"teacher": _as_list(teacher), "student": _as_list(student), "baseline": _as_list(baseline)}
-    models = {role: members for role, members in models.items() if members}
+    models = by_role(student, baseline, teacher)
     _check(models, test, held_out)
     device = device or _device_of(models["student"][0])
     with _evaluating(m for members in models.values() for m in members), torch.no_grad():
@@ -163,8 +163,6 @@ def read_results(path: str | Path) -> dict[str, Any]:
 
 
 def _check(models: Mapping[str, Sequence[Any]], test: Any, held_out: Any) -> None:
-    if "student" not in models:
-        raise ConfigError("An evaluation needs at least one student, but got none.")
     if len(teachers := models.get("teacher", ())) > 1:
         raise ConfigError(
             f"An evaluation compares with one teacher, but got {len(teachers)} teachers; make one of them: "
@@ -174,12 +172,6 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any, held_out: Any) -> Non
         raise DataError("The test set is empty; an evaluation needs at least one example.")
     if held_out is test:
         raise ConfigError("held_out is the test set itself; temperatures must be fitted on other examples.")
-    students, baselines = len(models["student"]), len(models.get("baseline", ()))
-    if baselines not in (0, students):
-        raise ConfigError(
-            f"Baselines are paired with students by their place, but there are {baselines} and {students}; give one "
-            "baseline per student, trained with the same seed."
-        )
     known = {f"the {role}": label_names_of(m) for role, members in models.items() for m in members[:1]}
     known["the test set"] = getattr(test, "label_names", None)
     check_label_names({who: names for who, names in known.items() if names})
@@ -208,10 +200,10 @@ def _stream(
         rows.append({"place": seen + kept.cpu(), "row_id": row_id.cpu(), "labels": labels.cpu()})
         seen += len(batch["row_id"])
     statistics = {
-        role: {name: np.stack([_join(one, name) for one in seeds]) for name in seeds[0][0]}
+        role: {name: np.stack([joined(one, name) for one in seeds]) for name in seeds[0][0]}
         for role, seeds in parts.items()
     }
-    return {name: _join(rows, name) for name in rows[0]}, classes, statistics, knowledge.sums or None
+    return {name: joined(rows, name) for name in rows[0]}, classes, statistics, knowledge.sums or None
 
 
 def _statistics(log_q: Tensor, log_p: Tensor | None, labels: Tensor, temperature: float | None) -> dict[str, Tensor]:
@@ -369,17 +361,6 @@ def _positions(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     labels = batch.get("labels", torch.full_like(rows, NO_LABEL))
     kept = batch.get("mask", torch.ones_like(rows)).bool().nonzero().squeeze(1)
     return rows[kept], labels[kept], kept
-
-
-def _join(parts: Sequence[Mapping[str, Tensor]], name: str) -> np.ndarray:
-    joined: np.ndarray = torch.cat([part[name] for part in parts]).numpy()
-    return joined
-
-
-def _as_list(models: Any) -> list[Any]:
-    if models is None:
-        return []
-    return list(models) if isinstance(models, list | tuple) else [models]
 
 
 def _device_of(model: Any) -> torch.device:

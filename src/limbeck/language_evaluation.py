@@ -32,6 +32,7 @@ from limbeck.metrics import position_statistics
 from limbeck.models import TEACHER_PREFIX, Batch, networks_of
 from limbeck.monitor import ROWS
 from limbeck.preflight import check_rows
+from limbeck.roles import by_role, joined
 from limbeck.targets import SampledTargets, SoftTargets, SparseTargets
 from limbeck.teachers.model import ModelTeacher, as_teacher
 from limbeck.verdict import EXAMPLES_SHOWN, SCHEMA, VERSION
@@ -78,8 +79,7 @@ def evaluate_language(
     Models are asked where they are, in eval mode and without gradient, and are left as they were. LimbeckErrors where
     models and rows do not fit together.
     """
-    models = {"teacher": _as_list(teacher), "student": _as_list(student), "baseline": _as_list(baseline)}
-    models = {role: members for role, members in models.items() if members}
+    models = by_role(student, baseline, teacher)
     _check(models, test)
     if teacher_tokenizer is not None and tokenizer is None:
         raise ConfigError("teacher_tokenizer is compared with the student's; give that as tokenizer.")
@@ -114,8 +114,6 @@ def evaluate_language(
 
 
 def _check(models: Mapping[str, Sequence[Any]], test: Any) -> None:
-    if "student" not in models:
-        raise ConfigError("An evaluation needs at least one student, but got none.")
     for role in ("student", "baseline"):
         for model in models.get(role, ()):
             if not is_language_model(model):
@@ -125,11 +123,6 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any) -> None:
                 )
     if len(models.get("teacher", ())) > 1:
         raise ConfigError("An evaluation compares with one teacher; make one of several: Ensemble([...]).")
-    if len(models.get("baseline", models["student"])) != len(models["student"]):
-        raise ConfigError(
-            f"Baselines are paired with students by their place, but there are {len(models['baseline'])} and "
-            f"{len(models['student'])}; give one baseline per student, trained with the same seed."
-        )
     if len(test) == 0:
         raise DataError("The test is empty; an evaluation needs at least one example.")
     teacher = next(iter(models.get("teacher", ())), None)
@@ -160,7 +153,7 @@ def _measure(asked: Asked, test: Any, batch_size: int) -> tuple[Tokens, int]:
                     found = position_statistics(log_q, None if role == "teacher" else log_p, labels[some])
                     parts[role][seed].append({name: found[name].cpu() for name in KEPT})
     statistics = {
-        role: {called: np.stack([_joined(one, name) for one in seeds]) for name, called in KEPT.items()}
+        role: {called: np.stack([joined(one, name) for one in seeds]) for name, called in KEPT.items()}
         for role, seeds in parts.items()
     }
     example, label = (torch.cat([row[i] for row in rows]).cpu().numpy() for i in (0, 1))
@@ -274,17 +267,6 @@ def _evenly(rows: int, some: int) -> list[int]:
     """`some` places among `rows`, as far apart as they can be."""
     some = min(some, rows)
     return [(2 * i + 1) * rows // (2 * some) for i in range(some)]
-
-
-def _joined(parts: Iterable[Mapping[str, Tensor]], name: str) -> np.ndarray:
-    joined: np.ndarray = torch.cat([part[name] for part in parts]).numpy()
-    return joined
-
-
-def _as_list(models: Any) -> list[Any]:
-    if models is None:
-        return []
-    return list(models) if isinstance(models, list | tuple) else [models]
 
 
 def _device_of(asked: Asked) -> torch.device:

@@ -13,7 +13,6 @@ from datasets import Dataset
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import limbeck
-from limbeck.cli import main
 from limbeck.students import save
 
 from .conftest import MARKED
@@ -26,18 +25,6 @@ QUICK = ["--max_steps", "4", "--save_strategy", "no", "--logging_steps", "2", "-
 def _a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-
-
-@pytest.fixture
-def limbeck_says(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """The exit code, and what was printed: to stdout, and to stderr."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        code = main(words)
-        printed = capsys.readouterr()
-        return code, " ".join(printed.out.split()), " ".join(printed.err.split())
-
-    return run
 
 
 @pytest.fixture

@@ -5,14 +5,12 @@ Oracle: limbeck.label with the objects that the words stand for.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pytest
 import torch
 
 import limbeck
-from limbeck.cli import main
 from limbeck.students import mlp, save
 from limbeck.transfer import digits
 
@@ -20,21 +18,6 @@ from .small import contents, llama, words
 from .test_damage import rewrite
 
 Says = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def limbeck_says(capsys: pytest.CaptureFixture[str]) -> Says:
-    """The exit code, and what was printed: to stdout, and to stderr."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        try:
-            code: Any = main(words)
-        except SystemExit as stop:  # of the parser
-            code = stop.code or 0
-        printed = capsys.readouterr()
-        return code, " ".join(printed.out.split()), " ".join(printed.err.split())
-
-    return run
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def prepare(chosen: Namespace, student: nn.Module | None, teacher: Any, labelled
     seed = chosen.seed
     if labelled_set is not None and labelled_set.manifest.augmentation_seed is not None:
         seed = labelled_set.manifest.augmentation_seed  # the views that were labelled are shown again
-    augment = jitter(chosen.jitter, seed=seed, column=_image_column(train)) if chosen.jitter else None
+    augment = jitter(chosen.jitter, seed=seed, column=image_column(train)) if chosen.jitter else None
 
     def measure(baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
         if hasattr(teacher, "to"):
@@ -135,7 +135,8 @@ def _new_mlp(options: StudentOptions, train: TransferSet) -> nn.Module:
     )
 
 
-def _image_column(train: TransferSet) -> str:
+def image_column(train: Any) -> str:
+    """The column of a transfer set that --jitter shifts; ConfigError where it is not one."""
     first = inputs_of(train.__getitems__([0]))
     columns = [name for name, values in first.items() if values.ndim >= 3]
     if len(columns) != 1:

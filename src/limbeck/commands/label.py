@@ -5,6 +5,7 @@ from typing import Any
 from accelerate import PartialState
 
 from limbeck.commands import console, language
+from limbeck.commands.classifiers import image_column
 from limbeck.commands.info import table
 from limbeck.commands.options import (
     DataOptions,
@@ -18,7 +19,6 @@ from limbeck.commands.options import (
 from limbeck.commands.texts import open_data, open_teacher, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
 from limbeck.labelling import label
-from limbeck.models import inputs_of
 from limbeck.transfer import jitter
 
 OF_KINDS = ("k", "bits", "dtype", "temperature")
@@ -73,7 +73,4 @@ def run(words: list[str]) -> None:
 def _jitter(options: LabelOptions, examples: Any) -> Any:
     if not options.jitter:
         return None
-    images = [name for name, values in inputs_of(examples.__getitems__([0])).items() if values.ndim >= 3]
-    if len(images) != 1:
-        raise ConfigError(f"--jitter shifts images, but the data has {len(images)} image columns; leave it out.")
-    return jitter(options.jitter, seed=options.seed, column=images[0])
+    return jitter(options.jitter, seed=options.seed, column=image_column(examples))

@@ -1,0 +1,42 @@
+"""Who is compared: teacher, students and their baselines, one per seed.
+
+What this file does not know: what the models are asked.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limbeck.errors import ConfigError
+
+
+def by_role(student: Any, baseline: Any = None, teacher: Any = None) -> dict[str, list[Any]]:
+    """The models of each role, where there are any: "teacher", "student", "baseline".
+
+    ConfigError where there is no student, or baselines that do not pair with students.
+    """
+    models = {"teacher": _as_list(teacher), "student": _as_list(student), "baseline": _as_list(baseline)}
+    students, baselines = len(models["student"]), len(models["baseline"])
+    if not students:
+        raise ConfigError("An evaluation needs at least one student, but got none.")
+    if baselines not in (0, students):
+        raise ConfigError(
+            f"Baselines are paired with students by their place, but there are {baselines} and {students}; give one "
+            "baseline per student, trained with the same seed."
+        )
+    return {role: members for role, members in models.items() if members}
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]], name: str) -> np.ndarray:
+    """One statistic of all batches, one after the other."""
+    whole: np.ndarray = torch.cat([part[name] for part in parts]).numpy()
+    return whole
+
+
+def _as_list(models: Any) -> list[Any]:
+    if models is None:
+        return []
+    return list(models) if isinstance(models, list | tuple) else [models]
