@@ -19,7 +19,8 @@ from limbeck.students import mlp, save
 from limbeck.transfer import digits
 
 gc.freeze()  # Trainer collects garbage whenever it starts, and the libraries above are none
-QUICK = ["--max_steps", "6", "--save_strategy", "steps", "--save_steps", "3", "--logging_steps", "2", "--hidden", "12"]
+QUICK = ["--max_steps", "6", "--save_strategy", "steps", "--save_steps", "3", "--logging_steps", "2"]
+NARROW = ["--hidden", "12", *QUICK]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def log_of(path: str) -> list[dict[str, Any]]:
 def test_a_run_leaves_what_it_says(teachers: list[str], limbeck_says: Any) -> None:
     code, out, _ = limbeck_says(
         *("distill", "--teacher", *teachers, "--mean", "geometric", "--baseline", "--output_dir", "runs/a"),
-        *("--temperature", "3", "--hard_weight", "0.2", "--jitter", "1", "--labelled", "200", *QUICK),
+        *("--temperature", "3", "--hard_weight", "0.2", "--jitter", "1", "--labelled", "200", *NARROW),
     )
     assert code == 0
     assert "1 × forward_kl at T = 3 + 0.2 × labels" in out
@@ -80,7 +81,7 @@ def test_a_run_leaves_what_it_says(teachers: list[str], limbeck_says: Any) -> No
 
 
 def test_a_run_is_neither_mixed_in_nor_lost_unasked(limbeck_says: Any) -> None:
-    run = ["distill", "--output_dir", "runs/a", *QUICK]
+    run = ["distill", "--output_dir", "runs/a", *NARROW]
     assert limbeck_says(*run)[0] == 0
     weights = Path("runs/a/student/model.safetensors").read_bytes()
     code, _, err = limbeck_says(*run, "--seed", "5")
@@ -114,7 +115,7 @@ def test_a_run_is_neither_mixed_in_nor_lost_unasked(limbeck_says: Any) -> None:
 def test_data_of_one_split_is_measured_on_the_examples_that_distill_set_apart(limbeck_says: Any) -> None:
     rows = [f"{i % 7},{i % 5},{i % 2}" for i in range(50)]
     Path("rows.csv").write_text("a,b,label\n" + "\n".join(rows))
-    code, out, _ = limbeck_says("distill", "--data", "rows.csv", "--output_dir", "runs/a", *QUICK)
+    code, out, _ = limbeck_says("distill", "--data", "rows.csv", "--output_dir", "runs/a", *NARROW)
     assert code == 0
     assert "10 of its examples are set apart as the test" in out
     code, out, _ = limbeck_says("evaluate", "--data", "rows.csv", "--student", "runs/a/student")
@@ -206,7 +207,7 @@ def test_a_student_is_cut_from_its_teacher(limbeck_says: Any) -> None:
 def test_a_labelled_transfer_set_needs_no_teacher(teachers: list[str], limbeck_says: Any) -> None:
     rest, _ = digits().split(0.5, seed=3)
     limbeck.label(limbeck.load(teachers[0]), rest, "said", kind="dense", dtype="float32")
-    live = ["distill", *QUICK, "--weight_decay", "0", "--validation", "0", "--temperature", "3", "--seed", "5"]
+    live = ["distill", *NARROW, "--weight_decay", "0", "--validation", "0", "--temperature", "3", "--seed", "5"]
     code, out, err = limbeck_says(*live, "--transfer_set", "said", "--output_dir", "stored")
     assert (code, err) == (0, "")
     assert "180 of the labelled examples are set apart as the test." in out
@@ -310,7 +311,7 @@ def test_the_demo_leaves_pages_with_the_curves_of_its_first_training(
 
 def test_settings_are_printed_and_read_again(limbeck_says: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["distill", *QUICK, "--temperature", "7", "--output_dir", "a", "--print_config"])
+        main(["distill", *NARROW, "--temperature", "7", "--output_dir", "a", "--print_config"])
     Path("settings.yaml").write_text(capsys.readouterr().out)
     settings = yaml.safe_load(Path("settings.yaml").read_text())
     assert (settings["temperature"], settings["hidden"], settings["max_steps"]) == (7, [12], 6)
@@ -357,6 +358,16 @@ def test_settings_that_help_does_not_show_are_kept_too(capsys: pytest.CaptureFix
             ["distill", "--student", "take_layers:2", "--teacher", "T", "T"],
             1,
             "from one network, but the teacher has 2",
+        ),
+        (
+            ["distill", "--student", "T", "--hidden", "30", "30", "--dropout", "0.1"],
+            1,
+            "--hidden, --dropout: for an mlp that is made new, and this student is T; leave them out",
+        ),
+        (
+            ["tune", "--teacher", "T", "--student", "take_layers:2", "--max_norm", "3"],
+            1,
+            "--max_norm: for an mlp that is made new, and this student is take_layers:2; leave it out",
         ),
         (["distill", "--data", "nowhere.csv"], 1, "nowhere.csv"),
         (["distill", "--labelled", "99999"], 1, "--labelled must be between 1 and the 1294"),

@@ -4,6 +4,7 @@ What this file does not know: training, the folder of a run.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from jsonargparse import Namespace
@@ -119,6 +120,18 @@ def _labelled_rows(train: TransferSet) -> Any:
     if train.labels is None or not (train.labels != -100).any():
         raise ConfigError("--baseline and --labelled need labels, but the training set has none.")
     return (train.labels != -100).reshape(len(train), -1).any(1)
+
+
+def refuse_options_of_mlp(options: StudentOptions) -> None:
+    """ConfigError for options that shape an mlp, where the student is another one."""
+    usual = StudentOptions()
+    names = [f"--{f.name}" for f in fields(options) if f.name != "student"]
+    given = [name for name in names if getattr(options, name[2:]) != getattr(usual, name[2:])]
+    if given and options.student != "mlp":
+        raise ConfigError(
+            f"{', '.join(given)}: for an mlp that is made new, and this student is {options.student}; leave "
+            f"{'it' if len(given) == 1 else 'them'} out."
+        )
 
 
 def _new_mlp(options: StudentOptions, train: TransferSet) -> nn.Module:

@@ -21,7 +21,7 @@ from transformers import EarlyStoppingCallback, IntervalStrategy, set_seed
 
 from limbeck.checkpoints import newest_whole
 from limbeck.commands import classifiers, console, language
-from limbeck.commands.options import ObjectiveOptions, RunOptions, distill_parser, options_of, read
+from limbeck.commands.options import ObjectiveOptions, RunOptions, StudentOptions, distill_parser, options_of, read
 from limbeck.commands.run_folder import SETTINGS, claim, save_settings, settings_of
 from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
 from limbeck.commands.work import Work
@@ -32,6 +32,7 @@ from limbeck.objective import Objective
 from limbeck.report import write_report
 from limbeck.students import save
 from limbeck.trainer import DistillConfig, DistillTrainer
+from limbeck.tuning import read_tune
 
 
 def run(words: list[str]) -> None:
@@ -40,6 +41,8 @@ def run(words: list[str]) -> None:
     parser = distill_parser(brief="--help" in words or "-h" in words)
     chosen = read(parser, words)
     _objective(chosen), _training_arguments(chosen)  # refuse before anything is read
+    tuned = read_tune(chosen.tuned) if chosen.tuned else None
+    classifiers.refuse_options_of_mlp(options_of(StudentOptions, chosen))
     teacher = open_teacher(chosen.teacher, chosen.mean)  # a wrong name is told before data is read
     labelled_set = open_labelled(chosen.transfer_set) if chosen.transfer_set else None
     set_seed(chosen.seed)  # after the teacher, so that the same seed makes the same student
@@ -80,9 +83,11 @@ def run(words: list[str]) -> None:
         return
     results = work.measure(untrained, curves, config.per_device_eval_batch_size)
     results["settings"] = settings_of(parser, chosen)
+    if tuned is not None:
+        results["tuned"] = {k: v for k, v in tuned.items() if k != "trials"}
     save_settings(parser, results["settings"], folder)
     write_results(results, folder / "results.json")
-    write_report(results, folder / "report.html")
+    write_report(folder, folder / "report.html")
     console.print_results(results)
     models = "student" if untrained is None else "student, baseline"
     console.say(f"{folder}: {models}, results.json, report.html, log.jsonl, {SETTINGS}")

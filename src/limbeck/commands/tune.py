@@ -3,6 +3,7 @@
 What is left in the folder:
     tune.json        every trial, the candidates, the best (docs/tuning.md)
     tune.png         the measure over the temperature
+    report.html      why it was chosen, as a page (docs/report.md)
     distill.yaml     the settings to train with: `limbeck distill --config`
 
 What this file does not know: how candidates are tried and ranked (that is limbeck.tuning).
@@ -20,11 +21,12 @@ from rich.table import Table
 from torch import nn
 
 from limbeck.commands import classifiers, console, language
-from limbeck.commands.options import TuneOptions, distill_parser, options_of, read, tune_parser
+from limbeck.commands.options import StudentOptions, TuneOptions, distill_parser, options_of, read, tune_parser
 from limbeck.commands.run_folder import settings_of
 from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
 from limbeck.errors import ConfigError
 from limbeck.labelled import open as open_labelled
+from limbeck.report import write_report
 from limbeck.students import mlp
 from limbeck.trainer import DistillConfig
 from limbeck.tuning import MEASURES, PLOT, RESULTS, tune
@@ -39,6 +41,7 @@ def run(words: list[str]) -> None:
     chosen = read(parser, words)
     if not chosen.teacher and not chosen.transfer_set:
         raise ConfigError("Without a teacher there is no temperature to choose; give --teacher or --transfer_set.")
+    classifiers.refuse_options_of_mlp(options_of(StudentOptions, chosen))
     divergence = divergence_from_text(chosen.divergence)
     teacher = open_teacher(chosen.teacher, chosen.mean)
     labelled_set = open_labelled(chosen.transfer_set) if chosen.transfer_set else None
@@ -95,9 +98,10 @@ def run(words: list[str]) -> None:
         return
     folder = Path(options.output_dir)
     _save_next(chosen, found["best"], usual, folder)
+    write_report(folder / RESULTS, folder / "report.html")
     console.console.print(_table(found))
-    console.say(_sentence(found))
-    console.say(f"{folder}: {RESULTS}, {PLOT}, {NEXT}. To train with it:")
+    console.say(found["sentence"])
+    console.say(f"{folder}: {RESULTS}, {PLOT}, report.html, {NEXT}. To train with it:")
     console.say(f"  limbeck distill --config {folder / NEXT} --output_dir runs/distill")
 
 
@@ -116,6 +120,7 @@ def _save_next(chosen: Namespace, best: Mapping[str, Any], usual: Mapping[str, A
     settings = settings_of(parser, parser.get_defaults())
     settings |= {name: given[name] for name in settings.keys() & given.keys()}
     settings |= {"temperature": best["temperature"], "hard_weight": best["hard_weight"]}
+    settings["tuned"] = str(folder / RESULTS)
     kept = Namespace(**settings)  # type: ignore[no-untyped-call]
     parser.save(kept, folder / NEXT, overwrite=True, skip_validation=True)
 
@@ -141,17 +146,3 @@ def _table(found: Mapping[str, Any]) -> Table:
             said = f"{against['low']:+.4f} to {against['high']:+.4f}"
         table.add_row(f"{row['temperature']:g}", f"{row['hard_weight']:g}", str(row["seeds"]), *values, said)
     return table
-
-
-def _sentence(found: Mapping[str, Any]) -> str:
-    """What was found, and what could not be told from it."""
-    best = found["best"]
-    said = f"Best by {found['measure']}: T = {best['temperature']:g}, hard_weight {best['hard_weight']:g}."
-    compared = [row for row in found["candidates"] if row.get("against_best", {}).get("word")]
-    alike = [row for row in compared if row["against_best"]["word"] != "worse"]
-    if not compared:
-        return f"{said} With fewer than three seeds, nothing is said of how far chance could have moved it."
-    if not alike:
-        return f"{said} Every other candidate that was trained as often is shown to be worse."
-    named = "; ".join(f"T = {row['temperature']:g}, hard_weight {row['hard_weight']:g}" for row in alike)
-    return f"{said} Not shown to be worse: {named}."
