@@ -257,6 +257,23 @@ def test_a_labelled_transfer_set_needs_no_teacher(teachers: list[str], limbeck_s
         assert said_ in err
 
 
+def test_data_that_is_named_is_the_test_of_a_labelled_set(teachers: list[str], limbeck_says: Any) -> None:
+    """Also where it is called as the command's own default is; and the settings that are left say which it was."""
+    limbeck.label(limbeck.load(teachers[0]), digits().split(0.2, seed=0)[0], "said", kind="dense")
+    run = ["distill", "--transfer_set", "said", *NARROW, "--output_dir"]
+    assert limbeck_says(*run, "a")[0] == 0
+    assert limbeck_says(*run, "b", "--data", "digits")[0] == 0
+    for name in "ab":
+        assert limbeck_says("distill", "--config", f"{name}/config.yaml", "--output_dir", f"{name}_again")[0] == 0
+        code, out, _ = limbeck_says("distill", "--config", f"{name}/config.yaml", "--output_dir", name, "--resume")
+        assert (code, "Note" in out) == (0, False)
+    for name, examples in (("a", 288), ("a_again", 288), ("b", 359), ("b_again", 359)):
+        assert json.loads(Path(name, "results.json").read_text())["test"]["examples"] == examples
+    code, out, _ = limbeck_says("tune", "--transfer_set", "said", "--data", "digits", *NARROW, "--temperatures", "2")
+    assert (code, "Examples: 1,294 train, 144 validation" in out) == (0, True)
+    assert yaml.safe_load(Path("runs/tune/distill.yaml").read_text())["data"] == "digits"
+
+
 def test_evaluate_measures_what_was_saved(teachers: list[str], limbeck_says: Any) -> None:
     code, out, _ = limbeck_says(
         *(

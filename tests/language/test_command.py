@@ -134,6 +134,7 @@ def test_a_labelled_transfer_set_needs_no_teacher(
     limbeck.label(limbeck.mlp([64, 10]), limbeck.digits(), "classes", kind="dense")
     refused = [
         ([*run, "--packing"], "row by row; leave --packing out"),
+        ([*run, "--data", "digits"], "The digits are pictures"),
         ([*run, "--max_length", "9"], "--max_length is about how --data is read, and there is none"),
         (["distill", "--transfer_set", "said", "--student", short, *QUICK], "and the student reads 4"),
         (["distill", "--transfer_set", "classes", "--student", student, *QUICK], "classes holds examples of classes"),

@@ -91,7 +91,7 @@ def _read_labelled(chosen: Namespace, labelled_set: Labelled) -> tuple[dict[str,
         raise ConfigError("--labelled takes labels away from --data, not from a labelled transfer set; leave it out.")
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, [chosen.student], chosen.teacher)
     splits: dict[str, Any] = {"train": labelled_set}
-    if data.data == DataOptions.data:
+    if data.data is None:
         splits["train"], splits["test"] = labelled_set.split(0.2, seed=0)
         console.say(f"{len(splits['test']):,} of the labelled examples are set apart as the test.")
     else:

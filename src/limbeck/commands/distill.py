@@ -40,6 +40,9 @@ def run(words: list[str]) -> None:
     console.hush()
     parser = distill_parser(brief="--help" in words or "-h" in words)
     chosen = read(parser, words)
+    if chosen.transfer_set:
+        parser.set_defaults({"data": None})  # a part of the set is the test, unless --data names one
+        chosen = read(parser, words)
     _objective(chosen), _training_arguments(chosen)  # refuse before anything is read
     tuned = read_tune(chosen.tuned) if chosen.tuned else None
     classifiers.refuse_options_of_mlp(options_of(StudentOptions, chosen))

@@ -58,7 +58,7 @@ def prepare(chosen: Namespace, student: nn.Module, teacher: Any, labelled_set: L
         _check_labelled(labelled_set, texts, data, chosen)
         if of_teacher is None and labelled_set.manifest.tokenizer is not None:
             of_teacher = tokenizer  # student and baseline are cut to its tokens, as the stored targets are
-    if labelled_set is None or data.data != DataOptions.data:
+    if labelled_set is None or data.data is not None:
         splits, said = open_rows(data, texts, [student], teacher, tokenizer, of_teacher)
         if labelled_set is None and "train" not in splits:
             raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
@@ -167,7 +167,7 @@ def _check_labelled(labelled_set: Labelled, texts: LanguageOptions, data: DataOp
         raise ConfigError(f"{chosen.transfer_set} holds examples of classes; give --student a classifier, or an mlp.")
     if texts.packing:
         raise ConfigError("A labelled transfer set is trained on row by row; leave --packing out.")
-    if data.data == DataOptions.data:
+    if data.data is None:
         reading = {"max_length": data.max_length, "text_column": data.text_column}
         reading |= {"teacher_max_length": texts.teacher_max_length}
         reading |= {"assistant": texts.assistant if texts.assistant != LanguageOptions.assistant else None}

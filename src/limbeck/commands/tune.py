@@ -39,6 +39,9 @@ def run(words: list[str]) -> None:
     console.hush()
     parser = tune_parser(brief="--help" in words or "-h" in words)
     chosen = read(parser, words)
+    if chosen.transfer_set:
+        parser.set_defaults({"data": None})  # as distill has it
+        chosen = read(parser, words)
     if not chosen.teacher and not chosen.transfer_set:
         raise ConfigError("Without a teacher there is no temperature to choose; give --teacher or --transfer_set.")
     classifiers.refuse_options_of_mlp(options_of(StudentOptions, chosen))
