@@ -544,7 +544,7 @@ def test_a_recorded_teacher_is_refused_with_augmentation(tmp_path: Path) -> None
     data = arrays(random(N, FEATURES, seed=1))
     recorded = record(network(seed=3), data)
     for teacher in (recorded, Ensemble([network(seed=4), recorded]), Ensemble([Ensemble([recorded])])):
-        with pytest.raises(ConfigError, match=r"recorded teacher.*augmented view; leave augment out"):
+        with pytest.raises(ConfigError, match=r"recorded teacher.*augmented view; leave augment \(--jitter\) out"):
             DistillTrainer(network(), teacher, train_dataset=data, augment=Steps().watch, args=settings(tmp_path))
 
 

@@ -189,7 +189,7 @@ def _require_apart(who: str, model: Any, batch: Batch) -> None:
         f"The rows are packed, and the {who} must read their examples apart, but {type(inner).__name__} with "
         f"attn_implementation={getattr(inner.config, '_attn_implementation', None)!r} does not: {why}. Load it with "
         'attn_implementation="sdpa" or "eager" (flash attention reads packed rows in batches of one row only), or '
-        "train without limbeck.pack, as models that are recurrent or make their own masks must be."
+        "train without packing (limbeck.pack, --packing), as models that are recurrent or make their own masks must be."
     )
 
 
@@ -218,15 +218,16 @@ def check_rows(student: Any, teacher: Any, rows: Any, classes: int) -> None:
             else:
                 longest = pc.max(pc.list_value_length(table[column])).as_py() or 0
             if longest > limit:
+                option = "teacher_max_length" if column.startswith(TEACHER_PREFIX) else "max_length"
                 raise DataError(
                     f"A row's {column} has {longest} tokens, and the {who} reads {limit}; make the rows by tokenise "
-                    f"with {'teacher_' if column.startswith(TEACHER_PREFIX) else ''}max_length={limit}."
+                    f"with {option}={limit} (the command: --{option} {limit})."
                 )
         highest = pc.max(pc.list_flatten(table["labels"])).as_py()
         if highest is not None and highest >= classes:
             raise DataError(
                 f"A row asks for token {highest}, and the student's output layer has {classes}; tokenise with the "
-                "student's own tokenizer, or call student.resize_token_embeddings."
+                "student's own tokenizer (--tokenizer), or call student.resize_token_embeddings in Python."
             )
 
 
@@ -248,8 +249,8 @@ def _check_targets(objective: Objective, classes: int, compared: Positions, targ
     if compared.rows is not None and targets.num_classes != classes:
         raise ShapeError(
             f"The teacher's output layer has {targets.num_classes} classes and the student's {classes}. If both have "
-            "the same tokenizer and a padded output layer, give DistillTrainer both tokenizers (processing_class and "
-            "teacher_tokenizer): it cuts both layers to the tokens that exist."
+            "the same tokenizer and a padded output layer, give it (--tokenizer; in Python processing_class and "
+            "teacher_tokenizer): both layers are cut to the tokens that exist."
         )
     if targets.num_classes != classes:
         raise ShapeError(

@@ -123,7 +123,8 @@ class DistillTrainer(Trainer):
         if augment is not None and self.teacher_passes and getattr(self.teacher, "one_view", False):
             raise ConfigError(
                 "A recorded teacher, or a stored one, spoke of the examples as they are, so its words are wrong for an "
-                "augmented view; leave augment out, label views of it (limbeck.label), or train with the live teacher."
+                "augmented view; leave augment (--jitter) out, label views of it (limbeck.label, or limbeck label "
+                "--jitter), or train with the live teacher."
             )
         if isinstance(self.teacher, StoredTeacher) and self.teacher_passes:
             evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}

@@ -169,6 +169,21 @@ def test_a_padded_student_of_a_labelled_set_is_cut_to_its_tokens(
         assert torch.equal(layer, untouched)
 
 
+def test_a_padded_teacher_without_a_tokenizer_is_cut_by_the_one_that_is_named(
+    teacher: str, make_tokenizer: Callable[..., Any], limbeck_says: Any
+) -> None:
+    tokenizer = make_tokenizer(MARKED)
+    torch.manual_seed(1)
+    sizes = {**SMALL, "vocab_size": len(tokenizer) + 30, "max_position_embeddings": 48}
+    save(LlamaForCausalLM(LlamaConfig(**sizes)), "padded")
+    run = ["distill", "--data", _jsonl("pairs.jsonl", PAIRS), "--teacher", "padded", "--student", teacher, *QUICK]
+    code, _, err = limbeck_says(*run, "--output_dir", "a")
+    assert code == 1
+    assert "give it (--tokenizer; in Python processing_class and teacher_tokenizer)" in err
+    assert limbeck_says(*run, "--tokenizer", teacher, "--output_dir", "b")[0] == 0
+    assert json.loads(Path("b/results.json").read_text())["test"]["classes"] == len(tokenizer)
+
+
 def test_the_test_is_the_same_whatever_a_model_can_read(teacher: str, make_tokenizer: Any, limbeck_says: Any) -> None:
     """An example that was trained on is never measured later, though rows were dropped or cut in one of two runs."""
     data = _jsonl("pairs.jsonl", [{"prompt": "x" * (i % 40), "completion": f" of {i}"} for i in range(120)])
@@ -256,6 +271,7 @@ def test_a_column_of_text_and_weights_in_bfloat16(teacher: str, make_tokenizer: 
     assert code == 1
     assert "Records need the columns `text`" in err
     assert "['story', 'label']" in err
+    assert "or name that of a text by --text_column" in err
     code, out, err = limbeck_says(*run, "--text_column", "story")
     assert (code, err) == (0, "")
     assert "The student's weights are bfloat16: they are trained in float32" in out

@@ -95,6 +95,8 @@ def test_a_language_model_labels_records(tmp_path: Path, limbeck_says: Says) -> 
     assert len(labelled) == 27  # a tenth is the test
     assert labelled.manifest.positions == 27 * 3  # two words and the end
     assert "81 next tokens" in said
+    code, _, wrong = limbeck_says(*command, "--jitter", "1", "--output_dir", str(tmp_path / "views"))
+    assert (code, wrong) == (1, "limbeck label: --jitter has no meaning for language models; leave it out.")
 
 
 @pytest.mark.parametrize(

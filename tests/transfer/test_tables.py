@@ -253,7 +253,7 @@ def dataset(**columns: Any) -> datasets.Dataset:
         (lambda: dataset(title=["a"], body=["b"], label=[0]), {}, r"texts \['title', 'body'\].*give image_column="),
         (lambda: dataset(text=["a"], sentence=["b"], label=[0]), {}, r"texts \['text', 'sentence'\]"),
         (lambda: dataset(text=["a"], id=[7]), {}, "No label column could be guessed"),
-        (lambda: dataset(text=["a"], label=[7]), {}, "needs tokenizer=, the student's"),
+        (lambda: dataset(text=["a"], label=[7]), {}, r"tokenizer, the student's \(--tokenizer; in Python"),
         (lambda: dataset(x=["a"], y=[1], label=[0]), {"feature_columns": ["x"]}, "must be numbers, but 'x' in train"),
         (lambda: dataset(x=[1.0, None], label=[0, 1]), {}, "row 1 of train has nan in 'x'"),
         (lambda: dataset(x=[1.0, 2.0], label=[0.5, 1.0]), {}, "whole numbers or names, but 'label' of train has 0.5"),

@@ -36,7 +36,7 @@ def run(words: list[str]) -> None:
     tokenizer, _ = open_tokenizers(data.tokenizer, [], teachers.teacher)
     splits: dict[str, Any]
     if language.are_language_models(teacher, teacher):
-        language.refuse_options_of_classes(data)
+        language.refuse_options_of_classes(data, options)
         if texts.packing:
             raise ConfigError("Examples are labelled one by one; leave --packing out.")
         splits, said = language.open_rows(data, texts, [teacher], teacher, tokenizer)

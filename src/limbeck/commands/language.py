@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from torch import nn
 
 from limbeck.commands import console
-from limbeck.commands.options import DataOptions, LanguageOptions, SplitOptions, options_of
+from limbeck.commands.options import DataOptions, LabelOptions, LanguageOptions, SplitOptions, options_of
 from limbeck.commands.texts import open_tokenizers
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
@@ -202,9 +202,9 @@ def part_of(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
     return parts["train"], parts["test"]
 
 
-def refuse_options_of_classes(data: DataOptions, split: SplitOptions | None = None) -> None:
+def refuse_options_of_classes(data: DataOptions, more: SplitOptions | LabelOptions | None = None) -> None:
     """ConfigError for options that mean nothing for language models."""
-    for options in (data, split):
+    for options in (data, more):
         for f in fields(options) if options is not None else ():
             if f.name in OF_CLASSES and getattr(options, f.name):
                 raise ConfigError(f"--{f.name} has no meaning for language models; leave it out.")

@@ -121,8 +121,8 @@ def _format_of(records: Any) -> tuple[str, tuple[str, ...]]:
     if len(fitting) != 1:
         how = "fits several of these" if fitting else "fits none of these"
         raise DataError(
-            f"Records need the columns `text`, or `prompt` and `completion`, or `messages`, but {found} {how}; use "
-            "rename_columns or select_columns."
+            f"Records need the columns `text`, or `prompt` and `completion`, or `messages`, but {found} {how}; rename "
+            "or remove columns (in Python rename_columns, select_columns), or name that of a text by --text_column."
         )
     kind = fitting[0]
     teachers = [name for name in found if name in _TEACHERS.values()]

@@ -188,7 +188,10 @@ def _roles(
             f"labels. {_HEADERS}"
         )
     if text and tokenizer is None:
-        raise DataError(f"The text in {list(text)} needs tokenizer=, the student's; or give feature_columns=.")
+        raise DataError(
+            f"The text in {list(text)} needs a tokenizer, the student's (--tokenizer; in Python tokenizer=); or give "
+            "feature_columns."
+        )
     return roles
 
 
