@@ -183,6 +183,38 @@ def test_the_tail_is_the_probability_of_all_other_classes() -> None:
             np.testing.assert_allclose(log_probs[row].exp(), [*probs[top], 1 - probs[top].sum()], rtol=1e-12)
 
 
+@given(
+    k=st.integers(1, 5), classes=st.integers(5, 400), zeros=st.sampled_from([0.0, 0.3, 0.99]), seed=st.integers(0, 999)
+)
+def test_the_most_probable_of_many_classes_are_numpys(k: int, classes: int, zeros: float, seed: int) -> None:
+    """Whole numbers, of which many are equal, so that a place can be many a class's; and classes that are ruled out."""
+    random = np.random.default_rng(seed)
+    v = random.integers(-4, 5, (3, classes)).astype(np.float64)
+    v[:, 1:][random.random((3, classes - 1)) < zeros] = -math.inf
+    targets = SparseTargets.from_logits(torch.from_numpy(v), k, 2.0)
+    log_p = v / 2 - np.log(np.exp(v / 2).sum(-1, keepdims=True))
+    ids = targets.ids.numpy()
+    assert all(len(set(row)) == k for row in ids)
+    np.testing.assert_allclose(targets.log_probs, np.take_along_axis(log_p, ids, -1), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(targets.log_probs, -np.sort(-log_p)[:, :k], rtol=1e-12, atol=1e-12)
+    if k == classes:
+        return
+    tail, tail_mean, tail_classes = (getattr(targets, name) for name in ("tail", "tail_mean", "tail_classes"))
+    np.put_along_axis(log_p, ids, -math.inf, -1)
+    there = np.isfinite(log_p)
+    np.testing.assert_array_equal(tail_classes, there.sum(-1))
+    np.testing.assert_allclose(tail.exp(), np.exp(log_p).sum(-1), rtol=1e-10)
+    mean = np.where(there, log_p, 0).sum(-1) / np.maximum(there.sum(-1), 1)
+    np.testing.assert_allclose(tail_mean, mean, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_many_classes_of_which_one_is_no_number_are_bad(bad: float) -> None:
+    v = logits(3, 500)
+    v[1, 77] = bad
+    assert SparseTargets.from_logits(v, 4).bad_rows(forward_kl).tolist() == [False, True, False]
+
+
 def test_the_students_tail_survives_where_1_minus_the_sum_is_0() -> None:
     """In float32, 1 - q_0 rounds to 0 for a student this sure; its tail still is log(4 exp(-50))."""
     z = torch.tensor([[50.0, 0, 0, 0, 0]], requires_grad=True)

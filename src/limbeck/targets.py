@@ -287,20 +287,29 @@ class SparseTargets(_Rows):
 
     @classmethod
     def from_logits(cls, logits: Tensor, k: int, temperature: float = 1.0) -> Self:
-        """The `k` most probable classes of `log_softmax(logits / temperature)`, with their tail."""
+        """The `k` most probable classes of `log_softmax(logits / temperature)`, with their tail.
+
+        logits: `[n, C]`. Of classes that are equal at the last place, any are kept.
+        """
         _require_positive(temperature)
-        log_probs = tempered(logits, temperature)
-        if not 1 <= k <= log_probs.shape[-1]:
-            raise ShapeError(f"k must be between 1 and the {log_probs.shape[-1]} classes, but is {k}.")
-        top, ids = log_probs.topk(k, dim=-1)
-        classes = log_probs.shape[-1]
+        v = _wide(logits) * (1 / temperature)
+        classes = v.shape[-1]
+        if not 1 <= k <= classes:
+            raise ShapeError(f"k must be between 1 and the {classes} classes, but is {k}.")
+        top, ids = _largest(v, k)
+        v, top = v - top[..., :1], top - top[..., :1]  # float32 is finest near 0
         if k == classes:
-            return cls(ids, top, classes, made_at=temperature)
-        others = log_probs.scatter(-1, ids, -torch.inf)
-        none = others == -torch.inf
-        tail_classes = classes - none.sum(-1)
-        tail_mean = others.masked_fill(none, 0.0).sum(-1) / tail_classes.clamp(min=1)
-        return cls(ids, top, classes, others.logsumexp(-1), tail_mean, temperature, tail_classes)
+            return cls(ids, top.log_softmax(-1), classes, made_at=temperature)
+        total = v.scatter_(-1, ids, 0.0).sum(-1)
+        size = torch.full_like(total, classes - k, dtype=torch.long)
+        others = v.scatter_(-1, ids, -torch.inf)
+        if not total.isfinite().all():  # classes of a probability of zero are not counted
+            none = others == -torch.inf
+            total, size = others.masked_fill(none, 0.0).sum(-1), classes - none.sum(-1)
+        rest = others.logsumexp(-1)
+        whole = torch.logaddexp(top.logsumexp(-1), rest)
+        tail_mean = (total - size * whole) / size.clamp(min=1)
+        return cls(ids, top - whole.unsqueeze(-1), classes, rest - whole, tail_mean, temperature, size)
 
     @property
     def num_classes(self) -> int:
@@ -544,6 +553,22 @@ def _require_positive(temperature: float) -> None:
 
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _largest(v: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`v.topk(k)`, of many classes among the `k` blocks with the largest maxima alone: none other can hold one."""
+    classes = v.shape[-1]
+    width = math.isqrt(classes // k)
+    if width < 4:
+        return v.topk(k, -1)
+    blocks = classes // width  # block b: the classes b, b + blocks, b + 2 blocks, ...
+    in_blocks = v[..., : blocks * width].reshape(*v.shape[:-1], width, blocks)
+    chosen = in_blocks.amax(-2).topk(k, -1, sorted=False).indices
+    members = chosen.unsqueeze(-2) + torch.arange(0, blocks * width, blocks, device=v.device).unsqueeze(-1)
+    beyond = torch.arange(blocks * width, classes, device=v.device).expand(*v.shape[:-1], -1)  # of no block
+    ids = torch.cat([members.flatten(-2), beyond], -1)
+    top, places = v.gather(-1, ids).topk(k, -1)
+    return top, ids.gather(-1, places)
 
 
 def tempered(logits: Tensor, temperature: float) -> Tensor:

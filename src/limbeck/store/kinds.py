@@ -29,7 +29,8 @@ from limbeck.errors import ConfigError, DataError, ShapeError, TargetError
 from limbeck.memory import keep_freed_memory
 from limbeck.targets import DenseTargets, Head, HiddenTargets, SampledTargets, SoftTargets, SparseTargets
 
-_CHUNK = 2**21  # logits worked on at once: few enough that the copies stay in memory that is warm
+_MADE = 7 * 2**20  # logits made of hidden states at once: many rows of a matmul, in memory that the allocator keeps
+_CHUNK = 2**20  # logits worked on at once by a CPU: few enough that the copies stay in its cache
 
 
 class Column(NamedTuple):
@@ -197,16 +198,13 @@ class TopK:
         none = below == torch.inf
         below = below.masked_fill(none, 0.0)
         narrowest, p = below.amax(-1, keepdim=True), log_probs.softmax(-1)
-        best = torch.full_like(narrowest, torch.inf)
-        codes, span = torch.zeros_like(below), narrowest
-        for stretch in range(32):
-            tried = narrowest * (1 + stretch / 400)
-            steps = torch.log1p(below / 4) / torch.log1p(tried / 4).clamp(min=1e-30) * self._levels
-            error = self._below(steps.round(), tried) - below
-            error = (p * (error - (p * error).sum(-1, keepdim=True)).square()).sum(-1, keepdim=True)
-            better = error < best
-            best, span = torch.where(better, error, best), torch.where(better, tried, span)
-            codes = torch.where(better, steps.round(), codes)
+        tried = narrowest * (1 + torch.arange(32, device=below.device).view(-1, 1, 1) / 400)  # [32, n, 1]
+        steps = torch.log1p(below / 4) / torch.log1p(tried / 4).clamp(min=1e-30) * self._levels
+        steps = steps.round()
+        error = self._below(steps, tried) - below
+        error = (p * (error - (p * error).sum(-1, keepdim=True)).square()).sum(-1, keepdim=True)
+        best = error.argmin(0, keepdim=True)  # the first of them, [1, n, 1]
+        codes, span = steps.gather(0, best.expand(1, *below.shape))[0], tried.gather(0, best)[0]
         return codes.masked_fill(none, self._levels + 1).to(torch.uint8 if self.bits == 8 else torch.int16), span
 
     def _below(self, codes: Tensor, span: Tensor) -> Tensor:
@@ -354,15 +352,22 @@ def _softened(targets: SoftTargets, temperature: float) -> Iterator[tuple[int, T
             "speaks of every class."
         )
     keep_freed_memory()
-    rows = max(1, _CHUNK // targets.num_classes)
-    for start in range(0, max(1, len(targets)), rows):
-        some = targets[start : start + rows]
+    for start, some in _parts(targets, _MADE // targets.num_classes):
         if isinstance(some, DenseTargets | HiddenTargets):
             logits = some.logits.detach()
             logits = logits if logits.dtype == torch.float64 else logits.float()
-            yield start, logits if temperature == 1 else logits / temperature
+            logits = logits if temperature == 1 else logits / temperature
         else:  # every class is an event, whatever the student says
-            yield start, some.events(torch.zeros(()).expand(len(some), some.num_classes), temperature)[1].detach()
+            logits = some.events(torch.zeros(()).expand(len(some), some.num_classes), temperature)[1].detach()
+        rows = _CHUNK // targets.num_classes if logits.device.type == "cpu" else len(logits)
+        for further, few in _parts(logits, rows):
+            yield start + further, few
+
+
+def _parts(of: Any, rows: int) -> Iterator[tuple[int, Any]]:
+    """(first row, so many rows), one part at least, which may be empty."""
+    for start in range(0, max(1, len(of)), max(1, rows)):
+        yield start, of[start : start + max(1, rows)]
 
 
 def _gaps(ordered: Tensor) -> Tensor:
