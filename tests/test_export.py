@@ -147,6 +147,12 @@ def test_the_command_exports_a_runs_student(
     assert (report["examples"], report["onnx"]["accuracy"]) == (len(places), pytest.approx(float(right)))
     assert f"{float(right):.2%}" in out
     assert report["student"] == limbeck.ModelTeacher(limbeck.load("run/student")).fingerprint()
+    assert not Path("run/report.html").exists()
+    results = limbeck.evaluate(student, test, latency=False, resamples=50)
+    limbeck.write_results(results, "run/results.json")
+    assert main(["export", "run", "--data", "digits"]) == 0
+    assert "export.json, report.html" in capsys.readouterr().out
+    assert "student.onnx. Asked about 180 examples of the test" in Path("run/report.html").read_text()
     for words, said in ((["nowhere"], "nowhere is no folder"), (["run", "--data", "no.csv"], "no.csv")):
         assert main(["export", *words]) == 1
         assert said in capsys.readouterr().err

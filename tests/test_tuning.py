@@ -254,6 +254,7 @@ def test_the_command_leaves_the_settings_to_train_with_and_never_reads_the_test(
     assert main(["tune", *same, *grid, "--output_dir", "tuned"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "chosen by nll, on 54 examples" in out
+    assert "tuned: tune.json, tune.png, report.html, distill.yaml" in out
     assert "limbeck distill --config tuned/distill.yaml --output_dir runs/distill" in out
     found = json.loads(Path("tuned/tune.json").read_text())
     assert [(t["temperature"], t["hard_weight"], t["seed"]) for t in found["trials"]] == [(1, 0.5, 4), (4, 0.5, 4)]
@@ -265,7 +266,11 @@ def test_the_command_leaves_the_settings_to_train_with_and_never_reads_the_test(
     assert (settings["hidden"], settings["max_steps"], settings["learning_rate"]) == ([8], 3, 0.01)
     data = ["--data", "digits", "--validation", "0.1", "--save_strategy", "no"]  # of which the test can be read
     assert main(["distill", "--config", "tuned/distill.yaml", *data, "--output_dir", "run"]) == 0
-    again = json.loads(Path("run/results.json").read_text())["settings"]
+    results = json.loads(Path("run/results.json").read_text())
+    again = results["settings"]
+    assert results["tuned"] == {name: part for name, part in found.items() if name != "trials"}
+    for page in ("tuned", "run"):
+        assert found["sentence"] in Path(page, "report.html").read_text()
     assert {name: again[name] for name in ("temperature", "hard_weight", "teacher")} == {
         name: settings[name] for name in ("temperature", "hard_weight", "teacher")
     }
@@ -280,3 +285,7 @@ def test_the_command_leaves_the_settings_to_train_with_and_never_reads_the_test(
     ):
         assert main(["tune", *words]) == 1
         assert said in " ".join(capsys.readouterr().err.split())
+    for tuned, said in (("nowhere.json", "There is no nowhere.json"), ("run/results.json", 'must hold "schema"')):
+        assert main(["distill", "--tuned", tuned, "--output_dir", "never"]) == 1
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert not Path("never").exists()

@@ -40,7 +40,7 @@ from limbeck.models import Batch, inputs_of, label_names_of, logits_of, teacher_
 from limbeck.preflight import check_label_names, refuse_probabilities
 from limbeck.roles import by_role, joined
 from limbeck.targets import DenseTargets, SampledTargets, SparseTargets
-from limbeck.teachers.model import as_teacher
+from limbeck.teachers.model import as_teacher, fingerprint_of
 from limbeck.teachers.stored import StoredTeacher
 from limbeck.verdict import EXAMPLES_SHOWN, MOST_CLASSES_DRAWN, MOST_CLASSES_KEPT, SCHEMA, VERSION, Predictions, compare
 
@@ -121,6 +121,7 @@ def predict(
             most = np.argsort(-kl, kind="stable")[:EXAMPLES_SHOWN]
             examples = _disagreements(asks, test, rows["place"][most].tolist(), kl[most], device, show)
         costs: dict[str, dict[str, Any]] = {role: dict(size_of(members[0])) for role, members in models.items()}
+        costs["student"]["fingerprints"] = [fingerprint_of(m) for m in models["student"]]
         for role, members in models.items() if latency else ():
             if isinstance(members[0], StoredTeacher):
                 continue  # it reads what the batch holds; the one that spoke is not here

@@ -29,7 +29,7 @@ from limbeck.language.model import is_language_model
 from limbeck.latency import latency_ms, size_of
 from limbeck.metrics import NO_LABEL
 from limbeck.models import Batch, inputs_of, label_names_of, logits_of
-from limbeck.teachers import ModelTeacher
+from limbeck.teachers.model import fingerprint_of
 
 SCHEMA, VERSION = "limbeck.export", 1
 
@@ -87,7 +87,7 @@ def export_onnx(
             "schema": SCHEMA,
             "version": VERSION,
             "limbeck": __version__,
-            "student": ModelTeacher(own).fingerprint(),
+            "student": fingerprint_of(model),
             "inputs": {
                 name: {"type": str(x.dtype).removeprefix("torch."), "shape": _shape(x)} for name, x in feed.items()
             },

@@ -34,7 +34,7 @@ from limbeck.monitor import ROWS
 from limbeck.preflight import check_rows
 from limbeck.roles import by_role, joined
 from limbeck.targets import SampledTargets, SoftTargets, SparseTargets
-from limbeck.teachers.model import ModelTeacher, as_teacher
+from limbeck.teachers.model import ModelTeacher, as_teacher, fingerprint_of
 from limbeck.verdict import EXAMPLES_SHOWN, SCHEMA, VERSION
 
 KEPT = {"nll": "nll", "correct": "accuracy", "entropy": "entropy", "confidence": "confidence"}
@@ -96,6 +96,7 @@ def evaluate_language(
             prompts = [prompts_of(test[place])[1] for place in places]
             draft = speed_of_draft(teacher, models["student"][0], prompts, max_new_tokens, ends)
     roles = {role: role_results(tokens, role) | size_of(members[0]) for role, members in models.items()}
+    roles["student"]["fingerprints"] = [fingerprint_of(m) for m in models["student"]]
     results = {
         "schema": SCHEMA,
         "version": VERSION,

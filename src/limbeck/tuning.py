@@ -29,12 +29,13 @@ from transformers import IntervalStrategy, PrinterCallback, set_seed
 
 from limbeck._version import __version__
 from limbeck.divergences import Divergence, forward_kl
-from limbeck.errors import ConfigError, DataError, ModelError
+from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation import write_results
 from limbeck.intervals import FEWEST_SEEDS, LEVEL, json_ready, word_of
 from limbeck.language.model import is_language_model
 from limbeck.objective import NO_LABEL, Objective
-from limbeck.teachers import ModelTeacher, Teacher, as_teacher, record
+from limbeck.teachers import Teacher, as_teacher, record
+from limbeck.teachers.model import fingerprint_of
 from limbeck.trainer import DistillConfig, DistillTrainer
 
 SCHEMA, VERSION = "limbeck.tune", 1
@@ -153,6 +154,20 @@ def tune(
     return found
 
 
+def read_tune(path: str | Path) -> dict[str, Any]:
+    """What a tune.json holds; DataError for a file that is none, or of another version."""
+    path = Path(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"There is no {path}; give the {RESULTS} that a search left, or none.") from None
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON file ({error}); delete it, or give another folder.") from None
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("version") != VERSION:
+        raise DataError(f'{path} must hold "schema": "{SCHEMA}" of version {VERSION}; give another folder.')
+    return found
+
+
 def plot(results: Mapping[str, Any], path: str | Path) -> None:
     """A PNG of the measure over the temperature, a line per weight of the labels, with intervals over seeds."""
     measure = results["measure"]
@@ -222,6 +237,7 @@ def _results(
             row["against_best"] = against | {"word": word_of(against) if known else None}
         rows.append(row)
     best = next((row for row in rows if left and (row["temperature"], row["hard_weight"]) == left[0]), None)
+    sentence = None if best is None else _sentence(best, rows, measure)
     return {
         "schema": SCHEMA,
         "version": VERSION,
@@ -230,10 +246,24 @@ def _results(
         "asked": dict(asked),
         "measure": measure,
         "finished": bool(left),
+        "sentence": sentence,
         "best": best,
         "candidates": rows,
         "trials": list(trials.values()),
     }
+
+
+def _sentence(best: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], measure: str) -> str:
+    """What was found, and what could not be told from it."""
+    said = f"Best by {measure}: T = {best['temperature']:g}, hard_weight {best['hard_weight']:g}."
+    compared = [row for row in rows if row.get("against_best", {}).get("word")]
+    alike = [row for row in compared if row["against_best"]["word"] != "worse"]
+    if not compared:
+        return f"{said} With fewer than three seeds, nothing is said of how far chance could have moved it."
+    if not alike:
+        return f"{said} Every other candidate that was trained as often is shown to be worse."
+    named = "; ".join(f"T = {row['temperature']:g}, hard_weight {row['hard_weight']:g}" for row in alike)
+    return f"{said} Not shown to be worse: {named}."
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
@@ -315,15 +345,11 @@ def _settings(
 ) -> dict[str, Any]:
     """What all the trials of one folder have in common."""
     given, usual = config.to_dict(), DistillConfig().to_dict()
-    try:
-        fingerprint = teacher.fingerprint()
-    except ModelError:  # a function that was given no name
-        fingerprint = None
     training = {k: v for k, v in given.items() if v != usual.get(k) and not k.startswith((*_OF_NO_CONSEQUENCE, "seed"))}
     parameters = sum(p.numel() for p in student.parameters())
     return {
-        "teacher": fingerprint,
-        "student": f"{type(student).__name__} of {parameters:,} parameters, {ModelTeacher(student).fingerprint()}",
+        "teacher": fingerprint_of(teacher),
+        "student": f"{type(student).__name__} of {parameters:,} parameters, {fingerprint_of(student)}",
         "divergence": getattr(divergence, "name", getattr(divergence, "__qualname__", str(divergence))),
         "train": _described(train),
         "validation": _described(validation),
@@ -345,12 +371,7 @@ def _read(path: Path, settings: Mapping[str, Any]) -> Trials:
     """What has been trained in this folder, with these settings."""
     if not path.exists():
         return {}
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON file ({error}); delete it, or give another folder.") from None
-    if not isinstance(before, dict) or before.get("schema") != SCHEMA or before.get("version") != VERSION:
-        raise DataError(f'{path} must hold "schema": "{SCHEMA}" of version {VERSION}; give another folder.')
+    before = read_tune(path)
     for name, value in settings.items():
         if before["settings"].get(name) != value:
             raise ConfigError(

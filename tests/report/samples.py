@@ -69,6 +69,8 @@ def _classifier() -> dict[str, Any]:
     }
     results = results_of(CLASSES, {"teacher": 4.0, "student": 3.4, "baseline": 1.5}, curves=curves)
     results["settings"] = {"temperature": 4.0, "soft_weight": 1.0, "hard_weight": 0.1, "data": "digits", "none": None}
+    results["tuned"] = search()
+    results["export"] = exported()
     return results
 
 
@@ -111,6 +113,46 @@ def language() -> dict[str, Any]:
     return copy.deepcopy(_language())
 
 
+@cache
+def _search() -> dict[str, Any]:
+    train, validation = limbeck.digits().split(0.2, seed=0)[1].split(0.5, seed=1)
+    torch.manual_seed(0)
+    found: dict[str, Any] = limbeck.tune(
+        lambda: limbeck.mlp([64, 8, 10]),
+        limbeck.mlp([64, 10]),
+        train,
+        validation,
+        limbeck.DistillConfig(max_steps=2, learning_rate=0.01, report_to="none"),
+        temperatures=(1.0, 4.0, 20.0),
+        hard_weights=(0.0, 0.5),
+        say=lambda text: None,
+    )
+    return found
+
+
+def search() -> dict[str, Any]:
+    """What `limbeck tune` finds: three temperatures, two weights, two candidates of which got to the third seed."""
+    return copy.deepcopy(_search())
+
+
+def exported() -> dict[str, Any]:
+    """What `limbeck export --int8` writes."""
+    both = {"largest_difference": 0.0, "same_prediction": 1.0, "accuracy": 0.96}
+    times = {"latency_ms": {"batch_1": 0.175, "batch_32": 0.195}}
+    return {
+        "schema": "limbeck.export",
+        "version": 1,
+        "limbeck": limbeck.__version__,
+        "student": "0123456789abcdef",
+        "examples": 120,
+        "drawn": False,
+        "threads": 1,
+        "torch": {"bytes": 9640} | both | times,
+        "onnx": {"file": "student.onnx", "bytes": 12_395} | both | times,
+        "int8": {"file": "student.int8.onnx", "bytes": 5221} | both | times | {"same_prediction": 0.995},
+    }
+
+
 def experiment() -> dict[str, Any]:
     """What `limbeck paper` writes, with every kind of figure that its experiments add."""
     errors = {"mean": 42.5, "low": 20.2, "high": 64.8, "seeds": [44, 41], "of": 359}
@@ -144,7 +186,7 @@ def hostile(results: dict[str, Any]) -> dict[str, Any]:
             return {key: spoilt(part, key) for key, part in value.items()}
         if isinstance(value, list):
             return [spoilt(part, name) for part in value]
-        if isinstance(value, str) and name not in ("schema", "task", "word", "image"):
+        if isinstance(value, str) and name not in ("schema", "task", "word", "image", "measure"):
             return f"{value} {PAYLOAD}"
         return value
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from limbeck.report.advice import advise
+from limbeck.report.tuning import sections
 
-from .samples import classifier, language
+from .samples import classifier, language, search
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -54,6 +55,10 @@ CASES: dict[str, Change] = {
     "Classes that the student has not learned": lambda r: r["roles"]["student"].update(
         correct_per_class=[18, 18, 1, 18, 18, 18]
     ),
+    "Classes are missing from the transfer set": lambda r: (
+        r.update(transfer_set={"examples": 50, "per_class": [10, 10, 0, 10, 10, 10]}),
+        r["roles"]["student"].update(correct_per_class=[18, 18, 1, 18, 18, 18]),
+    ),
     "The teacher is saturated": lambda r: r["dark_knowledge"].update(off_top=[1e-4] * 6 + [0.05, 0.12, 0.4]),
     "The teacher's other classes are all alike": lambda r: r["dark_knowledge"].update(evenness=[0.97] * 9),
     "The teacher's confidence misleads": lambda r: r["roles"]["teacher"].update(ece={"mean": 0.08}),
@@ -69,6 +74,7 @@ CASES: dict[str, Change] = {
     "The student is slower than the teacher": lambda r: [
         r["roles"][role].update(latency_ms={"batch_1": ms}) for role, ms in (("student", 2.0), ("teacher", 1.0))
     ],
+    "Eight bits change what it predicts": lambda r: r["export"]["int8"].update(same_prediction=0.97),
     "Few seeds": lambda r: r["verdict"].update(seeds_resampled=False),
 }
 
@@ -89,6 +95,9 @@ def test_the_numbers_are_the_results():
     results = sound()
     results["roles"]["student"]["correct_per_class"] = [1, 18, 18, 18, 18, 1]
     assert "Of class 0, class 5 it gets hardly any right" in advise(results)[0].text
+    assert "match_prior" in advise(results)[0].text
+    results["transfer_set"] = {"examples": 60, "per_class": [10] * 6}
+    assert "match_prior" not in advise(results)[0].text, "they were there"
 
 
 def test_what_must_not_ship_comes_first():
@@ -106,3 +115,55 @@ def test_a_draft_that_slows_the_teacher_down():
     assert "The teacher wrote something else with the draft" in found
     results["draft"] |= {"speed_up": 1.6, "same": 1.0}
     assert not [title for title in titles(results) if "draft" in title]
+
+
+def test_a_run_that_was_tuned_is_not_told_to_tune():
+    results = sound()
+    results["verdict"]["word"] = "worse"
+    assert "limbeck tune" not in advise(results)[0].text
+    del results["tuned"]
+    assert "limbeck tune" in advise(results)[0].text
+
+
+def clear() -> dict[str, Any]:
+    """A search whose best is in the middle, first by each measure, and shown to be better than the others."""
+    found = search()
+    measured = {"nll": (0.3, 0.2, 0.4), "accuracy": (0.8, 0.9, 0.7), "forward_kl": (0.3, 0.2, 0.4)}
+    found["candidates"] = [
+        {"temperature": t, "hard_weight": 0.1, "seeds": 3, "against_best": {"low": -0.2, "high": -0.1, "word": "worse"}}
+        | {name: {"mean": values[i], "low": None, "high": None} for name, values in measured.items()}
+        for i, t in enumerate((1.0, 4.0, 20.0))
+    ]
+    found["best"] = found["candidates"][1]
+    return found
+
+
+def at_the_end(found: dict[str, Any], place: int) -> None:
+    found["best"]["temperature"], found["candidates"][place]["temperature"] = 20.0 if place else 2.0, 4.0
+
+
+SEARCHES: dict[str, Change] = {
+    "The choice is clear": lambda f: None,
+    "The search has not ended": lambda f: f.update(best=None),
+    "The best temperature is the highest that was tried": lambda f: at_the_end(f, 2),
+    "The measures do not agree": lambda f: f["candidates"][2]["accuracy"].update(mean=0.95),
+    "Chance was not measured": lambda f: f["candidates"][0]["against_best"].update(word=None),
+    "It is not alone": lambda f: f["candidates"][0]["against_best"].update(word="no difference shown"),
+}
+
+
+@pytest.mark.parametrize("title", SEARCHES)
+def test_what_speaks_against_a_choice_is_said(title):
+    found = clear()
+    SEARCHES[title](found)
+    assert [advice.title for advice in sections(found)["advice"]] == [title]
+
+
+def test_below_a_temperature_of_one_nothing_is_proposed():
+    found = clear()
+    found["candidates"][0]["temperature"], found["best"]["temperature"] = 4.0, 1.0
+    assert [advice.title for advice in sections(found)["advice"]] == ["The choice is clear"]
+    found["best"]["temperature"] = 2.0
+    (advice,) = sections(found)["advice"]
+    assert advice.title == "The best temperature is the lowest that was tried"
+    assert "try 1 too" in advice.text

@@ -14,10 +14,10 @@ from scipy.special import softmax
 
 from limbeck.report import write_report
 
-from .samples import classifier, experiment, hostile, language, results_of
+from .samples import classifier, experiment, hostile, language, results_of, search
 
 WIDTHS = (390, 1440)
-DRAWN = ["classifier", "language", "experiment"]
+DRAWN = ["classifier", "language", "experiment", "search"]
 NAMES = [*DRAWN, *(f"hostile {name}" for name in DRAWN), "many"]
 
 
@@ -41,7 +41,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    made = {"classifier": classifier(), "language": language(), "experiment": experiment()}
+    made = {"classifier": classifier(), "language": language(), "experiment": experiment(), "search": search()}
     made |= {f"hostile {name}": hostile(results) for name, results in made.items()}
     made["many"] = results_of(50, {"teacher": 4.0, "student": 3.0, "baseline": 2.0})
     for name, results in made.items():
@@ -78,9 +78,8 @@ def test_it_fits(browser, pages, name, width):
     """Nothing scrolls sideways but what is made to; the text of the plots is no smaller than 8 px."""
     opened(browser, pages[name], width)
     assert js(browser, "return document.documentElement.scrollWidth") <= width
-    assert js(
-        browser, "const t = document.querySelector('.measures'); return t.offsetWidth <= t.parentNode.clientWidth"
-    )
+    tables = "[...document.querySelectorAll('.measures, .candidates')]"
+    assert js(browser, f"return {tables}.filter(t => t.offsetWidth > t.parentNode.clientWidth).length") == 0
     smallest = js(
         browser,
         "return Math.min(...[...document.querySelectorAll('svg text')].map("

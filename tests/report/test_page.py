@@ -22,7 +22,7 @@ from limbeck.report import write_report
 from limbeck.report.heat import _alike
 from limbeck.report.page import HERE, html
 
-from .samples import CLASSES, PAYLOAD, classifier, experiment, hostile, language, results_of
+from .samples import CLASSES, PAYLOAD, classifier, experiment, exported, hostile, language, results_of, search
 
 ROOT = Path(limbeck.__file__).parent.parent.parent
 
@@ -225,6 +225,7 @@ PARTS = [
     *(("test", "label_names"), ("roles", "student", "scaled"), ("roles", "student", "calibration"), ("test",)),
     *(("verdict", "difference"), ("verdict", "word"), ("roles", "student", "to_teacher"), ("limbeck",), ("tokens",)),
     *(("draft",), ("completions",), ("roles", "student", "by_position"), ("roles", "student", "by_frequency")),
+    *(("export",), ("export", "onnx"), ("export", "torch", "latency_ms"), ("tuned",), ("tuned", "measure")),
 ]
 
 
@@ -267,7 +268,8 @@ def test_a_results_json_a_folder_and_a_dict_are_the_same_page(tmp_path):
     [
         ("{", "is no JSON file"),
         ("[1]", "but has None"),
-        ('{"schema": "other"}', "\"limbeck.results\", but has 'other'"),
+        ('{"schema": "other"}', "\"limbeck.tune\", but has 'other'"),
+        ('{"schema": "limbeck.tune", "version": 1}', "the candidates of a search"),
         ('{"schema": "limbeck.paper", "version": 1, "rows": []}', "the rows of an experiment"),
         ('{"schema": "limbeck.results", "version": 2}', "draws version 1; update Limbeck"),
         ('{"schema": "limbeck.results", "version": "1"}', "draws version 1"),
@@ -279,6 +281,68 @@ def test_what_are_no_results_is_refused(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         write_report(tmp_path, tmp_path / "report.html")
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_search_is_explained_on_its_own_page_and_on_that_of_the_run_that_used_it():
+    found = search()
+    best, tried = found["best"], found["candidates"]
+    alone, run = Page(html(found)), Page(html(classifier()))
+    name = f"T = {best['temperature']:g}, hard_weight {best['hard_weight']:g}"
+    assert alone.all("h1")[0][1] == name
+    assert f"Why {name}" in [text for _, text in run.all("h2")]
+    for page in (alone, run):
+        said = " ".join(text for _, text in page.all("p"))
+        assert found["sentence"] in said
+        assert "Tried: T = 1, 4 and 20, each with hard_weight 0 and 0.5." in said
+        assert "the best 50\u00a0% of them again with each further seed, up to 3" in said
+        assert "no test was read" in said
+        shown = {tuple(cells[:2]): cells for cells in page.rows() if len(cells) == 7}
+        for one in tried:
+            cells = shown[f"{one['temperature']:g}", f"{one['hard_weight']:g}"]
+            assert cells[2] == str(one["seeds"])
+            assert float(cells[3]) == pytest.approx(one["nll"]["mean"], rel=6e-3)
+            assert cells[4] == f"{100 * one['accuracy']['mean']:.1f} %"
+        assert next(iter(shown.values()))[:2] == ["T", "hard_\u200bweight"]
+        assert list(shown.values())[1][6] == "the best"
+    assert "This run was trained with T = 4, hard_weight 0.1 instead." in [text for _, text in run.all("p")]
+    spans = re.findall(r'class="span \w+" d="M([\d.]+) ([\d.]+)L([\d.]+) ([\d.]+)"', html(found))
+    assert len(spans) == 3 * sum(one["seeds"] == 3 for one in tried), "a bar per measure where there are three seeds"
+    assert all(x == other and float(low) > float(high) for x, low, other, high in spans)
+
+
+def test_a_search_that_was_cut_off_or_is_nonsense_is_drawn():
+    found = search()
+    page = Page(html(found | {"finished": False, "best": None, "sentence": None}))
+    assert page.all("h1")[0][1] == "Not chosen yet"
+    assert "The search has not ended" in " ".join(text for _, text in page.all("h3"))
+    for name in ("settings", "asked", "measure", "best", "sentence", "trials", "candidates"):
+        for value in ("nonsense", {"a": 1}, ["nonsense"], 7, math.inf):
+            page = Page(html(found | {name: value}))
+            assert page.all("h1")
+            assert not page.open
+
+
+def test_an_export_is_shown_with_the_student_that_it_is_of(tmp_path):
+    """Beside its results, and not beside those of another student."""
+    results = classifier()
+    del results["export"]
+    limbeck.write_results(results, tmp_path / "results.json")
+    limbeck.write_results(exported(), tmp_path / "export.json")
+    write_report(tmp_path, tmp_path / "other.html")
+    assert "As a file" not in (tmp_path / "other.html").read_text()
+    ours = results["roles"]["student"]["fingerprints"][1]
+    limbeck.write_results(exported() | {"student": ours}, tmp_path / "export.json")
+    write_report(tmp_path, tmp_path / "report.html")
+    page = Page((tmp_path / "report.html").read_text())
+    assert row(page, "predicts as torch does")[1:] == ["100.00 %", "100.00 %", "99.50 %"]
+    assert row(page, "ms per example, batches of 32")[1:] == ["0.195"] * 3
+    sizes = [cells[1:] for cells in page.rows() if cells[0] == "size"]
+    assert sizes[1] == ["9.64 kB", "12.4 kB", "5.22 kB"], "the first is that of the roles"
+    said = " ".join(text for _, text in page.all("p"))
+    assert "student.onnx, student.int8.onnx. Asked about 120 examples of the test, on the CPU with 1 thread." in said
+    (tmp_path / "export.json").write_text("{")
+    with pytest.raises(DataError, match=r"export\.json is no JSON file"):
+        write_report(tmp_path, tmp_path / "report.html")
 
 
 def test_an_experiment_of_the_paper_stands_beside_what_the_paper_found():
@@ -313,10 +377,14 @@ def test_an_experiment_with_nonsense_is_drawn_and_its_texts_are_text():
 
 
 def test_the_schema_is_the_one_that_is_written():
-    from limbeck import verdict
+    from limbeck import export, tuning, verdict
     from limbeck.report import reading
+    from limbeck.report import tuning as drawn
 
     assert (reading.SCHEMA, reading.VERSION) == (verdict.SCHEMA, verdict.VERSION)
+    assert (reading.TUNE, reading.VERSION) == (tuning.SCHEMA, tuning.VERSION)
+    assert (reading.EXPORT, reading.VERSION) == (export.SCHEMA, export.VERSION)
+    assert {name: sense for name, (_, _, _, sense) in drawn.MEASURES.items()} == tuning.MEASURES
 
 
 def test_the_command_writes_beside_the_results_and_imports_no_torch(tmp_path, capsys):

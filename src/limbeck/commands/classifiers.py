@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from torch import nn
 from transformers import set_seed
@@ -22,6 +23,7 @@ from limbeck.labelled import Labelled
 from limbeck.models import inputs_of
 from limbeck.students import mlp
 from limbeck.transfer import TransferSet, jitter
+from limbeck.verdict import MOST_CLASSES_KEPT
 
 
 def prepare(chosen: Namespace, student: nn.Module | None, teacher: Any, labelled_set: Labelled | None = None) -> Work:
@@ -43,7 +45,7 @@ def prepare(chosen: Namespace, student: nn.Module | None, teacher: Any, labelled
     def measure(baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
         if hasattr(teacher, "to"):
             teacher.to(next(student.parameters()).device)  # training may have moved the student alone
-        return evaluate(
+        results = evaluate(
             student,
             splits["test"],
             baseline=baseline,
@@ -53,6 +55,8 @@ def prepare(chosen: Namespace, student: nn.Module | None, teacher: Any, labelled
             batch_size=batch_size,
             show=None if tokenizer is None else lambda x: tokenizer.decode(x["input_ids"], skip_special_tokens=True),
         )
+        per_class = _per_class(train, results["test"]["classes"])
+        return results | {"transfer_set": {"examples": len(train), "per_class": per_class}}
 
     with_trainer = {"eval_dataset": splits.get("validation"), "augment": augment, "processing_class": tokenizer}
     labelled = train.select(_labelled_rows(train)) if chosen.baseline else train
@@ -114,6 +118,15 @@ def speaks_of_all(examples: Any) -> bool:
     """Whether examples carry what a teacher said of every class, of themselves as they are."""
     of = getattr(examples, "manifest", None)
     return of is not None and of.kind["kind"] in ("dense", "hidden") and of.augmentation is None
+
+
+def _per_class(train: Any, classes: int) -> list[int] | None:
+    """How many examples each class has; None unless all have a label, and of too many classes to be kept."""
+    labels = train.labels
+    if labels is None or labels.ndim > 1 or bool((labels < 0).any()) or classes > MOST_CLASSES_KEPT:
+        return None
+    counts: list[int] = torch.as_tensor(labels).bincount(minlength=classes).tolist()
+    return counts
 
 
 def _labelled_rows(train: TransferSet) -> Any:

@@ -127,7 +127,7 @@ def demonstrate(folder: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any
             "steps": STUDENT_STEPS,
         }
         write_results(results, folder / name)
-        write_report(results, page_of(folder / name))
+        write_report(folder / name, page_of(folder / name))
     return both
 
 

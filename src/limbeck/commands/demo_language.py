@@ -89,7 +89,7 @@ def demonstrate_language(folder: Path, seeds: int) -> dict[str, Any]:
         "steps": STUDENT_STEPS,
     }
     write_results(results, folder / "results.json")
-    write_report(results, folder / "report.html")
+    write_report(folder, folder / "report.html")
     return results
 
 

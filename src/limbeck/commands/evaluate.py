@@ -75,6 +75,6 @@ def run(words: list[str]) -> None:
     Path(options.output).parent.mkdir(parents=True, exist_ok=True)
     write_results(results, options.output)
     page = page_of(Path(options.output))
-    write_report(results, page)
+    write_report(options.output, page)
     console.print_results(results)
     console.say(f"{options.output}: all that was measured; {page}: the same as a page")

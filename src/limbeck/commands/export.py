@@ -16,6 +16,7 @@ from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation import write_results
 from limbeck.export import export_onnx
 from limbeck.language.model import is_language_model
+from limbeck.report import write_report
 from limbeck.students import load
 
 REPORT = "export.json"
@@ -42,8 +43,11 @@ def run(words: list[str]) -> None:
         console.say(
             "The inputs were drawn at random; --data checks the file on examples, and counts how many are right."
         )
-    files = [report[form]["file"] for form in ("onnx", "int8") if form in report]
-    console.say(f"{output}: {', '.join([*files, REPORT])}")
+    files = [report[form]["file"] for form in ("onnx", "int8") if form in report] + [REPORT]
+    if (output / "results.json").exists():
+        write_report(output, output / "report.html")  # with the file's size and latency on it
+        files.append("report.html")
+    console.say(f"{output}: {', '.join(files)}")
 
 
 def _examples(data: DataOptions, folder: str, most: int) -> Any:

@@ -127,6 +127,9 @@ class ObjectiveOptions:
     temperature: float = _option(2.0, "softens teacher and student in the soft term; 1 for language models")
     soft_weight: float = _option(1.0, "of the divergence from the teacher")
     hard_weight: float = _option(0.0, "of the cross-entropy with the labels, relative to soft_weight")
+    tuned: str | None = _option(
+        None, "the tune.json that temperature and hard_weight were chosen in (limbeck tune); the report explains it"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`limbeck report`: the page of a run, drawn from its results; no model, no data and no torch is needed."""
+"""`limbeck report`: the page of a run or of a search, drawn from its results, without model, data or torch."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ def run(words: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="limbeck report", description="Draw the results of a run as one page that opens in any browser."
     )
-    parser.add_argument("run", metavar="RUN", help="a run's folder, or a results.json")
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or a results.json or tune.json")
     parser.add_argument("--output", help="the file to write; by default report.html beside the results")
     chosen = parser.parse_args(words)
     results = Path(chosen.run)
@@ -21,8 +21,8 @@ def run(words: list[str]) -> None:
 
 
 def page_of(results: Path) -> Path:
-    """report.html in a folder or beside results.json; report_x.html beside results_x.json."""
-    if results.is_dir():
-        return results / "report.html"
+    """report.html in a folder, beside results.json or beside tune.json; report_x.html beside results_x.json."""
+    if results.is_dir() or results.name == "tune.json":
+        return (results if results.is_dir() else results.parent) / "report.html"
     name = results.stem if "results" in results.stem else f"results_{results.stem}"
     return results.with_name(f"{name.replace('results', 'report')}.html")

@@ -20,6 +20,9 @@ EVEN, SMOOTHED = 0.9, 0.01
 MISCALIBRATED = 0.05
 """Expected calibration error from which confidence misleads."""
 
+CHANGED = 0.99
+"""Share of equal predictions below which eight bits are warned of."""
+
 HALF = 0.5
 """Of the gap to the teacher, below which there is more to be had."""
 
@@ -48,6 +51,7 @@ def advise(results: Mapping[str, Any]) -> list[Advice]:
         *_of_the_curves(results),
         *(_of_the_draft(results) if language else ()),
         *_of_the_cost(results),
+        *_of_the_files(results),
         *_of_the_seeds(results),
     ]
     found.sort(key=lambda advice: advice.kind != "bad")
@@ -82,9 +86,10 @@ def _of_the_verdict(results: Mapping[str, Any]) -> list[Advice]:
         return []
     more = (
         "Compare on more examples: a transfer set needs no labels, so unlabelled data of the same kind helps most. "
-        "Then let limbeck tune choose temperature and hard_weight (small students do best between 2 and 5), and train "
-        "for more steps."
+        "Then train for more steps."
     )
+    if at(results, "tuned") is None:
+        more += " Let limbeck tune choose temperature and hard_weight: small students do best between 2 and 5."
     if writes:
         more = "Compare on more text, for more steps; on what the teacher writes, if there is little."
     if word == "better" and gap is not None:
@@ -96,21 +101,30 @@ def _of_the_verdict(results: Mapping[str, Any]) -> list[Advice]:
 
 
 def _of_missing_classes(results: Mapping[str, Any]) -> list[Advice]:
-    counts = numbers(results, "test", "per_class")
+    counts, shown = numbers(results, "test", "per_class"), numbers(results, "transfer_set", "per_class")
     ours, theirs = (numbers(results, "roles", role, "correct_per_class") for role in ("student", "teacher"))
-    missing = [
-        class_name(results, c)
+    cure = "Add some, without labels; where that cannot be, limbeck.match_prior(logits, prior, classes={}) corrects it."
+    found = []
+    missing = [c for c, (n, seen) in enumerate(zip(counts, shown, strict=False)) if n and seen == 0]
+    if missing:
+        text = f"It has no example of {_names(results, missing)}, and the test does. {cure.format(missing[:8])}"
+        found.append(Advice("bad", "Classes are missing from the transfer set", text))
+    lost = [
+        c
         for c, (n, s, t) in enumerate(zip(counts, ours, theirs, strict=False))
         if n is not None and s is not None and t is not None and n >= FEWEST and s < NEVER * n and t > KNOWN * n
     ]
-    if not missing:
-        return []
-    named = ", ".join(short(name, 30) for name in missing[:8]) + (" …" if len(missing) > 8 else "")
-    text = (
-        f"Of {named} it gets hardly any right, and the teacher most. Are there such examples in the transfer set? Add "
-        "some, without labels; where that cannot be, limbeck.match_prior raises the bias of such classes."
-    )
-    return [Advice("bad", "Classes that the student has not learned", text)]
+    if lost := [c for c in lost if c not in missing]:
+        text = f"Of {_names(results, lost)} it gets hardly any right, and the teacher most."
+        if len(shown) != len(counts):  # it is not known
+            text += f" Are there such examples in the transfer set? {cure.format(lost[:8])}"
+        found.append(Advice("bad", "Classes that the student has not learned", text))
+    return found
+
+
+def _names(results: Mapping[str, Any], classes: list[int]) -> str:
+    named = [short(class_name(results, c), 30) for c in classes[:8]] + (["…"] if len(classes) > 8 else [])
+    return ", ".join(named)
 
 
 def _of_the_targets(results: Mapping[str, Any]) -> list[Advice]:
@@ -238,6 +252,17 @@ def _of_the_cost(results: Mapping[str, Any]) -> list[Advice]:
         text = f"One example takes it {plain(ours)} ms, and the teacher {plain(theirs)} ms."
         found.append(Advice("warning", "The student is slower than the teacher", text))
     return found
+
+
+def _of_the_files(results: Mapping[str, Any]) -> list[Advice]:
+    same = number(results, "export", "int8", "same_prediction")
+    if same is None or same >= CHANGED:
+        return []
+    right = [number(results, "export", form, "accuracy") for form in ("torch", "int8")]
+    text = f"Of {percent(1 - same)} of the examples its file says something else than the student itself"
+    if right[0] is not None and right[1] is not None:
+        text += f", and it is right in {percent(right[1])} instead of {percent(right[0])}"
+    return [Advice("warning", "Eight bits change what it predicts", f"{text}. The other file does not.")]
 
 
 def _of_the_seeds(results: Mapping[str, Any]) -> list[Advice]:

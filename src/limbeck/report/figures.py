@@ -14,19 +14,28 @@ from limbeck.report.words import plain
 WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 18, 38
 MOST_POINTS = 300
+
+KINDS = ("student", "teacher", "eq2", "eq4", "baseline")
+"""CSS classes of lines that stand for no role, in turn."""
+
 FEWEST_DECADES = 1.3
 """A logarithmic axis is drawn where values differ by more than a factor of 20."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line: its name, the CSS class that colours it, its points; dashed, or dots alone with their radii."""
+    """A line: its name, the CSS class that colours it, its points; dashed, or dots alone with their radii.
+
+    marked: with a dot at each point. spans: intervals of y, each (x, low, high).
+    """
 
     name: str
     kind: str
     points: Sequence[tuple[float, float]]
     dashed: bool = False
     radii: Sequence[float] | None = None
+    marked: bool = False
+    spans: Sequence[tuple[float, float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -114,9 +123,10 @@ def lines(
         at_points = [(x.at(a), y.at(b)) for a, b in one.points]
         if one.radii is None:
             parts.append(_path(at_points, f"line {one.kind}{' dashed' if one.dashed else ''}"))
-        if names or one.radii is not None or len(at_points) == 1:
+        if names or one.radii is not None or one.marked or len(at_points) == 1:
             radii = one.radii or [3.0] * len(at_points)
             parts += [_dot(a, b, r, one) for (a, b), r in zip(at_points, radii, strict=True)]
+        parts += [_path([(x.at(a), y.at(b)), (x.at(a), y.at(c))], f"span {one.kind}") for a, b, c in one.spans]
     said = "; ".join(f"{one.name}: {written(one.points[0][1])} to {written(one.points[-1][1])}" for one in series)
     signs = {(False, False): "line", (False, True): "dashed", (True, False): "dot", (True, True): "hollow"}
     legend = [(one.name, one.kind, signs[one.radii is not None, one.dashed]) for one in series]

@@ -16,10 +16,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from limbeck.report import classifier, language, paper, words
+from limbeck.report import classifier, language, paper, tuning, words
 from limbeck.report.advice import advise
-from limbeck.report.reading import PAPER, at, read
-from limbeck.report.shared import curves, headline, settings
+from limbeck.report.reading import PAPER, SCHEMA, TUNE, at, read
+from limbeck.report.shared import curves, files, headline, settings
 
 HERE = Path(__file__).parent
 
@@ -27,8 +27,8 @@ HERE = Path(__file__).parent
 def write_report(results: Mapping[str, Any] | str | Path, path: str | Path) -> None:
     """Writes results as one self-contained HTML page (UTF-8): whole or not at all.
 
-    results: what evaluate, evaluate_language or compare returned; a results.json, of `limbeck paper` too; or a folder
-        that holds one.
+    results: what evaluate, evaluate_language, compare or tune returned; a results.json, of `limbeck paper` too, or a
+        tune.json; or a folder that holds one. An export.json beside a results.json, of the same student, is shown too.
     path: the file to write, such as runs/demo/report.html.
 
     What the results lack, such as a baseline, is left out. DataError for what are no results, and for newer ones.
@@ -59,14 +59,14 @@ def html(results: Mapping[str, Any]) -> str:
     sheets.filters.update(
         percent=words.percent, points=words.points, plain=words.plain, whole=words.whole, short=words.short
     )
-    of_paper = at(results, "schema") == PAPER
-    return sheets.get_template("paper.html" if of_paper else "page.html").render(
+    template, sections = PAGES[at(results, "schema")]
+    return sheets.get_template(template).render(
         settings=settings(results),
         limbeck=str(at(results, "limbeck") or "an unknown version"),
         style=Markup(style),
         script=Markup(script),
         digest=digest,
-        **(paper.sections(results) if of_paper else _of_a_run(results)),
+        **sections(results),
     )
 
 
@@ -77,5 +77,16 @@ def _of_a_run(results: Mapping[str, Any]) -> dict[str, Any]:
         "headline": headline(results),
         "advice": advise(results),
         "curves": curves(results),
+        "files": files(results),
+        "chosen": tuning.choice(at(results, "tuned"), at(results, "settings")),
+        "open": False,
         **(language if writes else classifier).sections(results),
     }
+
+
+PAGES = {
+    SCHEMA: ("page.html", _of_a_run),
+    PAPER: ("paper.html", paper.sections),
+    TUNE: ("tune.html", tuning.sections),
+}
+"""schema -> its template, and what that shows."""

@@ -6,7 +6,7 @@ What this file does not know: how it is laid out.
 from collections.abc import Mapping
 from typing import Any
 
-from limbeck.report.figures import Figure, Series, lines
+from limbeck.report.figures import KINDS, Figure, Series, lines
 from limbeck.report.reading import at, items, number
 from limbeck.report.words import percent, plain, short, whole
 
@@ -53,8 +53,6 @@ OWN = {"schema", "version", "limbeck", "experiment", "settings", "test_examples"
 
 SHARES = ("threes_right", "train_right", "test_right")
 MOST_NAME, MOST_TEXT = 120, 300
-KINDS = ("student", "teacher", "eq2", "eq4", "baseline")
-"""Colours of lines, in turn."""
 
 
 def sections(results: Mapping[str, Any]) -> dict[str, Any]:

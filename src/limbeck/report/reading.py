@@ -12,8 +12,12 @@ from typing import Any
 from limbeck._version import __version__
 from limbeck.errors import DataError
 
-SCHEMA, PAPER, VERSION = "limbeck.results", "limbeck.paper", 1
-"""What an evaluation and `limbeck paper` write; said twice, because their files need torch and this one does not."""
+SCHEMA, PAPER, TUNE, EXPORT, VERSION = "limbeck.results", "limbeck.paper", "limbeck.tune", "limbeck.export", 1
+"""What an evaluation, `limbeck paper`, `limbeck tune` and `limbeck export` write; said twice, because their files need
+torch and this one does not."""
+
+FILES = ("results.json", "tune.json")
+"""What a run's folder may hold, the first of them that it does."""
 
 MOST = 1e300
 """A number beyond this is none."""
@@ -21,35 +25,61 @@ MOST = 1e300
 ROLES = ("teacher", "student", "baseline")
 
 
+NEEDED: dict[str, tuple[str, list[tuple[str, ...]]]] = {
+    SCHEMA: ("the roles and the verdict of an evaluation", [("roles", "student"), ("verdict",)]),
+    PAPER: ("the rows of an experiment", [("rows",)]),
+    TUNE: ("the candidates of a search", [("candidates",)]),
+}
+"""schema -> what there must be, in words, and where it stands."""
+
+
 def read(results: Mapping[str, Any] | str | Path) -> dict[str, Any]:
-    """The results, or those of a file or of a run's folder; DataError for anything else and for newer versions."""
+    """The results, or those of a file or of a run's folder; DataError for anything else and for newer versions.
+
+    With those of a file comes, as "export", an export.json that lies beside it and is of the same student.
+    """
     if isinstance(results, Mapping):
         found, where = dict(results), "What was given"
+        _require(found, where, tuple(NEEDED))
     else:
         path = Path(results)
-        path = path / "results.json" if path.is_dir() else path
-        where = str(path)
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DataError(f"There is no {path}; give a run's folder, or a results.json that Limbeck wrote.") from None
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} is no JSON file ({error}); give a results.json that Limbeck wrote.") from None
+        if path.is_dir():
+            path = next((path / name for name in FILES if (path / name).exists()), path / FILES[0])
+        found, where = _loaded(path), str(path)
+        _require(found, where, tuple(NEEDED))
+        beside = path.with_name("export.json")
+        if found["schema"] == SCHEMA and beside.exists():
+            export = _loaded(beside)
+            _require(export, str(beside), (EXPORT,))
+            if at(export, "student") in items(found, "roles", "student", "fingerprints"):
+                found["export"] = export
+    said, places = NEEDED[found["schema"]]
+    if any(not at(found, *place) for place in places):
+        raise DataError(f"{where} must hold {said}, but lacks them.")
+    return found
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"There is no {path}; give a run's folder, or a results.json that Limbeck wrote.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON file ({error}); give one that Limbeck wrote.") from None
+
+
+def _require(found: Any, where: str, schemas: tuple[str, ...]) -> None:
+    """Whether it is of one of these schemas, and of a version that is known here."""
     schema = found.get("schema") if isinstance(found, dict) else None
-    if schema not in (SCHEMA, PAPER):
-        raise DataError(f'{where} must hold results with "schema": "{PAPER}" or "{SCHEMA}", but has {schema!r}.')
+    if schema not in schemas:
+        wanted = " or ".join(f'"{name}"' for name in schemas)
+        raise DataError(f'{where} must hold results with "schema": {wanted}, but has {schema!r}.')
     version = found.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise DataError(
             f"{where} holds results of version {version!r}, but this Limbeck ({__version__}) draws version {VERSION}; "
             "update Limbeck."
         )
-    if schema == PAPER:
-        if not items(found, "rows"):
-            raise DataError(f"{where} must hold the rows of an experiment, but lacks them.")
-    elif at(found, "roles", "student") is None or at(found, "verdict") is None:
-        raise DataError(f"{where} must hold the roles and the verdict of an evaluation, but lacks them.")
-    return found
 
 
 def at(of: Any, *path: str) -> Any:

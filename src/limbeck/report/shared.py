@@ -9,9 +9,22 @@ from typing import Any
 
 from limbeck.report.figures import Figure, Series, interval, lines
 from limbeck.report.reading import ROLES, at, items, number, numbers, temperature_of
-from limbeck.report.words import plain, short, times
+from limbeck.report.words import digits, percent, plain, short, size, times, whole
 
 MOST_SETTING = 200
+
+FORMS = {"torch": "torch", "onnx": "ONNX", "int8": "ONNX, 8 bits"}
+"""Forms of a network in an export.json -> their names."""
+
+IN_FORMS: list[tuple[str, tuple[str, ...], Callable[[float], str]]] = [
+    ("size", ("bytes",), size),
+    ("ms per example, one at a time", ("latency_ms", "batch_1"), digits),
+    ("ms per example, batches of 32", ("latency_ms", "batch_32"), digits),
+    ("right", ("accuracy",), lambda v: percent(v, 2)),
+    ("predicts as torch does", ("same_prediction",), lambda v: percent(v, 2)),
+    ("largest difference of a logit", ("largest_difference",), plain),
+]
+"""What is shown of each form: its name, where it stands, how it is written."""
 
 Line = tuple[str, tuple[str, ...], Callable[[float], str], int]
 """What is measured, where it stands in a role's results, how it is written; 1 where more is better, -1 where less."""
@@ -84,6 +97,26 @@ def smaller(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     if ours and theirs:
         tiles.append((times(theirs / ours), f"as fast as the teacher, one at a time: {plain(ours)} ms"))
     return tiles
+
+
+def files(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The student as a file: what each form weighs, how long it takes and what it predicts (limbeck export)."""
+    export = at(results, "export")
+    forms = {form: name for form, name in FORMS.items() if at(export, form) is not None}
+    if "onnx" not in forms:
+        return None
+    rows = [
+        (name, cells)
+        for name, path, written in IN_FORMS
+        if any(cells := ["" if (v := number(export, form, *path)) is None else written(v) for form in forms])
+    ]
+    examples, threads = number(export, "examples"), number(export, "threads")
+    asked = "inputs drawn at random" if at(export, "drawn") else "examples of the test"
+    said = "" if examples is None else f"Asked about {whole(examples)} {asked}"
+    said += "" if threads is None else f", on the CPU with {whole(threads)} thread{'s' if threads > 1 else ''}"
+    named = [short(str(name), MOST_SETTING) for form in forms if (name := at(export, form, "file")) is not None]
+    said = ". ".join(part for part in (", ".join(named), said) if part)
+    return {"forms": list(forms.values()), "rows": rows, "said": f"{said}."}
 
 
 def curves(results: Mapping[str, Any]) -> list[Figure]:

@@ -3,6 +3,8 @@
 What this file does not know: which numbers there are.
 """
 
+from collections.abc import Sequence
+
 SPACE = "\u00a0"
 
 
@@ -53,3 +55,8 @@ def times(ratio: float) -> str:
 def short(text: str, most: int) -> str:
     """A text of at most so many characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def listed(names: Sequence[str]) -> str:
+    """1, 2 and 4."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -53,6 +53,16 @@ def as_teacher(model: Any) -> Teacher:
     )
 
 
+def fingerprint_of(model: Any) -> str | None:
+    """The fingerprint of what as_teacher takes, which is left as it is; None of a function that was given no name."""
+    if isinstance(model, nn.Module):
+        return _fingerprint(model, model.state_dict())
+    try:
+        return as_teacher(model).fingerprint()
+    except ModelError:
+        return None
+
+
 class ModelTeacher:
     """A network as a teacher: in eval mode, without gradient, frozen, and kept so.
 
@@ -105,16 +115,7 @@ class ModelTeacher:
 
     def fingerprint(self) -> str:
         """SHA-256 of the class's name, the configuration, and every tensor's name, dtype, shape and bytes."""
-        config: Any = getattr(self.model, "config", None)
-        described: Any = config.to_dict() if hasattr(config, "to_dict") else getattr(self.model, "settings", None)
-        if isinstance(described, dict):
-            described = {key: value for key, value in described.items() if key not in _OF_THE_FILE}
-        digest = hashlib.sha256(type(self.model).__qualname__.encode())
-        digest.update(json.dumps(described, sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self._weights().items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return _fingerprint(self.model, self._weights())
 
     def _weights(self) -> dict[str, Tensor]:
         return self.model.state_dict()
@@ -182,6 +183,19 @@ class WithoutAdapter(ModelTeacher):
                 ),
             )
         )
+
+
+def _fingerprint(network: nn.Module, weights: dict[str, Tensor]) -> str:
+    config: Any = getattr(network, "config", None)
+    described: Any = config.to_dict() if hasattr(config, "to_dict") else getattr(network, "settings", None)
+    if isinstance(described, dict):
+        described = {key: value for key, value in described.items() if key not in _OF_THE_FILE}
+    digest = hashlib.sha256(type(network).__qualname__.encode())
+    digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 _OF_THE_FILE = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
