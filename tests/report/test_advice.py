@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from limbeck.report.advice import advise
+from limbeck.report.shared import headline
 from limbeck.report.tuning import sections
 
 from .samples import classifier, language, search
@@ -123,6 +124,18 @@ def test_a_run_that_was_tuned_is_not_told_to_tune():
     assert "limbeck tune" not in advise(results)[0].text
     del results["tuned"]
     assert "limbeck tune" in advise(results)[0].text
+
+
+def test_what_had_no_teacher_is_not_told_of_baselines():
+    results = sound()
+    results["verdict"]["word"] = None
+    del results["roles"]["teacher"], results["roles"]["baseline"]
+    results["settings"]["teacher"] = []
+    assert titles(results) == ["No objection"]
+    assert headline(results)["kind"] == "A classifier that had no teacher"
+    results["settings"]["transfer_set"] = "runs/labelled"
+    assert titles(results) == ["There is no baseline"]
+    assert headline(results)["kind"] == "A distilled classifier"
 
 
 def clear() -> dict[str, Any]:

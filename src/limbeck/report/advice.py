@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.report.reading import at, class_name, items, number, numbers, temperature_of
-from limbeck.report.shared import chosen_temperature
+from limbeck.report.shared import chosen_temperature, was_distilled
 from limbeck.report.words import percent, plain, points, short, times
 
 SATURATED, TELLING = 0.02, 0.1
@@ -63,6 +63,8 @@ def advise(results: Mapping[str, Any]) -> list[Advice]:
 
 def _of_the_verdict(results: Mapping[str, Any]) -> list[Advice]:
     word = at(results, "verdict", "word")
+    if not was_distilled(results):
+        return []
     if word is None:
         text = (
             "Train the same student on the labels alone (limbeck distill --baseline) and give it to the evaluation: "

@@ -130,7 +130,7 @@ def lines(
     said = "; ".join(f"{one.name}: {written(one.points[0][1])} to {written(one.points[-1][1])}" for one in series)
     signs = {(False, False): "line", (False, True): "dashed", (True, False): "dot", (True, True): "hollow"}
     legend = [(one.name, one.kind, signs[one.radii is not None, one.dashed]) for one in series]
-    return Figure(title, svg(f"{title}. {y_label} over {x_label}. {said}", parts), legend, note)
+    return Figure(title, svg(f"{title}. {y_label or title} over {x_label}. {said}", parts), legend, note)
 
 
 def interval(

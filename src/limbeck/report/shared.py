@@ -65,16 +65,29 @@ def role_table(results: Mapping[str, Any], groups: Sequence[tuple[str, Sequence[
     return {"roles": roles, "groups": drawn, "seeds": number(results, "roles", "student", "seeds")}
 
 
+def was_distilled(results: Mapping[str, Any]) -> bool:
+    """Whether there was a teacher; only the settings of a run can say that there was none."""
+    settings = at(results, "settings")
+    alone = isinstance(settings, Mapping) and settings.get("teacher") == [] and not settings.get("transfer_set")
+    return not alone or at(results, "roles", "teacher") is not None
+
+
 def headline(results: Mapping[str, Any]) -> dict[str, Any]:
     """The verdict: a few words, and the sentence with its interval."""
     word = at(results, "verdict", "word")
+    kind = "language model" if at(results, "task") == "language" else "classifier"
     title = {
         "better": "Better than its baseline",
         "worse": "Worse than its baseline",
         "no difference shown": "No gain over its baseline is shown",
     }.get(word if isinstance(word, str) else "", "Measured, with no baseline to compare with")
     sentence = at(results, "verdict", "sentence")
-    return {"title": title, "word": word if isinstance(word, str) else None, "sentence": str(sentence or "")}
+    return {
+        "title": title if was_distilled(results) else "Measured, with nothing to compare with",
+        "word": word if isinstance(word, str) else None,
+        "sentence": str(sentence or ""),
+        "kind": f"A distilled {kind}" if was_distilled(results) else f"A {kind} that had no teacher",
+    }
 
 
 def difference_figure(

@@ -101,7 +101,7 @@ def _how(found: Any) -> str:
     """What was tried, and how it was compared."""
     temperatures, weights = ([plain(v) for v in numbers(found, "asked", f"{name}s") if v is not None] for name in AXES)
     seeds, keep = number(found, "asked", "seeds"), number(found, "asked", "keep")
-    held_out = str(at(found, "settings", "validation") or "").split(",")[0]
+    held_out = str(at(found, "settings", "validation") or "").rpartition(",")[0]
     said = ""
     if temperatures and weights:
         said = f"Tried: T = {listed(temperatures)}, each with hard_weight {listed(weights)}. "
@@ -162,7 +162,7 @@ def _over_temperature(measure: str, rows: list[Any], best: Any) -> Figure | None
         f"{name} {of}",
         series,
         "temperature",
-        name,
+        "",
         log_x=True,
         y_range=(min(ys) - room, max(ys) + room),
         written=percent if measure == "accuracy" else plain,
