@@ -14,7 +14,7 @@ from limbeck.store.manifest import Manifest
 
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
-    parser = new_parser("info", "What a labelled transfer set says of itself.")
+    parser = new_parser("info", "What a labelled transfer set says of itself.", "PATH")
     parser.add_argument("path", type=str, help="its folder or URL")
     console.print(table(open(read(parser, words).path).manifest))
 

@@ -270,7 +270,7 @@ def evaluate_parser() -> ArgumentParser:
 
 def export_parser() -> ArgumentParser:
     """The parser of `limbeck export`; without --data, inputs are drawn at random."""
-    parser = _parser("export", "Write a student as an ONNX file, once it is shown to predict the same.")
+    parser = _parser("export", "Write a student as an ONNX file, once it is shown to predict the same.", "RUN")
     parser.add_argument("path", type=str, help="a run's folder, or that of a model")
     parser.add_argument("--to", choices=["onnx"], default="onnx", help="the format")
     for options in (ExportOptions, DataOptions):
@@ -299,14 +299,15 @@ def read(parser: ArgumentParser, words: list[str]) -> Namespace:
         raise SystemExit(2) from None
 
 
-def new_parser(name: str, description: str) -> ArgumentParser:
-    """A parser for `limbeck name`, to be read with `read`."""
+def new_parser(name: str, description: str, operand: str = "") -> ArgumentParser:
+    """A parser for `limbeck name OPERAND`, to be read with `read`."""
     prog = f"limbeck {name}"
-    return ArgumentParser(prog=prog, description=description, usage=f"{prog} [options]", exit_on_error=False)
+    usage = " ".join(word for word in (prog, operand, "[options]") if word)
+    return ArgumentParser(prog=prog, description=description, usage=usage, exit_on_error=False)
 
 
-def _parser(name: str, description: str) -> ArgumentParser:
-    parser = new_parser(name, description)
+def _parser(name: str, description: str, operand: str = "") -> ArgumentParser:
+    parser = new_parser(name, description, operand)
     parser.add_argument("--config", action="config", help="a YAML file of options; flags after it win")
     return parser
 

@@ -16,23 +16,14 @@ from limbeck.commands.texts import open_data
 from limbeck.errors import ConfigError
 from limbeck.paper.lab import Lab
 from limbeck.report import write_report
-
-EXPERIMENTS = {
-    "mnist": "a small net learns from a big one (section 3)",
-    "temperature": "the best temperature by width of the student (section 3)",
-    "omitted": "classes that the student never sees, and its prior put right (section 3)",
-    "ensemble": "ten nets distilled into one (section 4)",
-    "specialists": "a generalist, specialists, Eq. 5, and back into one net (section 5)",
-    "regulariser": "soft targets against overfitting, with 3 % of the data (section 6)",
-    "limit": "Eq. 2 against Eq. 4: distillation becomes logit matching (section 2.1)",
-}
+from limbeck.report.paper import SAID
 
 
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
-    listed = "; ".join(f"{name}: {text}" for name, text in EXPERIMENTS.items())
-    parser = new_parser("paper", f"The experiments of arXiv 1503.02531. {listed}.")
-    parser.add_argument("experiment", choices=list(EXPERIMENTS), help="which one")
+    listed = "; ".join(f"{name}: {title} ({section})" for name, (title, section, _) in SAID.items())
+    parser = new_parser("paper", f"The experiments of arXiv 1503.02531. {listed}.", "EXPERIMENT")
+    parser.add_argument("experiment", choices=list(SAID), help="which one")
     parser.add_argument(
         "--data", "--data_dir", type=str, default="digits", help="digits, a folder in MNIST's format, or a hub name"
     )

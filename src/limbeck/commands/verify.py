@@ -10,7 +10,7 @@ from limbeck.labelling import verify
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
     hush()
-    parser = new_parser("verify", "Check every byte, row and target of a labelled transfer set.")
+    parser = new_parser("verify", "Check every byte, row and target of a labelled transfer set.", "PATH")
     parser.add_argument("path", type=str, help="its folder or URL")
     parser.add_argument("--teacher", type=str, nargs="+", default=[], help="compare what this teacher says now")
     parser.add_argument("--mean", type=str, default="arithmetic", help="of an ensemble's probabilities")

@@ -13,40 +13,47 @@ from limbeck.report.words import percent, plain, short, whole
 SAID = {
     "mnist": (
         "A small net learns from a big one",
-        "Section 3: two hidden layers of 1,200 units, strongly regularised, made 67 errors on MNIST's test; 800 units "
-        "without regularisation made 146, and 74 with the soft targets of the big net at T = 20.",
+        "section 3",
+        "two hidden layers of 1,200 units, strongly regularised, made 67 errors on MNIST's test; 800 units without "
+        "regularisation made 146, and 74 with the soft targets of the big net at T = 20.",
     ),
     "temperature": (
         "The best temperature by width of the student",
-        "Section 3: with 300 units or more in each hidden layer all temperatures above 8 gave much the same; with 30 "
-        "units, 2.5 to 4 worked significantly better than higher or lower ones.",
+        "section 3",
+        "with 300 units or more in each hidden layer all temperatures above 8 gave much the same; with 30 units, 2.5 "
+        "to 4 worked significantly better than higher or lower ones.",
     ),
     "omitted": (
         "Classes that the student never sees",
-        "Section 3: a student that never saw a 3 made 206 errors, and 109 after the bias of the 3s was raised; one "
-        "that saw 7s and 8s alone was wrong about 47.3 %, and about 13.2 % after their biases were lowered.",
+        "section 3",
+        "a student that never saw a 3 made 206 errors, and 109 after the bias of the 3s was raised; one that saw 7s "
+        "and 8s alone was wrong about 47.3 %, and about 13.2 % after their biases were lowered.",
     ),
     "ensemble": (
         "Ten nets distilled into one",
-        "Section 4, on speech: more than 80 % of what ten nets gain over one passed to the distilled net.",
+        "section 4",
+        "on speech, more than 80 % of what ten nets gain over one passed to the distilled net.",
     ),
     "specialists": (
         "A generalist and its specialists",
-        "Section 5, on photographs: 61 specialists raised the generalist's accuracy from 25.0 % to 26.1 %. Sections "
-        "6.1 and 8 propose specialists over all classes, and distilling all of it back into one net.",
+        "section 5",
+        "on photographs, 61 specialists raised the generalist's accuracy from 25.0 % to 26.1 %. Sections 6.1 and 8 "
+        "propose specialists over all classes, and distilling all of it back into one net.",
     ),
     "regulariser": (
         "Soft targets against overfitting",
-        "Section 6, on speech: with 3 % of the data, hard labels reached 44.5 % on the test and soft targets 57.0 %; "
-        "all of the data 58.9 %.",
+        "section 6",
+        "on speech with 3 % of the data, hard labels reached 44.5 % on the test and soft targets 57.0 %; all of the "
+        "data 58.9 %.",
     ),
     "limit": (
         "At high temperatures distillation is logit matching",
-        "Section 2.1: where T is high compared to the logits, and these have zero mean, the gradient of the soft term "
-        "(Eq. 2) becomes (z − v)/(NT²) (Eq. 4).",
+        "section 2.1",
+        "where T is high compared to the logits, and these have zero mean, the gradient of the soft term (Eq. 2) "
+        "becomes (z − v)/(NT²) (Eq. 4).",
     ),
 }
-"""experiment -> its title, and what the paper says."""
+"""experiment -> its title, where the paper has it, and what it says there."""
 
 OWN = {"schema", "version", "limbeck", "experiment", "settings", "test_examples", "rows", "verdict", "curve"}
 """What has a place of its own on the page; whatever else was measured is listed."""
@@ -58,17 +65,18 @@ MOST_NAME, MOST_TEXT = 120, 300
 def sections(results: Mapping[str, Any]) -> dict[str, Any]:
     """What the template paper.html shows."""
     experiment = str(at(results, "experiment"))
-    title, said = SAID.get(experiment, (experiment, ""))
+    title, section, text = SAID.get(experiment, (experiment, "", ""))
     rows = items(results, "rows")
     shares = [name for name in SHARES if any(number(row, name) is not None for row in rows)]
     return {
         "experiment": experiment,
         "title": short(title, MOST_NAME),
-        "said": said,
+        "said": f"{section.capitalize()}: {text}" if text else "",
         "sentence": str(at(results, "verdict", "sentence") or ""),
         "examples": number(results, "test_examples"),
         "shares": [_words(name) for name in shares],
         "rows": [_row(row, shares) for row in rows],
+        "of_paper": any(at(row, "paper") is not None for row in rows),
         "drawings": [one for one in (_by_temperature(rows), _limit(results)) if one is not None],
         "more": [line for name, value in results.items() if name not in OWN for line in _listed(_words(name), value)],
     }
