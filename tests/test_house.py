@@ -19,7 +19,7 @@ SOURCE = Path(limbeck.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 
 # Who may import whom: a room (a module, or a package and all in it) -> the rooms it may import from. What is
-# not listed here has no place yet: draw it in docs/design.md and give it a line. The longest name that fits counts.
+# not listed here has no place yet: draw it in CONTRIBUTING.md and give it a line. The longest name that fits counts.
 LOSSES = {"errors", "divergences", "targets", "objective"}
 RUNS = LOSSES | {"linear", "metrics", "models", "teachers", "transfer", "students", "positions", "preflight"}
 RUNS |= {"monitor", "language", "language.model", "language.positions", "language.vocabulary"}
