@@ -36,7 +36,7 @@ from limbeck.divergences import forward_kl
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
 from limbeck.latency import latency_ms, size_of
 from limbeck.metrics import NO_LABEL, brier, confidence, fit_temperature, nll, position_statistics
-from limbeck.models import Batch, inputs_of, label_names_of, logits_of, teacher_view
+from limbeck.models import Batch, device_of, inputs_of, label_names_of, logits_of, teacher_view
 from limbeck.preflight import check_label_names, refuse_probabilities
 from limbeck.roles import by_role, joined
 from limbeck.targets import DenseTargets, SampledTargets, SparseTargets
@@ -365,8 +365,7 @@ def _positions(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _device_of(model: Any) -> torch.device:
-    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
-    return next((p.device for p in parameters), torch.device("cpu"))
+    return (device_of(model) if isinstance(model, nn.Module) else None) or torch.device("cpu")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 
 from limbeck.language.model import base_of, position_limit
 from limbeck.language.positions import NO_LABEL
-from limbeck.models import TEACHER_PREFIX, networks_of
+from limbeck.models import TEACHER_PREFIX, device_of, networks_of
 
 PROMPT = 32
 """Of a text that is learned from its beginning, at most so many tokens (and a quarter of it) are the prompt."""
@@ -39,7 +39,7 @@ def written(model: Any, prompt: Sequence[int], most: int, ends: Sequence[int], d
     not what is written.
     """
     network, asked = _network(model)
-    ids = torch.tensor([prompt], device=next(network.parameters()).device)
+    ids = torch.tensor([prompt], device=device_of(network))
     encodes = bool(getattr(base_of(network).config, "is_encoder_decoder", False))
     if (room := _room([network], prompt, most)) < 1:
         return []

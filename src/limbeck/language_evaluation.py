@@ -29,7 +29,7 @@ from limbeck.language.vocabulary import shared_vocabulary
 from limbeck.language_verdict import Tokens, judge_tokens, role_results
 from limbeck.latency import size_of
 from limbeck.metrics import position_statistics
-from limbeck.models import TEACHER_PREFIX, Batch, networks_of
+from limbeck.models import TEACHER_PREFIX, Batch, device_of, networks_of
 from limbeck.monitor import ROWS
 from limbeck.preflight import check_rows
 from limbeck.roles import by_role, joined
@@ -271,8 +271,7 @@ def _evenly(rows: int, some: int) -> list[int]:
 
 
 def _device_of(asked: Asked) -> torch.device:
-    device: torch.device = next(asked["student"][0].model.parameters()).device
-    return device
+    return device_of(asked["student"][0].model) or torch.device("cpu")
 
 
 @contextmanager

@@ -9,9 +9,11 @@ What this file does not know: losses, targets, training.
 
 import inspect
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
@@ -30,7 +32,7 @@ def logits_of(model: Any, batch: Batch) -> Tensor:
     A forward that names the batch's columns gets them by name; one that does not gets the single input
     column in first place.
     """
-    inputs = inputs_of(batch)
+    inputs, back = where_it_is(model, inputs_of(batch))
     names, takes_all = _parameters(model)
     named = {k: v for k, v in inputs.items() if k in names}
     if named and "use_cache" in names:
@@ -52,7 +54,30 @@ def logits_of(model: Any, batch: Batch) -> Tensor:
             f"{type(model).__name__} must return logits, as a tensor or as an output with .logits, but returned "
             f"{type(said).__name__}."
         )
-    return logits
+    return logits if back is None else logits.to(back)
+
+
+def is_placed(model: Any) -> bool:
+    """Whether a network stays where it was loaded to: on several devices or a disk (accelerate), or quantised."""
+    dispatched = hasattr(model, "hf_device_map") or hasattr(model, "_hf_hook")
+    return dispatched or bool(getattr(model, "is_quantized", False))
+
+
+def where_it_is(model: Any, batch: Batch) -> tuple[Batch, torch.device | None]:
+    """For a network that is placed: the batch on its first device, and the one to bring back to what it says.
+
+    From its first device on, accelerate's hooks move what it computes. For others: the batch as it is, and None.
+    """
+    there = device_of(model) if is_placed(model) else None
+    back = next((values.device for values in batch.values() if isinstance(values, Tensor)), None)
+    if there is None or back is None:
+        return batch, None
+    return {k: values.to(there) if isinstance(values, Tensor) else values for k, values in batch.items()}, back
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """The device of a network's first weight; None where it has none, or all are offloaded."""
+    return next((x.device for x in chain(model.parameters(), model.buffers()) if not x.is_meta), None)
 
 
 def inputs_of(batch: Batch) -> dict[str, Any]:

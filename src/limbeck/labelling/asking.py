@@ -18,7 +18,7 @@ from limbeck.errors import ConfigError, ShapeError, TargetError
 from limbeck.labelled import Batch, batch_of
 from limbeck.labelling.rows import Rows
 from limbeck.language.positions import next_tokens
-from limbeck.models import TARGET_PREFIX, networks_of
+from limbeck.models import TARGET_PREFIX, device_of, is_placed, networks_of
 from limbeck.store.columns import Kept, to_arrow, to_numpy
 from limbeck.store.kinds import Kind
 from limbeck.store.manifest import Plan, target_columns
@@ -150,12 +150,9 @@ def this_process() -> PartialState:
 
 def settle(teacher: Teacher, device: torch.device) -> torch.device:
     """Where batches go: where the teacher is. One that is still on the CPU is moved to the process's own device."""
-    networks = networks_of(teacher)
-    if not networks:
-        return device
-    where = next((p.device for network in networks for p in network.parameters()), device)
-    is_placed = any(hasattr(network, "hf_device_map") for network in networks)
-    if where.type == "cpu" and device.type != "cpu" and not is_placed and hasattr(teacher, "to"):
+    networks = [network for network in networks_of(teacher) or [] if not is_placed(network)]
+    where = next(filter(None, map(device_of, networks)), device)
+    if where.type == "cpu" and device.type != "cpu" and hasattr(teacher, "to"):
         teacher.to(device)
         return device
     return where

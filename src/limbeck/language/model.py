@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ShapeError
-from limbeck.models import Batch, inputs_of, logits_of
+from limbeck.models import Batch, inputs_of, logits_of, where_it_is
 from limbeck.targets import Head
 
 TOKENS = 16
@@ -33,13 +33,15 @@ def base_of(model: Any) -> Any:
 
 
 def head_of(model: nn.Module) -> Head | None:
-    """The output layer, with bias, scale (Cohere, Granite) and soft cap (Gemma); None where it is no plain Linear.
+    """The output layer, with bias, scale (Cohere, Granite) and soft cap (Gemma); None where it is no plain Linear,
+    or offloaded.
 
     Shards (FSDP2) are gathered, outside the forward that would do so; their gradient is found inside it only.
     """
     inner: Any = base_of(model)
     layer = inner.get_output_embeddings()
-    if type(layer) is not nn.Linear:  # an adapter, a quantised layer: more than a product with its weight
+    # an adapter, a quantised layer: more than a product with its weight
+    if type(layer) is not nn.Linear or layer.weight.is_meta:
         return None
     config = inner.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
@@ -58,8 +60,9 @@ def position_limit(model: nn.Module) -> int | None:
 
 def hidden_of(model: nn.Module, batch: Batch) -> Tensor:
     """The states that the output layer reads, `[B, L, H]`."""
+    batch, back = where_it_is(model, batch)
     states: Tensor = within_forward(model, model, batch, lambda hidden: hidden)
-    return states
+    return states if back is None else states.to(back)
 
 
 def logits_are_heads(model: nn.Module, batch: Batch) -> bool:
@@ -74,12 +77,13 @@ def logits_are_heads(model: nn.Module, batch: Batch) -> bool:
     head = head_of(model)
     if head is None:
         return False
+    some = dict(where_it_is(model, some)[0])
     with torch.no_grad():
         whole = _without_autocast(model)(**_inputs(some)).logits.float()
         hidden = hidden_of(model, some)
         if hidden.dtype != head.weight.dtype:  # a residual kept in float32
             return False
-        halves = head(hidden)
+        halves = head.to(hidden.device)(hidden)
     if whole.shape != halves.shape:
         return False
     size, difference = whole.norm(), (whole - halves).norm()  # a class that is masked makes the first infinite

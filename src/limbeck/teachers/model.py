@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from limbeck.errors import ModelError
 from limbeck.language.model import head_of, hidden_of, is_language_model, logits_are_heads, require_positions
 from limbeck.language.positions import next_tokens
-from limbeck.models import Batch, inputs_of, label_names_of, logits_of, teacher_view
+from limbeck.models import Batch, inputs_of, is_placed, label_names_of, logits_of, teacher_view
 from limbeck.targets import DenseTargets, HiddenTargets, SoftTargets, as_targets
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,9 @@ class ModelTeacher:
 
     classes: only the first so many are spoken of, where an output layer is padded to more than its tokenizer has.
 
+    A model that was loaded to several devices (device_map), offloaded or quantised stays where it is: each batch is
+    moved to its first device, and what it says comes back to the batch's.
+
     Of a causal language model the last hidden states are kept, and its output layer: its logits never exist.
     """
 
@@ -101,7 +104,8 @@ class ModelTeacher:
         if head is None:
             return DenseTargets(require_positions(logits_of(self.model, view), view, "teacher")[rows, : self.classes])
         head = head if self.classes is None else head.first(self.classes)
-        return HiddenTargets(require_positions(hidden_of(self.model, view), view, "teacher")[rows], head)
+        hidden = require_positions(hidden_of(self.model, view), view, "teacher")[rows]
+        return HiddenTargets(hidden, head.to(hidden.device))
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -109,8 +113,9 @@ class ModelTeacher:
         return label_names_of(self.model)
 
     def to(self, device: torch.device | str) -> "ModelTeacher":
-        """Moves the model."""
-        self.model.to(device)
+        """Moves the model, unless it is one that stays where it is."""
+        if not is_placed(self.model):
+            self.model.to(device)
         return self
 
     def fingerprint(self) -> str:
@@ -194,8 +199,20 @@ def _fingerprint(network: nn.Module, weights: dict[str, Tensor]) -> str:
     digest.update(json.dumps(described, sort_keys=True, default=str).encode())
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        tensor = _loaded(network, name) if tensor.is_meta else tensor
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _loaded(network: nn.Module, name: str) -> Tensor:
+    """A weight that accelerate has offloaded, by its name."""
+    from accelerate.utils import align_module_device
+
+    path, _, weight = name.rpartition(".")
+    module = network.get_submodule(path)
+    with align_module_device(module, torch.device("cpu")):
+        tensor: Tensor = getattr(module, weight)
+        return tensor
 
 
 _OF_THE_FILE = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.models import Batch, networks_of
+from limbeck.models import Batch, device_of, is_placed, networks_of
 from limbeck.targets import SoftTargets, concatenate
 from limbeck.teachers.model import Teacher, as_teacher
 
@@ -25,8 +25,8 @@ def record(teacher: Any, transfer_set: Any, batch_size: int = 512) -> "RecordedT
     refused together (DataError).
     """
     teacher = as_teacher(teacher)
-    parameters = (p for network in networks_of(teacher) or [] for p in network.parameters())
-    device = next((p.device for p in parameters), torch.device("cpu"))
+    networks = [network for network in networks_of(teacher) or [] if not is_placed(network)]
+    device = next(filter(None, map(device_of, networks)), torch.device("cpu"))
     said, ids = [], []
     for rows in transfer_set if isinstance(transfer_set, list | tuple) else [transfer_set]:
         for start in range(0, len(rows), batch_size):
