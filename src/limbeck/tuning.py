@@ -65,7 +65,7 @@ def tune(
     validation: Any,
     config: DistillConfig | None = None,
     *,
-    temperatures: Sequence[float] = (1.0, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0),
+    temperatures: Sequence[float] = (1.0, 1.5, 2.5, 4.0, 6.0, 10.0, 20.0),
     hard_weights: Sequence[float] = (0.0, 0.1, 0.5),
     divergence: Divergence = forward_kl,
     seeds: int = 3,

@@ -155,7 +155,7 @@ class RunOptions:
 class TuneOptions:
     """What is tried, and what the best is chosen by."""
 
-    temperatures: list[float] = _option(lambda: [1.0, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0], "temperatures to try")
+    temperatures: list[float] = _option(lambda: [1.0, 1.5, 2.5, 4.0, 6.0, 10.0, 20.0], "temperatures to try")
     hard_weights: list[float] = _option(
         lambda: [0.0, 0.1, 0.5], "weights of the labels to try with each, relative to a soft_weight of 1"
     )
