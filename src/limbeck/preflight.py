@@ -138,11 +138,8 @@ def check_language_batch(
 
     classes: what both are cut to.
     """
-    if getattr(base_of(student).config, "is_encoder_decoder", False) and "decoder_input_ids" not in batch:
-        raise DataError(
-            f"{type(student).__name__} is an encoder-decoder, and its batches need decoder_input_ids beside labels; "
-            "use transformers.DataCollatorForSeq2Seq(tokenizer, model=student) as data_collator."
-        )
+    if getattr(base_of(student).config, "is_encoder_decoder", False):
+        _check_encoded(type(student).__name__, batch)
     positions = next_token_positions(batch)
     if not len(positions.row_ids(batch)):
         raise DataError("No token of the first batch is to be predicted: every label is -100, or stands first.")
@@ -162,6 +159,27 @@ def check_language_batch(
     if targets is not None:
         _check_targets(objective, classes, positions, targets, batch)
     return in_halves
+
+
+def _check_encoded(name: str, batch: Batch) -> None:
+    """DataError where an encoder-decoder has nothing to decode, or its encoder reads what its decoder is to write."""
+    if "decoder_input_ids" not in batch:
+        raise DataError(
+            f"{name} is an encoder-decoder, and its batches need decoder_input_ids beside labels; use "
+            "transformers.DataCollatorForSeq2Seq(tokenizer, model=student) as data_collator, in Python: the command "
+            "trains none."
+        )
+    ids, labels = batch["input_ids"], batch["labels"]
+    if ids.shape != labels.shape:
+        return
+    learned, real = labels != NO_LABEL, batch.get("attention_mask", torch.ones_like(ids)) != 0
+    prompt = real & (learned.cumsum(-1) == 0)  # a target begins with its first token, even where it is the source
+    if bool((ids == labels)[learned].all() and (prompt.any(-1) | ~learned.any(-1)).all()):
+        raise DataError(
+            f"{name} is an encoder-decoder, and its encoder reads what its decoder is to write: in the first batch the "
+            "labels are the input_ids that they stand beside, after a prompt, as limbeck.tokenise makes them for "
+            "causal models. Give rows whose input_ids are the source alone and whose labels are the target alone."
+        )
 
 
 def check_packing(student: Any, teacher: Teacher | None, batch: Batch) -> None:

@@ -6,6 +6,7 @@ put the same examples into batches.
 
 import copy
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import (
     BartForConditionalGeneration,
     CohereConfig,
     CohereForCausalLM,
+    DataCollatorForSeq2Seq,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -378,6 +380,33 @@ def test_encoder_decoders_predict_the_label_where_it_stands(family: str, tmp_pat
     without = {name: value for name, value in batch.items() if name != "decoder_input_ids"}
     with pytest.raises(DataError, match="need decoder_input_ids beside labels; use transformers"):
         check(student, teacher, without, tmp_path)
+
+
+def test_an_encoder_that_reads_the_answer_is_refused(make_tokenizer: Callable[..., Any], tmp_path: Path) -> None:
+    """Rows of tokenise; what has the same shape and is meant is not refused: copies, and targets that share tokens."""
+    tokenizer = make_tokenizer()
+    records = [{"prompt": "what is", "completion": f" two and {i}"} for i in range(4)]
+    rows = limbeck.tokenise(Dataset.from_list(records), tokenizer)
+    rows = rows.remove_columns(["row_id", "length"])
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokenizer), "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+    student: Any = T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0))
+
+    def checked(rows: list[dict[str, Any]], side: str = "right") -> None:
+        tokenizer.padding_side = side
+        worker = trainer(student, None, tmp_path, Objective(soft_weight=0.0, hard_weight=1.0))
+        worker.data_collator = DataCollatorForSeq2Seq(tokenizer, model=student)
+        worker.train_dataset = rows
+        worker.check()
+
+    for side in ("right", "left"):
+        with pytest.raises(DataError, match="its encoder reads what its decoder is to write"):
+            checked(list(rows), side)
+        ids = [row["input_ids"] for row in rows]
+        checked([{"input_ids": x, "labels": x} for x in [*ids, ids[0][:3]]], side)
+        halves = [{"input_ids": x[:2], "labels": x[2:]} for x in ids]
+        checked(halves, side)
+        checked([rows[0], *halves], side)
 
 
 class Masked(LlamaForCausalLM):
