@@ -3,7 +3,6 @@
 Oracle: one process with the same examples; the two must end with its weights, or have its gradients.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from two_processes import in_two_processes
 
 from limbeck import linear_divergence
 from limbeck.language.model import head_of, within_forward
@@ -24,36 +24,7 @@ from .test_training import EXAMPLES, OBJECTIVE, model, padded, trainer
 STEP = {"learning_rate": 0.1, "optim": "sgd", "max_grad_norm": 0, "lr_scheduler_type": "constant"}
 
 
-def _meet(rank: int, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "1",
-    }
-
-
-def _part() -> None:
-    """Both are done; without Python's own end, which gloo's threads do not always survive."""
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
-def _train(rank: int, port: int, folder: str) -> None:
-    _meet(rank, port)
+def _train(rank: int, folder: str) -> None:
     student = model()
     worker = trainer(student, model(seed=1), Path(folder), **STEP)
     assert worker.args.world_size == 2
@@ -62,11 +33,10 @@ def _train(rank: int, port: int, folder: str) -> None:
     if rank == 0:
         torch.save([p.detach() for p in student.parameters()], Path(folder, "weights.pt"))
         torch.save({"nll": measured["eval_nll"], "forward_kl": measured["eval_forward_kl"]}, Path(folder, "means.pt"))
-    _part()
 
 
 def test_ddp_ends_with_the_weights_of_one_process_with_accumulation(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_train, (free_port(), str(tmp_path)), nprocs=2)
+    in_two_processes(_train, str(tmp_path))
     alone = model()
     worker = trainer(alone, model(seed=1), tmp_path, gradient_accumulation_steps=2, **STEP)
     worker.train()
@@ -94,9 +64,8 @@ def _loss(student: Any, batch: dict[str, Any], counts: Any, teacher: ModelTeache
     return within_forward(student, student, batch, compared).mean
 
 
-def _shard(rank: int, port: int, folder: str) -> None:
-    _meet(rank, port)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def _shard(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo")
     student, teacher = model(), model(seed=1)
     for sharded in (student, teacher):
         for layer in sharded.model.layers:
@@ -114,11 +83,10 @@ def _shard(rank: int, port: int, folder: str) -> None:
     assert all(p.grad is None for p in teacher.parameters())
     if rank == 0:
         torch.save([total, *gradients], Path(folder, "gradients.pt"))
-    _part()
 
 
 def test_fsdp2_has_the_loss_and_gradients_of_one_process(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_shard, (free_port(), str(tmp_path)), nprocs=2)
+    in_two_processes(_shard, str(tmp_path))
     total, *found = torch.load(tmp_path / "gradients.pt", weights_only=True)
     student, batch = model(), padded(EXAMPLES, 12)
     labels = next_tokens(batch).labels

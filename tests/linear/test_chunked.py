@@ -4,7 +4,6 @@ Oracles: the naive lines in the same circumstances, and the sizes of all tensors
 """
 
 import copy
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
+from two_processes import in_two_processes
 
 from limbeck import DenseTargets, Head, HiddenTargets, Objective, forward_kl, linear_divergence
 from limbeck.linear import chunked
@@ -215,8 +215,7 @@ def test_dense_targets_without_gradient_do_not_change() -> None:
 
 
 def _one_of_two(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    dist.init_process_group("gloo")
     model = nn.parallel.DistributedDataParallel(Model("chunked"))
     ids, targets, labels = batch()
     rows = slice(0, 9) if rank == 0 else slice(9, N)
@@ -225,13 +224,10 @@ def _one_of_two(rank: int, folder: str) -> None:
     (2 * loss).backward()  # DDP takes the mean over processes, of shares that add up
     if rank == 0:
         torch.save(gradients(model), Path(folder) / "gradients.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)  # gloo's threads do not always survive Python's own end
 
 
 def test_two_processes_under_ddp_have_the_gradient_of_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_one_of_two, (str(tmp_path),), nprocs=2)
+    in_two_processes(_one_of_two, str(tmp_path))
     found = torch.load(tmp_path / "gradients.pt", weights_only=True)
     alone = copy.deepcopy(Model("chunked"))
     alone(*batch()).backward()

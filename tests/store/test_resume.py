@@ -19,8 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.distributed as dist
-from accelerate import PartialState
+from two_processes import in_two_processes
 
 import limbeck
 from limbeck import DataError, FunctionTeacher
@@ -279,26 +278,7 @@ def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"notes.txt": b"mine"}
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
-def labels_its_share(rank: int, port: int, path: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "1",
-    }
-    PartialState._reset_state()  # of the process that this one was forked from
+def labels_its_share(rank: int, path: str) -> None:
     made = writing.Writer.write
 
     def noted(self: writing.Writer, shard: int, *args: Any) -> None:
@@ -307,15 +287,11 @@ def labels_its_share(rank: int, port: int, path: str) -> None:
 
     writing.Writer.write = noted  # type: ignore[method-assign]
     label(Path(path), "sampled", k=3)
-    dist.barrier()
-    dist.destroy_process_group()
-    os._exit(0)
 
 
 def test_two_processes_make_each_their_shards(tmp_path: Path) -> None:
     label(tmp_path / "whole", "sampled", k=3)
-    arguments = (free_port(), str(tmp_path / "set"))
-    torch.multiprocessing.start_processes(labels_its_share, arguments, nprocs=2, start_method="fork")
+    in_two_processes(labels_its_share, str(tmp_path / "set"), start_method="fork")
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
     assert (tmp_path / "rank0").read_text().split() == [str(i) for i in range(0, 13, 2)]
     assert (tmp_path / "rank1").read_text().split() == [str(i) for i in range(1, 13, 2)]
