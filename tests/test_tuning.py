@@ -14,6 +14,7 @@ import yaml
 from scipy import stats
 from torch import nn
 from transformers import set_seed
+from two_processes import in_two_processes
 
 from limbeck import (
     ConfigError,
@@ -289,3 +290,26 @@ def test_the_command_leaves_the_settings_to_train_with_and_never_reads_the_test(
         assert main(["distill", "--tuned", tuned, "--output_dir", "never"]) == 1
         assert said in " ".join(capsys.readouterr().err.split())
     assert not Path("never").exists()
+
+
+def _tuned(rank: int, folder: str) -> None:
+    half = config(output_dir=folder, per_device_train_batch_size=16)
+    torch.manual_seed(0)
+    found = tune(small, mlp([64, 10]), TRAIN, VALIDATION, half, **GRID, seeds=2, folder=folder, say=lambda text: None)
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+
+
+def test_two_processes_choose_together_what_one_does(tmp_path: Path) -> None:
+    """With half of each batch; one of them writes, and both know the same."""
+    in_two_processes(_tuned, str(tmp_path))
+    both = [json.loads((tmp_path / name).read_text()) for name in ("0.json", "1.json", "tune.json")]
+    torch.manual_seed(0)
+    alone = tune(small, mlp([64, 10]), TRAIN, VALIDATION, config(), **GRID, seeds=2, say=lambda text: None)
+    for found in both:
+        assert [trial["seed"] for trial in found["trials"]] == [trial["seed"] for trial in alone["trials"]]
+        for trial, expected in zip(found["trials"], alone["trials"], strict=True):
+            assert trial["nll"] == pytest.approx(expected["nll"], rel=1e-3)
+        assert (found["best"]["temperature"], found["best"]["hard_weight"]) == (
+            alone["best"]["temperature"],
+            alone["best"]["hard_weight"],
+        )
