@@ -5,9 +5,10 @@
 The two sides of a ratio take turns in one run; a ratio is the median over turns.
 
     labelling   the teacher's passes alone, over the same rows in the same batches, logits made and nothing kept, to
-                `limbeck.label` into a fresh folder: from the call to its return (a first pass to see what the teacher
-                says, hashes of data and weights, every file brought to the disk); and from the first batch that is
-                kept, as a set of many more rows would have it
+                `limbeck.label` into a fresh folder: from the call to its return (hashes of data and weights, every
+                file brought to the disk); and from the second batch on, as a set of many more rows would have it.
+                Labelling keeps what was said in a thread beside the teacher's: by the clock it may use two cores
+                where the bare passes use one, and the processor's time says what it costs
     training    a step of DistillTrainer from stored targets alone to the same step on hard labels alone, in memory:
                 from the end of one step to the end of the next, so that the loader is in it. From hidden states, to
                 that step and the matmul that makes the teacher's logits, which is timed by itself
@@ -155,7 +156,8 @@ def labelling(
                 limbeck.label(watched, rows, path, kind, batch_size=batch, **options)
                 ended = time.perf_counter()
                 worked = time.process_time() - worked
-                times[kind].append([alone, ended - began, ended - watched.asked[1], alone_worked, worked])
+                steady = (ended - watched.asked[1]) * batches / (batches - 1)
+                times[kind].append([alone, ended - began, steady, alone_worked, worked])
                 sets[kind] = limbeck.open(path, cache_dir=str(folder / "cache"))
     print(f"\nLabelling {what}, {batches} batches of {batch}; a ratio is of bare passes to labelling")
     print(f"{'kind':10}{'bare, ms':>10}{'label, ms':>11}{'start, ms':>11}{'ratio':>8}{'without start':>15}{'proc.':>7}")
@@ -180,7 +182,7 @@ def labelling(
 
 
 class Watched(limbeck.ModelTeacher):
-    """Notes when it is asked: first to see what it says, then batch by batch."""
+    """Notes when it is asked, batch by batch."""
 
     def __init__(self, model: nn.Module):
         super().__init__(model)

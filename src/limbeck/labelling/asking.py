@@ -1,9 +1,9 @@
-"""A teacher asked about rows: the same rows come back with columns of what it said about them.
+"""A teacher asked about rows, and the same rows with columns of what it said about them.
 
 What this file does not know: files, resuming, who else is asking.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,15 @@ class Said:
     row_bytes: float
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Rows, what the teacher said of each view of them, and on how many positions of each row, `[n]`."""
+
+    table: pa.Table
+    views: list[SoftTargets]
+    counts: np.ndarray
+
+
 class Asking:
     """Who is asked about which rows, and what is kept of it. device: where batches go."""
 
@@ -48,10 +57,12 @@ class Asking:
         self.teacher, self.kind, self.rows, self.augment = teacher, kind, rows, augment
         self.views, self.seed, self.device = views, seed, device
         self.head: Head | None = None  # to be kept too, where hidden states are
+        self._heard: tuple[range, SoftTargets] | None = None  # by `first`, until those rows are asked about
 
     def first(self, batch_size: int) -> Said:
-        """Asks about the first rows, of which nothing is kept."""
-        table = self.rows.table(range(min(batch_size, len(self.rows))))
+        """Asks about the first rows. Where they turn out to be a batch of the first shard, they are not asked again."""
+        places = range(min(batch_size, len(self.rows)))
+        table = self.rows.table(places)
         batch = self._batch(table)
         targets = self.teacher(batch if self.augment is None else self.augment(batch, 0))
         positions_are = "next tokens" if self.rows.is_language else "examples"
@@ -62,6 +73,7 @@ class Asking:
                     "Views are labelled of whole examples, but this teacher speaks of each token; leave augment out."
                 )
         self._require_all(targets, batch, table, positions_are)
+        self._heard = places, targets
         head = targets.head if isinstance(targets, HiddenTargets) else None
         if self.kind.name == "hidden":
             self.head = head
@@ -77,37 +89,49 @@ class Asking:
             table.nbytes / len(table),
         )
 
-    def shard(self, shard: int, plan: Plan, batch_size: int, done: Callable[[int], Any]) -> tuple[pa.Table, int]:
-        """The rows of a shard with their targets, and on how many positions the teacher spoke. `done(n)` counts."""
-        places, tables, positions = plan.rows_of(shard), [], 0
-        stream = draws.bits(self.seed, draws.BEFORE_TRAINING, torch.tensor([shard]), 1)
-        generator = torch.Generator(self.device).manual_seed(int(stream))
+    def ask(self, places: range, positions_are: str, batch_size: int) -> Iterator[Asked]:
+        """The rows at these places, batch by batch."""
         for start in range(places.start, places.stop, batch_size):
-            table = self.rows.table(range(start, min(start + batch_size, places.stop)))
-            said, counts = self._ask(table, plan, generator)
-            for name, values in said.items():
-                kept = plan.columns[name]
-                table = table.append_column(name, to_arrow(values, kept, counts if kept.is_list else None))
-            positions += int(counts.sum())
-            tables.append(table)
-            done(len(table))
-        return pa.concat_tables(tables).combine_chunks(), positions
+            some = range(start, min(start + batch_size, places.stop))
+            table = self.rows.table(some)
+            batch = self._batch(table)
+            views = []
+            for view in range(self.views):
+                said = self._said(some, batch, view)
+                counts = self._require_all(said, batch, table, positions_are)
+                own = np.ones(len(said), np.bool_)
+                if positions_are == "tokens":  # not those of padding
+                    own = (np.arange(len(said) // len(table)) < counts[:, None]).reshape(-1)
+                views.append(said[torch.from_numpy(own)])  # a copy: what it says next may come to lie in the same place
+            yield Asked(table, views, counts)
 
-    def _ask(self, table: pa.Table, plan: Plan, generator: torch.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The target columns of these rows, position by position, and how many positions each row has."""
-        batch = self._batch(table)
+    def keep(self, asked: Asked, plan: Plan, generator: torch.Generator, kept: "Gathered") -> None:
+        """Adds the rows with their targets, position by position. generator: of the shard, batch after batch."""
         views: list[dict[str, np.ndarray]] = []
-        for view in range(self.views):
-            targets = self.teacher(batch if self.augment is None else self.augment(batch, view))
-            counts = self._require_all(targets, batch, table, plan.positions_are)
-            if plan.positions_are == "tokens":  # not those of padding
-                width = len(targets) // len(table)
-                targets = targets[torch.from_numpy((np.arange(width) < counts[:, None]).reshape(-1)).to(self.device)]
-            self._require_distributions(targets, table, counts)
-            views.append(self.kind.encode(targets, generator))
-        if self.augment is None:
-            return {TARGET_PREFIX + name: values for name, values in views[0].items()}, counts
-        return {TARGET_PREFIX + name: np.stack([said[name] for said in views], 1) for name in views[0]}, counts
+        table, counts = asked.table, asked.counts
+        for targets in asked.views:
+            try:
+                views.append(self.kind.encode(targets, generator))
+            except TargetError:
+                self._require_distributions(targets, table, counts)
+                raise
+        for name, values in views[0].items():
+            said = values if self.augment is None else np.stack([view[name] for view in views], 1)
+            column = plan.columns[TARGET_PREFIX + name]
+            lengths = counts if column.is_list else None
+            table = table.append_column(TARGET_PREFIX + name, to_arrow(said, column, lengths))
+        kept.add(table, int(counts.sum()))
+
+    def generator(self, shard: int) -> torch.Generator:
+        """Of what is drawn in a shard."""
+        stream = draws.bits(self.seed, draws.BEFORE_TRAINING, torch.tensor([shard]), 1)
+        return torch.Generator(self.device).manual_seed(int(stream))
+
+    def _said(self, places: range, batch: Batch, view: int) -> SoftTargets:
+        heard, self._heard = self._heard, None
+        if heard is not None and (places, 0) == (heard[0], view):
+            return heard[1]
+        return self.teacher(batch if self.augment is None else self.augment(batch, view))
 
     def _batch(self, table: pa.Table) -> Batch:
         columns = self.rows.columns
@@ -132,6 +156,7 @@ class Asking:
         return counts
 
     def _require_distributions(self, targets: SoftTargets, table: pa.Table, counts: np.ndarray) -> None:
+        """TargetError with the example of a row that is no distribution."""
         bad = targets.bad_rows(forward_kl).cpu().numpy()
         if bad.any():
             row = np.repeat(table.column("row_id").to_numpy(), counts)[bad.argmax()]
@@ -140,6 +165,31 @@ class Asking:
                 f"({int(bad.sum())} of {len(bad)} positions of its batch); look at that example, or at the teacher's "
                 "dtype. What was written before stays."
             )
+
+
+class Gathered:
+    """Rows of a shard, one table after the other, and on how many positions the teacher spoke.
+
+    They lie in one piece of Arrow's memory. Small things that live long between the temporaries of the teacher's
+    passes would have the allocator find no room there for those of the next pass, and take more.
+    """
+
+    def __init__(self) -> None:
+        self.positions = 0
+        self._memory: Any = pa.BufferOutputStream()
+        self._stream: Any = None
+
+    def add(self, table: pa.Table, positions: int) -> None:
+        """The next rows."""
+        if self._stream is None:
+            self._stream = pa.ipc.new_stream(self._memory, table.schema)
+        self._stream.write_table(table)
+        self.positions += positions
+
+    def table(self) -> pa.Table:
+        """All of them."""
+        self._stream.close()
+        return pa.ipc.open_stream(self._memory.getvalue()).read_all().combine_chunks()
 
 
 def this_process() -> PartialState:

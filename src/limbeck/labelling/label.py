@@ -8,7 +8,8 @@ several processes makes them.
 What this file does not know: how files are written, how targets are encoded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from rich.progress import Progress
 
 from limbeck.errors import ConfigError, DataError
 from limbeck.labelled import Labelled, open
-from limbeck.labelling.asking import Asking, settle, this_process
+from limbeck.labelling.asking import Asking, Gathered, settle, this_process
 from limbeck.labelling.rows import rows_of
 from limbeck.language.model import base_of
 from limbeck.language.vocabulary import shared_vocabulary, template_hash, tokenizer_hash
@@ -104,13 +105,35 @@ def label(
     mine = [shard for shard in writer.missing() if shard % state.num_processes == state.process_index]
     with Progress(disable=not (progress and state.is_main_process), transient=True) as bar:
         task = bar.add_task("rows", total=sum(len(plan.rows_of(shard)) for shard in mine))
-        for shard in mine:
-            writer.write(shard, *asking.shard(shard, plan, batch_size, partial(bar.advance, task)))
+        _make(mine, asking, writer, batch_size, partial(bar.advance, task))
     state.wait_for_everyone()
     if state.is_main_process:
         writer.finish()
     state.wait_for_everyone()
     return open(path)
+
+
+def _make(shards: list[int], asking: Asking, writer: Writer, batch_size: int, done: Callable[[int], Any]) -> None:
+    """Asks about these shards' rows; a thread beside keeps what was said before. `done(n)` counts rows.
+
+    The thread has one piece of work at a time, so what fails there is raised here before the next one begins.
+    """
+    plan, working = writer.plan, Future[None]()
+    working.set_result(None)
+    with ThreadPoolExecutor(1) as beside:
+        for shard in shards:
+            kept, generator = Gathered(), asking.generator(shard)
+            for asked in asking.ask(plan.rows_of(shard), plan.positions_are, batch_size):
+                working.result()
+                working = beside.submit(asking.keep, asked, plan, generator, kept)
+                done(len(asked.table))
+            working.result()
+            working = beside.submit(_write, writer, shard, kept)
+        working.result()
+
+
+def _write(writer: Writer, shard: int, kept: Gathered) -> None:
+    writer.write(shard, kept.table(), kept.positions)
 
 
 def _plan(

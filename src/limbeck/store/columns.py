@@ -123,10 +123,10 @@ class Digest:
             )
             rows = table.column(field.name).combine_chunks()
             while _is_list(rows.type) and not rows.null_count:
-                of_lengths.update(rows.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
+                of_lengths.update(rows.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64))
                 rows = rows.flatten()
             if _is_number(rows.type) and not rows.null_count:
-                of_values.update(np.ascontiguousarray(_numbers(rows)).tobytes())
+                of_values.update(np.ascontiguousarray(_numbers(rows)))
             else:
                 of_values.update("".join(json.dumps(x, default=repr) + "\n" for x in rows.to_pylist()).encode())
 

@@ -29,6 +29,7 @@ from limbeck.targets import Head
 
 PLAN = f"{UNFINISHED}/plan.json"
 HEAD = "head.safetensors"
+GROUP_BYTES = 2**20  # of a Parquet row group, uncompressed: its writer takes ten times as much memory
 LIBRARIES = ("torch", "transformers", "datasets", "pyarrow")
 
 
@@ -132,6 +133,7 @@ def _write_parquet(stream: Any, table: pa.Table, encodings: Mapping[str, str]) -
     pq.write_table(
         table,
         stream,
+        row_group_size=max(1, int(GROUP_BYTES * len(table) / max(1, table.nbytes))),
         compression="zstd",
         use_dictionary=others,
         column_encoding={leaves[name]: encoding for name, encoding in encodings.items()} or None,

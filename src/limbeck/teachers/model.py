@@ -200,7 +200,7 @@ def _fingerprint(network: nn.Module, weights: dict[str, Tensor]) -> str:
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         tensor = _loaded(network, name) if tensor.is_meta else tensor
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
