@@ -360,9 +360,10 @@ class SparseTargets(_Rows):
         log_p = self._log_p(self.made_at)
         ordered = self.ids.sort(-1).values
         bad = (ordered[:, 0] < 0) | (ordered[:, -1] >= self.classes) | (ordered.diff(dim=-1) == 0).any(-1)
-        bad |= ~(log_p.logsumexp(-1).abs() < 1e-2)  # 8-bit log-probabilities miss 1 a little; nan fails too
+        good = log_p.logsumexp(-1).abs() < 1e-2  # 8-bit log-probabilities miss 1 a little; nan fails too
         if self.tail_mean is not None:
-            bad |= ~self.tail_mean.isfinite()
+            good &= self.tail_mean.abs() < torch.inf
+        bad |= ~good
         if not divergence.allows_zero:
             bad |= log_p.amin(-1) == -torch.inf
         return bad
@@ -383,8 +384,9 @@ class SparseTargets(_Rows):
             mean = _wide(self.tail_mean)
             tempered = log_m + mean * beta + (tail - log_m - mean) * beta**2
             tail = torch.where(tail == -torch.inf, tail, tempered)  # nothing stays nothing
-        log_p = torch.cat([log_probs * beta, tail.unsqueeze(-1)], -1)
-        return log_p if beta == 1 else log_p.log_softmax(-1)
+        if beta == 1:
+            return torch.cat([log_probs, tail.unsqueeze(-1)], -1)
+        return torch.cat([log_probs * beta, tail.unsqueeze(-1)], -1).log_softmax(-1)
 
 
 @dataclass(frozen=True, eq=False)

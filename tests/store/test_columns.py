@@ -14,9 +14,13 @@ SHAPES: list[tuple[int | None, ...]] = [(), (3,), (2, 4), (None,), (None, 3)]
 DTYPES = ["uint8", "int16", "int32", "int64", "float16", "float32", "float64", "bool"]
 
 
+@pytest.mark.parametrize("copied", [0, 2**27])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_goes_in_comes_out(shape: tuple[int | None, ...], dtype: str) -> None:
+def test_what_goes_in_comes_out(
+    shape: tuple[int | None, ...], dtype: str, copied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limbeck.store.columns._COPIED", copied)
     random = np.random.default_rng(0)
     lengths = np.array([2, 0, 5, 1, 3]) if None in shape else None
     entries = 5 if lengths is None else int(lengths.sum())

@@ -21,6 +21,9 @@ import pyarrow as pa
 from limbeck.errors import DataError
 
 
+_COPIED = 2**27  # bytes of a column: of one piece, all rows are read at once
+
+
 @dataclass(frozen=True)
 class Kept:
     """dtype: NumPy's name, or Arrow's where it is no number. shape: of a row; None for a length of its own.
@@ -84,7 +87,7 @@ def to_numpy(column: pa.ChunkedArray, kept: Kept) -> tuple[np.ndarray, np.ndarra
 
 
 class Chunks:
-    """A column of which any rows are read: views of the memory, or the mapped file, that each chunk lies in.
+    """A column of which any rows are read: a copy, or of lists and of more than 128 MiB, views of the mapped file.
 
     DataError where a value is missing.
     """
@@ -92,7 +95,7 @@ class Chunks:
     def __init__(self, column: pa.ChunkedArray, kept: Kept):
         self._views = [_view(chunk, kept) for chunk in column.chunks]
         self._starts = np.cumsum([0] + [len(chunk) for chunk in column.chunks])[:-1]
-        if not kept.shape:  # numbers: little enough to be copied into one piece
+        if not kept.is_list and sum(view.nbytes for view, _ in self._views) <= _COPIED:
             self._views, self._starts = [(np.concatenate([view for view, _ in self._views]), None)], self._starts[:1]
         self._is_list = kept.is_list
 
