@@ -20,7 +20,6 @@ import pyarrow as pa
 
 from limbeck.errors import DataError
 
-
 _COPIED = 2**27  # bytes of a column: of one piece, all rows are read at once
 
 
