@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
+from accelerate import DistributedType, PartialState
 
 
 def in_two_processes(work: Callable[..., None], *given: Any, start_method: str = "spawn") -> None:
@@ -22,6 +22,18 @@ def in_two_processes(work: Callable[..., None], *given: Any, start_method: str =
     torch.multiprocessing.start_processes(_one, (work, port, given), nprocs=2, start_method=start_method)
 
 
+def sharding_on_the_cpu() -> None:
+    """Has accelerate shard here what it is told to (`fsdp`): on CPUs it would train whole copies, and not say so."""
+    begun = PartialState.__init__
+
+    def as_if_on_gpus(self: PartialState, *given: Any, **more: Any) -> None:
+        begun(self, *given, **more)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = as_if_on_gpus  # type: ignore[method-assign]
+
+
 def _one(rank: int, work: Callable[..., None], port: int, given: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     os.environ |= {
@@ -34,6 +46,7 @@ def _one(rank: int, work: Callable[..., None], port: int, given: tuple[Any, ...]
     }
     PartialState._reset_state()  # of the process that this one was forked from
     work(rank, *given)
-    dist.barrier()
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
     os._exit(0)  # gloo's threads do not always survive Python's own end

@@ -402,14 +402,24 @@ class DistillTrainer(Trainer):
             best = self.state.best_model_checkpoint
             rotate(run, limit, [checkpoint, best] if best else [checkpoint])
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes the student as a whole; every process calls it, and the first one writes."""
+        in_shards = self.is_fsdp_enabled and "FULL" not in str(self.accelerator.state.fsdp_plugin.state_dict_type)
+        if in_shards and not _internal_call:  # as checkpoints are, and where Trainer writes nothing
+            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        super().save_model(output_dir, _internal_call)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """A student's folder, as `limbeck.load` opens it: no pickled arguments beside it."""
+        """A student's folder, as `limbeck.load` opens it: no pickled arguments beside it.
+
+        state_dict: the whole weights, where this process holds shards of them (FSDP, DeepSpeed's ZeRO-3).
+        """
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
             folder.mkdir(parents=True, exist_ok=True)
             names = getattr(self.train_dataset, "label_names", None)
             student = self.accelerator.unwrap_model(self.model)
-            write_model(student, folder, label_names=names, tokenizer=self.processing_class)
+            write_model(student, folder, label_names=names, tokenizer=self.processing_class, weights=state_dict or None)
 
 
 class MaxNorm(TrainerCallback):

@@ -11,8 +11,10 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from two_processes import in_two_processes, sharding_on_the_cpu
 
 import limbeck
+from limbeck.cli import main
 from limbeck.students import save
 
 from .conftest import MARKED
@@ -261,6 +263,28 @@ def test_two_processes_train_what_one_does(teacher: str, limbeck_says: Any) -> N
     one, two = (limbeck.load(f"{name}/student") for name in ("one", "two"))
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)  # float32, another order of sums, 4 steps of Adam
+
+
+def _in_shards(rank: int, words: list[str]) -> None:
+    sharding_on_the_cpu()
+    assert main(words) == 0
+
+
+def test_a_student_in_shards_is_kept_and_measured_whole(teacher: str, limbeck_says: Any) -> None:
+    data = _jsonl("pairs.jsonl", PAIRS)
+    run = ["distill", "--data", data, "--teacher", teacher, "--student", "take_layers:2", *QUICK, "--baseline"]
+    run += ["--train_sampling_strategy", "sequential", "--save_strategy", "steps", "--save_steps", "4", "--output_dir"]
+    assert limbeck_says(*run, "one", "--per_device_train_batch_size", "8")[0] == 0
+    in_two_processes(_in_shards, [*run, "two", "--per_device_train_batch_size", "4", "--fsdp", "full_shard"])
+    results = [json.loads(Path(name, "results.json").read_text())["roles"] for name in ("one", "two")]
+    for role in ("student", "baseline"):
+        one, two = (limbeck.load(f"{name}/{role}") for name in ("one", "two"))
+        checkpoint = limbeck.load(f"two/checkpoints/{role}/checkpoint-4")
+        for a, b, c in zip(one.parameters(), two.parameters(), checkpoint.parameters(), strict=True):
+            assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+            assert torch.equal(b, c)
+        one, two = (of[role]["nll"]["mean"] for of in results)
+        assert two == pytest.approx(one, rel=1e-4)
 
 
 def test_a_column_of_text_and_weights_in_bfloat16(teacher: str, make_tokenizer: Any, limbeck_says: Any) -> None:

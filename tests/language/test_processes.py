@@ -3,6 +3,7 @@
 Oracle: one process with the same examples; the two must end with its weights, or have its gradients.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from two_processes import in_two_processes
+from two_processes import in_two_processes, sharding_on_the_cpu
 
+import limbeck
 from limbeck import linear_divergence
 from limbeck.language.model import head_of, within_forward
 from limbeck.language.positions import next_tokens
@@ -48,6 +50,33 @@ def test_ddp_ends_with_the_weights_of_one_process_with_accumulation(tmp_path: Pa
     measured = worker.evaluate()
     means = torch.load(tmp_path / "means.pt", weights_only=True)
     assert means == pytest.approx({name: measured[f"eval_{name}"] for name in means}, rel=1e-4)
+
+
+def _train_in_shards(rank: int, folder: str) -> None:
+    sharding_on_the_cpu()
+    student = model()
+    kept = {"fsdp": True, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}}
+    worker = trainer(student, model(seed=1), Path(folder, "shards"), **STEP, **kept)
+    worker.train()
+    assert all(isinstance(p, DTensor) for p in student.parameters())
+    worker.save_model(str(Path(folder, "saved")))
+    measured = worker.evaluate()
+    if rank == 0:
+        Path(folder, "means.json").write_text(json.dumps(measured))
+
+
+def test_a_student_in_shards_ends_as_that_of_one_process_and_is_saved_whole(tmp_path: Path) -> None:
+    """By Trainer and accelerate, which shard the output layer by itself."""
+    in_two_processes(_train_in_shards, str(tmp_path))
+    alone = model()
+    worker = trainer(alone, model(seed=1), tmp_path, gradient_accumulation_steps=2, **STEP)
+    worker.train()
+    saved: Any = limbeck.load(tmp_path / "saved")
+    for found, expected in zip(saved.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-4, atol=1e-6)
+    means, measured = json.loads((tmp_path / "means.json").read_text()), worker.evaluate()
+    for name in ("eval_nll", "eval_forward_kl"):
+        assert means[name] == pytest.approx(measured[name], rel=1e-4)
 
 
 def _loss(student: Any, batch: dict[str, Any], counts: Any, teacher: ModelTeacher) -> Any:

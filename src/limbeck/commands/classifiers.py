@@ -42,7 +42,9 @@ def prepare(chosen: Namespace, student: nn.Module | None, teacher: Any, labelled
         seed = labelled_set.manifest.augmentation_seed  # the views that were labelled are shown again
     augment = jitter(chosen.jitter, seed=seed, column=image_column(train)) if chosen.jitter else None
 
-    def measure(baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    def measure(
+        student: nn.Module, baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int
+    ) -> dict[str, Any]:
         if hasattr(teacher, "to"):
             teacher.to(next(student.parameters()).device)  # training may have moved the student alone
         results = evaluate(

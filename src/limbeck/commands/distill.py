@@ -71,20 +71,21 @@ def run(words: list[str]) -> None:
     console.say_plan(student, teacher, objective, work.splits, config)
 
     untrained = copy.deepcopy(student) if options.baseline else None
-    curves = {"student": _train("student", student, teacher, objective, config, train, folder, options, work)}
+    curves = {}
+    student, curves["student"] = _train("student", student, teacher, objective, config, train, folder, options, work)
     if untrained is not None:
         on_labels = Objective(soft_weight=0.0, hard_weight=1.0)
         matched = copy.copy(config)
         matched.max_steps = curves["student"][-1]["step"]  # as many steps, however few the labels
         _count_in_steps(matched, -(-len(train) // config.train_batch_size))
-        curves["baseline"] = _train(
+        untrained, curves["baseline"] = _train(
             "baseline", untrained, None, on_labels, matched, work.labelled, folder, options, work
         )
 
     state.destroy_process_group()
     if not state.is_main_process:
         return
-    results = work.measure(untrained, curves, config.per_device_eval_batch_size)
+    results = work.measure(student, untrained, curves, config.per_device_eval_batch_size)
     results["settings"] = settings_of(parser, chosen)
     if tuned is not None:
         results["tuned"] = {k: v for k, v in tuned.items() if k != "trials"}
@@ -106,8 +107,8 @@ def _train(
     folder: Path,
     options: RunOptions,
     work: Work,
-) -> list[dict[str, Any]]:
-    """Trains and saves one model; returns its log."""
+) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """Trains and saves one model; returns it as a whole, where processes held shards of it, and its log."""
     config = copy.copy(config)
     config.output_dir = str(folder / "checkpoints" / role)
     log_file = folder / ("log.jsonl" if role == "student" else f"{role}.jsonl")
@@ -120,11 +121,17 @@ def _train(
     resume = options.resume and newest_whole(config.output_dir)[0] is not None
     if options.resume and not resume:
         console.say(f"There is no whole checkpoint of the {role}: it starts from the beginning.")
+    whole = copy.deepcopy(student) if trainer.is_fsdp_enabled else None
     trainer.train(resume_from_checkpoint=resume or None)
+    if whole is not None:
+        weights = trainer.accelerator.get_state_dict(trainer.model)  # of all processes, for the first
+        if trainer.is_world_process_zero():
+            whole.load_state_dict(weights)
+        student = whole.to(config.device)
     if trainer.is_world_process_zero():
         save(student, folder / role, label_names=work.label_names, tokenizer=more["processing_class"])
     history: list[dict[str, Any]] = trainer.state.log_history
-    return history
+    return student, history
 
 
 def _count_in_steps(config: DistillConfig, steps_per_epoch: int) -> None:

@@ -80,7 +80,9 @@ def prepare(chosen: Namespace, student: nn.Module, teacher: Any, labelled_set: L
         splits["train"] = pack(splits["train"], longest, teacher_max_length=_context_of(teacher))
         console.say(f"{whole:,} training examples are packed into {len(splits['train']):,} rows.")
 
-    def measure(baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    def measure(
+        student: nn.Module, baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int
+    ) -> dict[str, Any]:
         if hasattr(teacher, "to"):
             teacher.to(next(student.parameters()).device)  # training may have moved the student alone
         return evaluate_language(

@@ -14,7 +14,7 @@ class Work:
     teacher: what training listens to; None for labels alone.
     splits: "train", "test" and, where there is one, "validation". with_trainer: what DistillTrainer is given besides.
     labelled: the part of the training examples that a baseline learns from.
-    measure: `(baseline or None, curves, batch_size) -> results`, of the student as it is by then.
+    measure: `(student, baseline or None, curves, batch_size) -> results`, of both as they are by then.
     """
 
     student: nn.Module
@@ -22,5 +22,5 @@ class Work:
     splits: Mapping[str, Any]
     with_trainer: Mapping[str, Any]
     labelled: Any
-    measure: Callable[[nn.Module | None, Mapping[str, Any], int], dict[str, Any]]
+    measure: Callable[[nn.Module, nn.Module | None, Mapping[str, Any], int], dict[str, Any]]
     label_names: tuple[str, ...] | None = None

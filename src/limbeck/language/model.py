@@ -40,9 +40,11 @@ def head_of(model: nn.Module) -> Head | None:
     """
     inner: Any = base_of(model)
     layer = inner.get_output_embeddings()
-    # an adapter, a quantised layer: more than a product with its weight
-    if type(layer) is not nn.Linear or layer.weight.is_meta:
+    # an adapter, a quantised layer: more than a product with its weight. (FSDP2 changes the class and not the forward.)
+    if type(layer).forward is not nn.Linear.forward or layer.weight.is_meta:
         return None
+    if torch.is_grad_enabled() and hasattr(layer, "unshard"):  # sharded by itself, which its own forward would undo
+        layer.unshard()
     config = inner.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
     weight, bias = (x.full_tensor() if hasattr(x, "full_tensor") else x for x in (layer.weight, layer.bias))

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import load_model, save_file, save_model
+from torch import Tensor, nn
 
 from limbeck._version import __version__
 from limbeck.errors import ModelError
@@ -93,16 +93,21 @@ def save(
 
 
 def write_model(
-    student: nn.Module, folder: Path, *, label_names: Sequence[str] | None = None, tokenizer: Any = None
+    student: nn.Module,
+    folder: Path,
+    *,
+    label_names: Sequence[str] | None = None,
+    tokenizer: Any = None,
+    weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """The files of `save`, written straight into `folder`."""
+    """The files of `save`, written straight into `folder`. weights: the student's, where it holds a shard of each."""
     names = list(label_names) if label_names else list(label_names_of(student) or [])
     if hasattr(student, "save_pretrained"):
         config: Any = getattr(student, "config", None)
         if names and config is not None:
             config.id2label = dict(enumerate(names))
             config.label2id = {name: i for i, name in enumerate(names)}
-        student.save_pretrained(str(folder))  # type: ignore[operator]
+        student.save_pretrained(str(folder), **({} if weights is None else {"state_dict": weights}))  # type: ignore[operator]
     else:
         own = next((name for name, kind in ARCHITECTURES.items() if type(student) is kind), None)
         described = {
@@ -112,7 +117,10 @@ def write_model(
             "label_names": names or None,
         }
         own_config = {"limbeck": described} | ({"settings": student.settings} if own else {})
-        save_model(student, str(folder / WEIGHTS), metadata={"format": "pt"})
+        if weights is None:
+            save_model(student, str(folder / WEIGHTS), metadata={"format": "pt"})
+        else:
+            save_file(weights, str(folder / WEIGHTS), metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(own_config, indent=2) + "\n", encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
