@@ -6,7 +6,8 @@ The two sides of a ratio take turns in one run; a ratio is the median over turns
 
     labelling   the teacher's passes alone, over the same rows in the same batches, logits made and nothing kept, to
                 `limbeck.label` into a fresh folder: from the call to its return (hashes of data and weights, every
-                file brought to the disk); and from the second batch on, as a set of many more rows would have it.
+                file brought to the disk); and without the start, which is what passes before the second batch, less
+                a bare pass, as a set of many more rows would have it.
                 Labelling keeps what was said in a thread beside the teacher's: by the clock it may use two cores
                 where the bare passes use one, and the processor's time says what it costs
     training    a step of DistillTrainer from stored targets alone to the same step on hard labels alone, in memory:
@@ -156,8 +157,8 @@ def labelling(
                 limbeck.label(watched, rows, path, kind, batch_size=batch, **options)
                 ended = time.perf_counter()
                 worked = time.process_time() - worked
-                steady = (ended - watched.asked[1]) * batches / (batches - 1)
-                times[kind].append([alone, ended - began, steady, alone_worked, worked])
+                start = watched.asked[1] - began - alone / batches
+                times[kind].append([alone, ended - began, ended - began - start, alone_worked, worked])
                 sets[kind] = limbeck.open(path, cache_dir=str(folder / "cache"))
     print(f"\nLabelling {what}, {batches} batches of {batch}; a ratio is of bare passes to labelling")
     print(f"{'kind':10}{'bare, ms':>10}{'label, ms':>11}{'start, ms':>11}{'ratio':>8}{'without start':>15}{'proc.':>7}")

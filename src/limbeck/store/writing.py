@@ -53,7 +53,9 @@ class Writer:
 
     def __init__(self, folder: Folder, plan: Plan, encodings: Mapping[str, str]):
         self.folder, self.plan = folder, plan
-        self.encodings = {TARGET_PREFIX + name: encoding for name, encoding in encodings.items()}
+        pixels = [name for name, kept in plan.columns.items() if kept.dtype == "uint8" and kept.shape]
+        self.encodings = {name: "BYTE_STREAM_SPLIT" for name in pixels if name not in plan.targets}
+        self.encodings |= {TARGET_PREFIX + name: encoding for name, encoding in encodings.items()}
 
     def begin(self, head: Head | None) -> None:
         """Writes down what is about to be made, if nobody has. One process does."""
