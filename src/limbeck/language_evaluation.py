@@ -252,7 +252,7 @@ def _one_size(heard: Mapping[str, Sequence[SoftTargets]], labels: Tensor) -> int
     if len(set(sizes.values())) > 1:
         raise DataError(
             f"The output layers must have the same classes, but have {sizes}. If they are padded and the tokenizer is "
-            "one, give both tokenizers (tokenizer and teacher_tokenizer): the layers are cut to its tokens."
+            "one, give it (--tokenizer; in Python tokenizer and teacher_tokenizer): the layers are cut to its tokens."
         )
     classes = next(iter(sizes.values()))
     if len(labels) and int(labels.max()) >= classes:

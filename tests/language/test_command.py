@@ -144,7 +144,7 @@ def test_a_labelled_transfer_set_needs_no_teacher(
             ["distill", "--transfer_set", "said", *QUICK],
             "said holds text to be written; give --student a language model",
         ),
-        (["distill", "--transfer_set", "said", "--student", other, *QUICK], "another tokenizer than processing_class"),
+        (["distill", "--transfer_set", "said", "--student", other, *QUICK], "another tokenizer than the student's"),
     ]
     for words, said in refused:
         code, _, err = limbeck_says(*words, "--output_dir", "new")
@@ -182,6 +182,11 @@ def test_a_padded_teacher_without_a_tokenizer_is_cut_by_the_one_that_is_named(
     code, _, err = limbeck_says(*run, "--output_dir", "a")
     assert code == 1
     assert "give it (--tokenizer; in Python processing_class and teacher_tokenizer)" in err
+    asked = ["evaluate", "--data", "pairs.jsonl", "--teacher", "padded", "--student", teacher]
+    code, _, err = limbeck_says(*asked)
+    assert code == 1
+    assert "give it (--tokenizer; in Python tokenizer and teacher_tokenizer)" in err
+    assert limbeck_says(*asked, "--tokenizer", teacher)[0] == 0
     assert limbeck_says(*run, "--tokenizer", teacher, "--output_dir", "b")[0] == 0
     assert json.loads(Path("b/results.json").read_text())["test"]["classes"] == len(tokenizer)
 

@@ -46,6 +46,10 @@ def test_jitter_labels_views(tmp_path: Path, teacher: str, limbeck_says: Says) -
     assert code == 0
     assert "jitter(pixels=1, seed=5), 2 views" in said
     assert limbeck.open(tmp_path / "set").manifest.views == 2
+    for jittered in ([], ["--jitter", "2"]):
+        code, _, wrong = limbeck_says("distill", "--transfer_set", str(tmp_path / "set"), *jittered)
+        assert code == 1
+        assert "give the same one (--jitter; in Python augment=)" in wrong
 
 
 def test_verify_and_info(tmp_path: Path, teacher: str, limbeck_says: Says) -> None:
@@ -106,6 +110,7 @@ def test_a_language_model_labels_records(tmp_path: Path, limbeck_says: Says) -> 
         (["--kind", "dense", "--k", "3"], "dense takes dtype, but got k"),
         (["--split", "validation"], "no split 'validation'"),
         (["--packing"], "--packing is for language models"),
+        (["--views", "2"], "give one (--jitter; in Python augment=), or views=1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -98,7 +98,7 @@ def test_a_padded_student_is_cut_to_the_stored_tokenizer(tmp_path: Path) -> None
     worker = trainer(small_llama(V + 3), labelled.teacher, tmp_path / "run", labelled, processing_class=words())
     assert worker.classes == V
     worker.check()
-    with pytest.raises(DataError, match=r"another tokenizer than processing_class.*\n  tokenizer: stored"):
+    with pytest.raises(DataError, match=r"another tokenizer than the student's.*\n  tokenizer: stored"):
         trainer(small_llama(), labelled.teacher, tmp_path / "run", labelled, processing_class=words(first="x"))
     with pytest.raises(DataError, match=r"\n  chat_template: stored None"):
         trainer(

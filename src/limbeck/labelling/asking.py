@@ -70,7 +70,8 @@ class Asking:
             positions_are = "tokens"
             if self.augment is not None:
                 raise ConfigError(
-                    "Views are labelled of whole examples, but this teacher speaks of each token; leave augment out."
+                    "Views are labelled of whole examples, but this teacher speaks of each token; leave augment "
+                    "(--jitter) out."
                 )
         self._require_all(targets, batch, table, positions_are)
         self._heard = places, targets

@@ -75,7 +75,10 @@ def label(
             f"batch_size, views and rows_per_shard are 1 or more, but are {batch_size}, {views} and {rows_per_shard}."
         )
     if views > 1 and augment is None:
-        raise ConfigError(f"{views} views without augmentation would all be the same; give augment=, or views=1.")
+        raise ConfigError(
+            f"{views} views without augmentation would all be the same; give one (--jitter; in Python augment=), or "
+            "views=1."
+        )
     if isinstance(kind, str):
         kind = kind_from(kind, **options)
     elif options:

@@ -41,7 +41,7 @@ class StoredTeacher:
         if any(column.ndim > 2 for column in said.values()):
             raise DataError(
                 f"These targets are of {self.manifest.views} augmented views ({self.manifest.augmentation}), which "
-                "only training replays; evaluate on examples that were labelled without augmentation."
+                "only training replays; evaluate, or tune, on examples that were labelled without augmentation."
             )
         return self.kind.decode(said, self.manifest.classes, self.head)
 
@@ -93,8 +93,8 @@ class StoredTeacher:
         given = {"tokenizer": tokenizer_hash(tokenizer), "chat_template": template_hash(tokenizer)}
         if different := differences(stored, given):
             raise DataError(
-                "The stored targets were made with another tokenizer than processing_class; give that one, or label "
-                "again. They differ in:\n" + "\n".join(different)
+                "The stored targets were made with another tokenizer than the student's; give theirs (--tokenizer; in "
+                "Python processing_class=), or label again. They differ in:\n" + "\n".join(different)
             )
         return self.manifest.classes
 
@@ -109,7 +109,8 @@ class StoredTeacher:
         if repr(augment) != stored or getattr(augment, "seed", None) != seed:
             raise ConfigError(
                 f"The stored targets are of views made by {stored} with seed {seed}, but training has "
-                f"{'no augmentation' if augment is None else f'{augment!r}'}; give augment= the same one."
+                f"{'no augmentation' if augment is None else f'{augment!r}'}; give the same one (--jitter; in Python "
+                "augment=)."
             )
         return _Replay(augment, self.manifest)
 
