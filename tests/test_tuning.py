@@ -269,7 +269,11 @@ def test_the_command_leaves_the_settings_to_train_with_and_never_reads_the_test(
     assert main(["distill", "--config", "tuned/distill.yaml", *data, "--output_dir", "run"]) == 0
     results = json.loads(Path("run/results.json").read_text())
     again = results["settings"]
-    assert results["tuned"] == {name: part for name, part in found.items() if name != "trials"}
+    differs = ["other training examples", "other held-out examples"]
+    assert results["tuned"] == {name: part for name, part in found.items() if name != "trials"} | {"differs": differs}
+    assert "the search was made with other training examples and other held-out examples" in Path(
+        "run/report.html"
+    ).read_text().replace("</strong>", "")
     for page in ("tuned", "run"):
         assert found["sentence"] in Path(page, "report.html").read_text()
     assert {name: again[name] for name in ("temperature", "hard_weight", "teacher")} == {
@@ -290,6 +294,48 @@ def test_the_command_leaves_the_settings_to_train_with_and_never_reads_the_test(
         assert main(["distill", "--tuned", tuned, "--output_dir", "never"]) == 1
         assert said in " ".join(capsys.readouterr().err.split())
     assert not Path("never").exists()
+
+
+def test_a_run_and_the_search_that_it_is_explained_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same but for what is named; a search that goes on takes away what it said before; none is needed."""
+    monkeypatch.chdir(tmp_path)
+    save(mlp([64, 10]), "teacher")
+    same = ["--data", "digits", "--teacher", "teacher", "--hidden", "8", "--max_steps", "2"]
+    assert main(["tune", *same, "--temperatures", "4", "--hard_weights", "0.5", "--seeds", "1"]) == 0
+    assert "Nothing else was tried" in Path("runs/tune/report.html").read_text()
+
+    def run(*words: str) -> tuple[str, Any]:
+        assert main(["distill", *words, "--overwrite", "--output_dir", "run"]) == 0
+        return capsys.readouterr().out, json.loads(Path("run/results.json").read_text()).get("tuned", {}).get("differs")
+
+    settings = ["--config", "runs/tune/distill.yaml"]
+    assert run(*settings, "--seed", "3")[1] == []
+    assert run(*settings, "--early_stopping", "3")[1] == []
+    assert main(["distill", *settings, "--early_stopping", "3", "--save_strategy", "no", "--output_dir", "no"]) == 1
+    assert "--early_stopping keeps the best checkpoint, so --save_strategy must" in capsys.readouterr().err
+    out, differs = run(*settings, "--hidden", "9", "--learning_rate", "0.1", "--divergence", "reverse_kl")
+    assert differs == ["another student", "another divergence", "other training arguments"]
+    assert "Note: the search of runs/tune/tune.json was made with another student" in out
+    assert run(*same, "--tuned", "runs/tune")[1] == []
+
+    def stop(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut:
+        cut.setattr("limbeck.tuning._ranked", stop)  # after the new candidate was trained
+        assert main(["tune", *same, "--temperatures", "4", "9", "--hard_weights", "0.5", "--seeds", "1"]) == 130
+    assert [path.name for path in Path("runs/tune").iterdir()] == ["tune.json"]
+    assert run(*same, "--tuned", "runs/tune")[1] == []
+    assert "Not chosen yet" not in Path("run/report.html").read_text()
+    Path("again.yaml").write_bytes(Path("run/config.yaml").read_bytes())
+    Path("runs/tune/tune.json").unlink()
+    out, differs = run("--config", "again.yaml")
+    assert "Note: there is no runs/tune/tune.json" in out
+    assert differs is None
+    assert main(["tune", *same, "--output_dir", "run"]) == 1
+    assert "run holds a run, whose report would be lost" in capsys.readouterr().err
 
 
 def _tuned(rank: int, folder: str) -> None:

@@ -107,11 +107,16 @@ def export_onnx(
             ask = _session(runtime, small)
             report["int8"] = {"file": small.name, "bytes": _size(small)} | _judged(ask, feed, wanted, labels)
         for old in (path, path.with_suffix(".int8.onnx")):  # none of another student may stay
-            for file in path.parent.glob(f"{old.name}*"):
-                file.unlink()
+            for file in files_of(old):
+                file.unlink(missing_ok=True)
         for file in Path(made).iterdir():
             os.replace(file, path.parent / file.name)
     return report
+
+
+def files_of(path: Path) -> list[Path]:
+    """An ONNX file, and the weights that are kept beside it where they are many."""
+    return [path, path.with_name(f"{path.name}.data")]
 
 
 def example_batch(model: Any, examples: int = EXAMPLES) -> dict[str, Tensor]:
@@ -269,8 +274,7 @@ def _quantise(path: Path, small: Path) -> None:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file and of the weights that ONNX keeps beside it where they are many."""
-    return sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*"))
+    return sum(file.stat().st_size for file in files_of(path) if file.exists())
 
 
 def _runtime() -> Any:

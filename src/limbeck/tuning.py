@@ -102,7 +102,7 @@ def tune(
     if not isinstance(student, nn.Module):
         raise ConfigError(f"make_student must return a network that can be trained, but gave {type(student).__name__}.")
     teacher = as_teacher(teacher)
-    settings = _settings(student, teacher, divergence, train, validation, config, with_trainer)
+    settings = settings_of(student, teacher, divergence, train, validation, config, with_trainer)
     path = None if folder is None else Path(folder) / RESULTS
     trials = {} if path is None else _read(path, settings)
     teacher = _asked_once(teacher, student, [train, validation], config, with_trainer)
@@ -154,6 +154,26 @@ def tune(
     return found
 
 
+def differences(found: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """What another training does otherwise than those of a search, in words; seeds do not count.
+
+    found: what tune.json holds. settings: of the other training (settings_of).
+    """
+    names = {
+        "teacher": "another teacher",
+        "student": "another student",
+        "divergence": "another divergence",
+        "train": "other training examples",
+        "validation": "other held-out examples",
+        "training": "other training arguments",
+        "augment": "another augmentation",
+    }
+    both = [dict(of) for of in (found["settings"], settings)]
+    for of in both:
+        of["student"] = str(of.get("student")).rpartition(",")[0]  # before its weights, which depend on the seed
+    return [said for name, said in names.items() if both[0].get(name) != both[1].get(name)]
+
+
 def read_tune(path: str | Path) -> dict[str, Any]:
     """What a tune.json holds; DataError for a file that is none, or of another version."""
     path = Path(path)
@@ -161,6 +181,8 @@ def read_tune(path: str | Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"There is no {path}; give the {RESULTS} that a search left, or none.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise DataError(f"{path} is no JSON file ({error}); delete it, or give another folder.") from None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("version") != VERSION:
@@ -255,9 +277,12 @@ def _results(
 
 def _sentence(best: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], measure: str) -> str:
     """What was found, and what could not be told from it."""
+    rows = list(rows)
     said = f"Best by {measure}: T = {best['temperature']:g}, hard_weight {best['hard_weight']:g}."
     compared = [row for row in rows if row.get("against_best", {}).get("word")]
     alike = [row for row in compared if row["against_best"]["word"] != "worse"]
+    if len(rows) == 1:
+        return f"{said} Nothing else was tried."
     if not compared:
         return f"{said} With fewer than three seeds, nothing is said of how far chance could have moved it."
     if not alike:
@@ -330,21 +355,24 @@ def _has_labels(rows: Any) -> bool:
     return labels is not None and bool((torch.as_tensor(labels) != NO_LABEL).any())
 
 
-_OF_NO_CONSEQUENCE = ("output_dir", "logging", "save", "eval", "report_to", "dataloader", "disable_tqdm", "run_name")
+_OF_NO_CONSEQUENCE = (
+    *("output_dir", "logging", "save", "eval", "report_to", "dataloader", "disable_tqdm", "run_name"),
+    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "do_eval"),
+)
 """What the names of a config's fields begin with that do not change a student; seeds belong to trials."""
 
 
-def _settings(
+def settings_of(
     student: nn.Module,
-    teacher: Teacher,
+    teacher: Any,
     divergence: Any,
     train: Any,
     validation: Any,
     config: DistillConfig,
     with_trainer: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What all the trials of one folder have in common."""
-    given, usual = config.to_dict(), DistillConfig().to_dict()
+    """What all the trials of one folder have in common: the `settings` of its tune.json."""
+    given, usual = _without_files(config).to_dict(), DistillConfig().to_dict()
     training = {k: v for k, v in given.items() if v != usual.get(k) and not k.startswith((*_OF_NO_CONSEQUENCE, "seed"))}
     parameters = sum(p.numel() for p in student.parameters())
     return {

@@ -166,6 +166,7 @@ def test_what_data_says_is_text(results):
     assert "<img src=x" not in text
     assert all(attributes.get("onerror") is None for _, attributes, _ in page.elements)
     assert any(PAYLOAD in said for _, said in page.all("dd")), "settings are shown as they are"
+    assert "hf_secret" not in html(spoilt | {"settings": {"hub_token": "hf_secret", "data": "digits"}})
     if results["task"] == "classification":
         (data,) = (said for attributes, said in page.all("script") if attributes.get("type") == "application/json")
         assert json.loads(data)["names"] == spoilt["test"]["label_names"]
@@ -340,9 +341,10 @@ def test_an_export_is_shown_with_the_student_that_it_is_of(tmp_path):
     assert sizes[1] == ["9.64 kB", "12.4 kB", "5.22 kB"], "the first is that of the roles"
     said = " ".join(text for _, text in page.all("p"))
     assert "student.onnx, student.int8.onnx. Asked about 120 examples of the test, on the CPU with 1 thread." in said
-    (tmp_path / "export.json").write_text("{")
-    with pytest.raises(DataError, match=r"export\.json is no JSON file"):
+    for strange in ("{", '{"mine": 1}', json.dumps(exported() | {"student": ours, "version": 2})):
+        (tmp_path / "export.json").write_text(strange)
         write_report(tmp_path, tmp_path / "report.html")
+        assert "As a file" not in (tmp_path / "report.html").read_text()
 
 
 def test_an_experiment_of_the_paper_stands_beside_what_the_paper_found():

@@ -23,6 +23,7 @@ from limbeck.commands.console import LogFile, console, hush, print_results, quie
 from limbeck.commands.demo_language import demonstrate_language
 from limbeck.commands.options import new_parser, read
 from limbeck.commands.report import page_of
+from limbeck.commands.run_folder import remove_exports
 from limbeck.errors import ConfigError
 from limbeck.evaluation import Predictions, compare, predict, write_results
 from limbeck.objective import Objective
@@ -119,6 +120,7 @@ def demonstrate(folder: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any
                 if pooled is few and fold == 0:
                     save(students[0], folder / "student", label_names=data.label_names)
     both = compare(few, curves=curves), compare(every)
+    remove_exports(folder, both[0])
     for results, name in zip(both, ("results.json", "results_every_label.json"), strict=True):
         results["settings"] = {"temperature": DISTILLED.temperature, "hard_weight": DISTILLED.hard_weight} | {
             "folds": FOLDS,

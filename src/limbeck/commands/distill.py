@@ -22,7 +22,7 @@ from transformers import EarlyStoppingCallback, IntervalStrategy, set_seed
 from limbeck.checkpoints import newest_whole
 from limbeck.commands import classifiers, console, language
 from limbeck.commands.options import ObjectiveOptions, RunOptions, StudentOptions, distill_parser, options_of, read
-from limbeck.commands.run_folder import SETTINGS, claim, save_settings, settings_of
+from limbeck.commands.run_folder import SETTINGS, claim, remove_exports, save_settings, settings_of
 from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError
@@ -32,7 +32,8 @@ from limbeck.objective import Objective
 from limbeck.report import write_report
 from limbeck.students import save
 from limbeck.trainer import DistillConfig, DistillTrainer
-from limbeck.tuning import read_tune
+from limbeck.tuning import RESULTS, differences, read_tune
+from limbeck.tuning import settings_of as settings_of_search
 
 
 def run(words: list[str]) -> None:
@@ -44,7 +45,7 @@ def run(words: list[str]) -> None:
         parser.set_defaults({"data": None})  # a part of the set is the test, unless --data names one
         chosen = read(parser, words)
     _objective(chosen), _training_arguments(chosen)  # refuse before anything is read
-    tuned = read_tune(chosen.tuned) if chosen.tuned else None
+    tuned = _read_tuned(chosen.tuned, words) if chosen.tuned else None
     classifiers.refuse_options_of_mlp(options_of(StudentOptions, chosen))
     teacher = open_teacher(chosen.teacher, chosen.mean)  # a wrong name is told before data is read
     labelled_set = open_labelled(chosen.transfer_set) if chosen.transfer_set else None
@@ -69,6 +70,13 @@ def run(words: list[str]) -> None:
     if options.learning_rate is None:
         config.learning_rate = 5e-5 if was_trained(chosen.student, student) else 1e-3
     console.say_plan(student, teacher, objective, work.splits, config)
+    if tuned is not None:
+        given = {k: v for k, v in work.with_trainer.items() if k != "eval_dataset"}
+        held_out = work.splits.get("validation")
+        own = settings_of_search(student, teacher, objective.divergence, train, held_out, config, given)
+        tuned["differs"] = differences(tuned, own)
+        if tuned["differs"]:
+            console.say(f"Note: the search of {chosen.tuned} was made with {', '.join(tuned['differs'])}.")
 
     untrained = copy.deepcopy(student) if options.baseline else None
     curves = {}
@@ -86,6 +94,7 @@ def run(words: list[str]) -> None:
     if not state.is_main_process:
         return
     results = work.measure(student, untrained, curves, config.per_device_eval_batch_size)
+    remove_exports(folder, results)
     results["settings"] = settings_of(parser, chosen)
     if tuned is not None:
         results["tuned"] = {k: v for k, v in tuned.items() if k != "trials"}
@@ -95,6 +104,15 @@ def run(words: list[str]) -> None:
     console.print_results(results)
     models = "student" if untrained is None else "student, baseline"
     console.say(f"{folder}: {models}, results.json, report.html, log.jsonl, {SETTINGS}")
+
+
+def _read_tuned(path: str, words: list[str]) -> dict[str, Any] | None:
+    """The search that explains the run; one that a file of options names and that is gone is done without."""
+    file = Path(path, RESULTS) if Path(path).is_dir() else Path(path)
+    if not file.exists() and not any(word.partition("=")[0] == "--tuned" for word in words):
+        console.say(f"Note: there is no {file}, so the report will not say how T and hard_weight were chosen.")
+        return None
+    return read_tune(file)
 
 
 def _train(
@@ -157,6 +175,11 @@ def _training_arguments(chosen: Namespace) -> DistillConfig:
     values |= {"output_dir": str(Path(options.output_dir) / "checkpoints"), "disable_tqdm": True}
     values["learning_rate"] = 1e-3 if options.learning_rate is None else options.learning_rate
     if options.early_stopping:
+        if values["save_strategy"] not in ("epoch", "steps"):
+            raise ConfigError(
+                "--early_stopping keeps the best checkpoint, so --save_strategy must be epoch or steps, but is "
+                f"{values['save_strategy']}."
+            )
         values |= {"eval_strategy": values["save_strategy"], "load_best_model_at_end": True}
         values |= {"eval_steps": values["save_steps"], "metric_for_best_model": "loss", "greater_is_better": False}
     if options.resume and options.overwrite:

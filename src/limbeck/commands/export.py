@@ -3,6 +3,7 @@
 What is left beside the student's folder: student.onnx, student.int8.onnx, export.json (docs/export.md).
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,24 +28,25 @@ def run(words: list[str]) -> None:
     console.hush()
     chosen = read(export_parser(), words)
     options = options_of(ExportOptions, chosen)
-    folder = Path(chosen.path)
+    folder = Path(chosen.path).resolve()
     if (folder / "student").is_dir() and not (folder / "config.json").exists():
         folder = folder / "student"
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder; give a run's, or that of a model.")
-    model, output = load(folder), Path(options.output_dir or folder.parent)
+        raise ConfigError(f"{chosen.path} is no folder; give a run's, or that of a model.")
+    model, output = load(folder), Path(options.output_dir or os.path.relpath(folder.parent))
     batch = None
     if chosen.data and not is_language_model(model):  # which the export refuses, and says what to use
         batch = _examples(options_of(DataOptions, chosen), str(folder), options.examples)
     report = export_onnx(model, output / f"{folder.name}.onnx", batch, int8=options.int8)
-    write_results(report, output / REPORT)
+    kept = REPORT if folder.name == "student" else f"{folder.name}.{REPORT}"  # a run's page shows its student's
+    write_results(report, output / kept)
     console.console.print(_table(report))
     if report["drawn"]:
         console.say(
             "The inputs were drawn at random; --data checks the file on examples, and counts how many are right."
         )
-    files = [report[form]["file"] for form in ("onnx", "int8") if form in report] + [REPORT]
-    if (output / "results.json").exists():
+    files = [report[form]["file"] for form in ("onnx", "int8") if form in report] + [kept]
+    if kept == REPORT and (output / "results.json").exists():
         write_report(output, output / "report.html")  # with the file's size and latency on it
         files.append("report.html")
     console.say(f"{output}: {', '.join(files)}")

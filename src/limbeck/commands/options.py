@@ -128,7 +128,7 @@ class ObjectiveOptions:
     soft_weight: float = _option(1.0, "of the divergence from the teacher")
     hard_weight: float = _option(0.0, "of the cross-entropy with the labels, relative to soft_weight")
     tuned: str | None = _option(
-        None, "the tune.json that temperature and hard_weight were chosen in (limbeck tune); the report explains it"
+        None, "the tune.json, or its folder, of the search (limbeck tune) that the report is to explain"
     )
 
 

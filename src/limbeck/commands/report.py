@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from limbeck.errors import ConfigError
 from limbeck.report import write_report
 
 
@@ -16,7 +17,12 @@ def run(words: list[str]) -> None:
     chosen = parser.parse_args(words)
     results = Path(chosen.run)
     path = Path(chosen.output) if chosen.output else page_of(results)
-    write_report(results, path)
+    if path.suffix == ".json" or path.is_dir():
+        raise ConfigError(f"--output is the page to write, a file such as report.html, but is {path}.")
+    try:
+        write_report(results, path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
     print(path)
 
 

@@ -3,8 +3,10 @@
 What this file does not know: what is trained.
 """
 
+import json
 import shutil
 from argparse import ArgumentError
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,11 @@ from limbeck.commands.options import RunOptions
 from limbeck.errors import ConfigError
 
 SETTINGS = "config.yaml"
-LEFT = {"student", "baseline", "results.json", "report.html", "log.jsonl", "baseline.jsonl", SETTINGS, "checkpoints"}
-LEFT |= {"student.onnx", "student.onnx.data", "student.int8.onnx", "export.json"}  # of `limbeck export`
+MODELS = {"student", "baseline"}
+LEFT = MODELS | {"results.json", "report.html", "log.jsonl", "baseline.jsonl", SETTINGS, "checkpoints"}
+EXPORTS = {"export.json", "baseline.export.json"}
+EXPORTS |= {f"{model}{form}{data}" for model in MODELS for form in (".onnx", ".int8.onnx") for data in ("", ".data")}
+LEFT |= EXPORTS
 
 
 def claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Path:
@@ -61,6 +66,19 @@ def save_settings(parser: ArgumentParser, settings: dict[str, Any], folder: Path
     beside.replace(folder / SETTINGS)
 
 
+def remove_exports(folder: Path, results: Mapping[str, Any]) -> None:
+    """Deletes what `limbeck export` made of a student that has been trained again since, and says so."""
+    try:
+        exported = json.loads((folder / "export.json").read_text(encoding="utf-8"))["student"]
+    except (OSError, ValueError, KeyError, TypeError):
+        exported = None
+    made = sorted(name for name in EXPORTS if (folder / name).exists())
+    if made and exported not in results["roles"]["student"]["fingerprints"]:
+        for name in made:
+            (folder / name).unlink()
+        console.say(f"Note: {', '.join(made)} were of an older student, and are gone; limbeck export makes them anew.")
+
+
 def _remove_run(folder: Path) -> None:
     """Deletes what a run left in its folder, and nothing that somebody else put there."""
     for path in (folder / name for name in LEFT):
@@ -68,5 +86,6 @@ def _remove_run(folder: Path) -> None:
 
 
 def settings_of(parser: ArgumentParser, chosen: Namespace) -> dict[str, Any]:
-    """What a run was made with, plain."""
-    return {k: v for k, v in chosen.as_dict().items() if k not in ("config", "resume", "overwrite", "help_all")}
+    """What a run was made with, plain; without secrets such as hub_token."""
+    left_out = ("config", "resume", "overwrite", "help_all")
+    return {k: v for k, v in chosen.as_dict().items() if k not in left_out and not k.endswith("_token")}

@@ -31,7 +31,7 @@ from limbeck.students import mlp
 from limbeck.trainer import DistillConfig
 from limbeck.tuning import MEASURES, PLOT, RESULTS, tune
 
-NEXT = "distill.yaml"
+NEXT, PAGE = "distill.yaml", "report.html"
 
 
 def run(words: list[str]) -> None:
@@ -75,6 +75,16 @@ def run(words: list[str]) -> None:
     train, validation = work.splits["train"], given.pop("eval_dataset")
     if validation is None:
         raise ConfigError("Students are chosen by examples that are held out; --validation must be above 0.")
+    folder = Path(options.output_dir)
+    if (folder / "results.json").exists():
+        raise ConfigError(f"{folder} holds a run, whose report would be lost; give another --output_dir.")
+
+    def say_trial(text: str) -> None:
+        if state.is_main_process:
+            for name in (NEXT, PLOT, PAGE):  # of the search as it was before it went on
+                (folder / name).unlink(missing_ok=True)
+        console.say(text)
+
     count = len(options.temperatures) * len(options.hard_weights)
     console.say(
         f"Examples: {len(train):,} train, {len(validation):,} validation; the test is not looked at. {count} "
@@ -93,18 +103,17 @@ def run(words: list[str]) -> None:
         keep=options.keep,
         measure=options.measure,
         folder=options.output_dir,
-        say=console.say,
+        say=say_trial,
         **given,
     )
     state.destroy_process_group()
     if not state.is_main_process:
         return
-    folder = Path(options.output_dir)
     _save_next(chosen, found["best"], usual, folder)
-    write_report(folder / RESULTS, folder / "report.html")
+    write_report(folder / RESULTS, folder / PAGE)
     console.console.print(_table(found))
     console.say(found["sentence"])
-    console.say(f"{folder}: {RESULTS}, {PLOT}, report.html, {NEXT}. To train with it:")
+    console.say(f"{folder}: {RESULTS}, {PLOT}, {PAGE}, {NEXT}. To train with it:")
     console.say(f"  limbeck distill --config {folder / NEXT} --output_dir runs/distill")
 
 
@@ -140,7 +149,7 @@ def _table(found: Mapping[str, Any]) -> Table:
     tried = [row for row in found["candidates"] if row["seeds"]]
     unknown = [row for row in tried if row[measure]["mean"] is None]
     known = [row for row in tried if row[measure]["mean"] is not None]
-    known.sort(key=lambda row: (-row["seeds"], -MEASURES[measure] * row[measure]["mean"]))
+    known.sort(key=lambda row: (-row["seeds"], -MEASURES[measure] * row[measure]["mean"], row is not best))
     for row in [*known, *unknown]:
         values = ["" if row[name]["mean"] is None else f"{row[name]['mean']:.4f}" for name in shown]
         against = row.get("against_best")

@@ -8,20 +8,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.report.reading import at, class_name, items, number, numbers, temperature_of
-from limbeck.report.shared import chosen_temperature, was_distilled
+from limbeck.report.shared import OF_EQ2, chosen_temperature, divergence_of, was_distilled
 from limbeck.report.words import percent, plain, points, short, times
 
 SATURATED, TELLING = 0.02, 0.1
 """Mass off the top class: below the first the targets say little more than labels; at the second they say something."""
 
-EVEN, SMOOTHED = 0.9, 0.01
-"""At T = 1: the other classes are alike, and have a mass that is not there by chance: smoothed labels."""
+EVEN, SMOOTHED, UNSURE = 0.9, 0.01, 0.3
+"""At T = 1: the other classes are alike, and have a mass that is not there by chance, nor for want of training."""
 
 MISCALIBRATED = 0.05
 """Expected calibration error from which confidence misleads."""
 
 CHANGED = 0.99
 """Share of equal predictions below which eight bits are warned of."""
+
+MENDED = 0.8
+"""What may be left of the calibration error after temperature scaling, for that to be advised."""
 
 HALF = 0.5
 """Of the gap to the teacher, below which there is more to be had."""
@@ -138,17 +141,17 @@ def _of_the_targets(results: Mapping[str, Any]) -> list[Advice]:
     chosen = chosen_temperature(results, temperatures)
     now = off[temperatures.index(chosen)]
     other, alike = off[0], even[0] if even else None
-    if temperatures[0] == 1 and other is not None and alike is not None and other > SMOOTHED and alike > EVEN:
+    if temperatures[0] == 1 and other is not None and alike is not None and SMOOTHED < other < UNSURE and alike > EVEN:
         text = (
             f"At T = 1 it gives {percent(other)} to the classes that it does not choose, almost alike (evenness "
             f"{alike:.2f} of 1), as a teacher does that was trained with smoothed labels: little is left to learn from "
             "them. Train the teacher without label smoothing."
         )
         return [Advice("warning", "The teacher's other classes are all alike", text)]
-    if now is None or now >= SATURATED or temperature_of(results) is None:
+    if now is None or now >= SATURATED or temperature_of(results) is None or divergence_of(results) == "logit_matching":
         return []
     telling = next((t for t, mass in zip(temperatures, off, strict=True) if mass is not None and mass >= TELLING), None)
-    where = "it is so at every temperature up to 20"
+    where = f"at T = {plain(temperatures[-1])} it would be {percent(off[-1] or 0.0)}"
     if telling is not None:
         where = f"at T = {plain(telling)} it would be more than a tenth"
     text = (
@@ -170,13 +173,15 @@ def _of_calibration(results: Mapping[str, Any]) -> list[Advice]:
         ece, sure, right = (number(results, "roles", role, name) for name in ("ece", "confidence", "accuracy"))
         if ece is None or ece <= MISCALIBRATED or sure is None or right is None:
             continue
-        scaled = number(results, "roles", role, "scaled", "temperature")
+        after, temperature = (number(results, "roles", role, "scaled", name) for name in ("ece", "temperature"))
         manner = "overconfident" if sure > right else "underconfident"
-        text = (
-            f"It is {manner}: sure of {percent(sure)}, right in {percent(right)} (calibration error {plain(ece)}). "
-            + cure.format("a fitted temperature" if scaled is None else f"T = {plain(scaled)}")
-            + "."
-        )
+        text = f"It is {manner}: sure of {percent(sure)}, right in {percent(right)} (calibration error {plain(ece)}). "
+        if after is None or temperature is None:
+            text += cure.format("a fitted temperature") + "."
+        elif after < MENDED * ece and (temperature > 1) == (sure > right):
+            text += cure.format(f"T = {plain(temperature)}") + "."
+        else:
+            text += f"No temperature mends it: fitted on held-out labels, the calibration error is {plain(after)}."
         found.append(Advice("warning", f"The {role}'s confidence misleads", text))
     return found
 
@@ -184,7 +189,7 @@ def _of_calibration(results: Mapping[str, Any]) -> list[Advice]:
 def _of_the_gradient(results: Mapping[str, Any]) -> list[Advice]:
     known, weight = at(results, "dark_knowledge"), number(results, "settings", "hard_weight")
     temperatures = [t for t in numbers(known, "temperatures") if t is not None and t > 0]
-    if not temperatures or not weight or temperature_of(results) is None:
+    if not temperatures or not weight or temperature_of(results) is None or divergence_of(results) not in OF_EQ2:
         return []
     soft_weight = number(results, "settings", "soft_weight")
     place = temperatures.index(chosen_temperature(results, temperatures))
@@ -206,7 +211,8 @@ def _of_the_curves(results: Mapping[str, Any]) -> list[Advice]:
     history = items(results, "curves", "student")
     train = _values(history, "soft_loss") or _values(history, "loss")
     held = _values(history, "eval_soft_loss") or _values(history, "eval_loss")
-    if len(held) >= 5 and held[-1] > 1.1 * min(held):
+    stopped = number(results, "settings", "early_stopping")  # and the best was kept
+    if len(held) >= 5 and held[-1] > 1.1 * min(held) and not stopped:
         text = (
             f"Its validation loss was {plain(min(held))} at best and ended at {plain(held[-1])}. Stop earlier "
             "(--early_stopping 3), or give it more examples to compare on."

@@ -13,7 +13,16 @@ from typing import Any
 from limbeck.report.figures import Figure, Series, lines
 from limbeck.report.heat import heat_map
 from limbeck.report.reading import at, class_name, items, matrix, number, numbers, temperature_of
-from limbeck.report.shared import Line, chosen_temperature, difference_figure, role_table, roles_of, smaller
+from limbeck.report.shared import (
+    OF_EQ2,
+    Line,
+    chosen_temperature,
+    difference_figure,
+    divergence_of,
+    role_table,
+    roles_of,
+    smaller,
+)
 from limbeck.report.words import digits, percent, plain, points, short, size, whole
 
 MOST_TEXT, MOST_PAIRS, LIKELIEST, SHORT_NAME = 400, 10, 3, 8
@@ -265,12 +274,10 @@ def _hundredths(share: float) -> str:
 
 
 def _shares(results: Mapping[str, Any], known: Any, temperatures: list[float]) -> list[Series]:
-    """The soft term's share of the gradient, at the run's weights; nothing without a hard term, or of another
-    divergence than the one that Eq. 2 is about."""
+    """The soft term's share of the gradient, at the run's weights; nothing without a hard term."""
     soft_weight, hard_weight = (number(results, "settings", f"{term}_weight") for term in ("soft", "hard"))
     soft_weight = 1.0 if soft_weight is None else soft_weight
-    divergence = at(results, "settings", "divergence") or "forward_kl"
-    if not hard_weight or divergence not in ("forward_kl", "cross_entropy"):
+    if not hard_weight or divergence_of(results) not in OF_EQ2:
         return []
     series = []
     for who, name, kind, dashed in (

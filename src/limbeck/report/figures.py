@@ -14,6 +14,8 @@ from limbeck.report.words import plain
 WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 18, 38
 MOST_POINTS = 300
+NAME = 60
+"""Pixels that a role's name is wide."""
 
 KINDS = ("student", "teacher", "eq2", "eq4", "baseline")
 """CSS classes of lines that stand for no role, in turn."""
@@ -88,6 +90,7 @@ def lines(
     names: Sequence[str] = (),
     log_x: bool = False,
     x_range: tuple[float, float] | None = None,
+    x_ticks: Sequence[float] = (),
     y_range: tuple[float, float] | None = None,
     written: Callable[[float], str] = plain,
     mark: tuple[float, str] | None = None,
@@ -96,7 +99,8 @@ def lines(
 ) -> Figure | None:
     """Lines over an axis of numbers, or over `names` at x = 0, 1, 2, ...; None where there is no point.
 
-    mark: a value of x and what to call it. written: how a value of y is written.
+    x_ticks: values of x that are written, instead of round ones. mark: a value of x and what to call it.
+    written: how a value of y is written.
     """
     series = [thinned(one) for one in series if one.points]
     xs = [x for one in series for x, _ in one.points]
@@ -112,7 +116,7 @@ def lines(
         x_low, x_high = (x_low / 2, x_low * 2) if log_x else (x_low - 1, x_low + 1)
     x = Axis(x_low, x_high, LEFT, WIDTH - RIGHT, log_x)
     y = Axis(low, high * (1.25 if log_y else 1.0), HEIGHT - BOTTOM, TOP, log_y)
-    parts = [_y_axis(y, y_label, written), _x_axis(x, x_label, names)]
+    parts = [_y_axis(y, y_label, written), _x_axis(x, x_label, names, x_ticks)]
     if diagonal:
         parts.append(_path([(x.at(v), y.at(v)) for v in (low, high)], "reference"))
     if mark is not None and x_low <= mark[0] <= x_high:
@@ -130,7 +134,7 @@ def lines(
     said = "; ".join(f"{one.name}: {written(one.points[0][1])} to {written(one.points[-1][1])}" for one in series)
     signs = {(False, False): "line", (False, True): "dashed", (True, False): "dot", (True, True): "hollow"}
     legend = [(one.name, one.kind, signs[one.radii is not None, one.dashed]) for one in series]
-    return Figure(title, svg(f"{title}. {y_label or title} over {x_label}. {said}", parts), legend, note)
+    return Figure(title, svg(f"{title}. {f'{y_label} over {x_label}. ' if y_label else ''}{said}", parts), legend, note)
 
 
 def interval(
@@ -139,7 +143,6 @@ def interval(
     teacher: float | None,
     label: str,
     written: Callable[[float], str],
-    names: tuple[str, str, str] = ("baseline", "student", "teacher"),
 ) -> Figure:
     """A difference from the baseline with its interval (low, mean, high), and where the teacher stands."""
     low, mean, high = difference
@@ -153,17 +156,18 @@ def interval(
         parts.append(_path([(x.at(tick), line + 34), (x.at(tick), line + 38)], "axis"))
         parts.append(text(x.at(tick), line + 50, written(tick), "tick", "middle"))
     parts.append(text(WIDTH / 2, line + 66, label, "label", "middle"))
-    marks = [(0.0, names[0], "baseline")] + ([] if teacher is None else [(teacher, names[2], "teacher")])
+    marks = [(0.0, "baseline", "baseline")] + ([] if teacher is None else [(teacher, "teacher", "teacher")])
     for value, name, kind in marks:
         parts.append(_path([(x.at(value), line - 14), (x.at(value), line + 34)], f"line {kind}"))
         side = "start" if x.at(value) < WIDTH / 2 else "end"
-        parts.append(text(x.at(value), line - 20, name, f"named {kind}", side))
+        near = kind == "teacher" and abs(x.at(value) - x.at(0.0)) < NAME
+        parts.append(text(x.at(value), line - (33 if near else 20), name, f"named {kind}", side))
     parts.append(_path([(x.at(low), line + 6), (x.at(high), line + 6)], "line student wide"))
     parts.append(Markup('<circle class="dot student" cx="{:.1f}" cy="{}" r="6"/>').format(x.at(mean), line + 6))
     side = "start" if x.at(mean) < 60 else "end" if x.at(mean) > WIDTH - 60 else "middle"
-    parts.append(text(x.at(mean), line + 24, names[1], "named student", side))
-    said = f"{names[1]} {written(mean)}, interval {written(low)} to {written(high)}, from {names[0]} at 0"
-    said += "" if teacher is None else f"; {names[2]} {written(teacher)}"
+    parts.append(text(x.at(mean), line + 24, "student", "named student", side))
+    said = f"student {written(mean)}, interval {written(low)} to {written(high)}, from baseline at 0"
+    said += "" if teacher is None else f"; teacher {written(teacher)}"
     return Figure(title, svg(f"{title}: {said}. {label}", parts, height))
 
 
@@ -202,12 +206,13 @@ def _y_axis(axis: Axis, label: str, written: Callable[[float], str]) -> Markup:
     return Markup("").join(parts)
 
 
-def _x_axis(axis: Axis, label: str, names: Sequence[str]) -> Markup:
+def _x_axis(axis: Axis, label: str, names: Sequence[str], values: Sequence[float]) -> Markup:
     bottom = HEIGHT - BOTTOM
     parts = [_path([(LEFT, bottom), (WIDTH - RIGHT, bottom)], "axis")]
-    ticks = [(float(i), name) for i, name in enumerate(names)] or [(tick, plain(tick)) for tick in axis.ticks()]
+    ticks = [(float(i), name) for i, name in enumerate(names)]
+    ticks = ticks or [(tick, plain(tick)) for tick in values or axis.ticks()]
     widest = max(7 * len(name) for _, name in ticks) if ticks else 1
-    for tick, name in ticks[:: math.ceil(len(ticks) * widest / (WIDTH - LEFT))]:
+    for tick, name in ticks[:: max(1, math.ceil(len(ticks) * widest / (WIDTH - LEFT)))]:
         parts.append(text(axis.at(tick), bottom + 14, name, "tick", "middle"))
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 7, label, "label", "middle"))
     return Markup("").join(parts)

@@ -47,23 +47,32 @@ def read(results: Mapping[str, Any] | str | Path) -> dict[str, Any]:
             path = next((path / name for name in FILES if (path / name).exists()), path / FILES[0])
         found, where = _loaded(path), str(path)
         _require(found, where, tuple(NEEDED))
-        beside = path.with_name("export.json")
-        if found["schema"] == SCHEMA and beside.exists():
-            export = _loaded(beside)
-            _require(export, str(beside), (EXPORT,))
-            if at(export, "student") in items(found, "roles", "student", "fingerprints"):
-                found["export"] = export
+        export = _export(path.with_name("export.json"))
+        if export is not None and at(export, "student") in items(found, "roles", "student", "fingerprints"):
+            found["export"] = export
     said, places = NEEDED[found["schema"]]
     if any(not at(found, *place) for place in places):
         raise DataError(f"{where} must hold {said}, but lacks them.")
     return found
 
 
+def _export(path: Path) -> Any:
+    """What `limbeck export` wrote there; None for any other file, which is somebody else's."""
+    try:
+        found = _loaded(path)
+        _require(found, str(path), (EXPORT,))
+    except DataError:
+        return None
+    return found
+
+
 def _loaded(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"There is no {path}; give a run's folder, or a results.json that Limbeck wrote.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON file ({error}); give one that Limbeck wrote.") from None
 

@@ -13,6 +13,9 @@ from limbeck.report.words import digits, percent, plain, short, size, times, who
 
 MOST_SETTING = 200
 
+OF_EQ2 = ("forward_kl", "cross_entropy")
+"""The divergences whose gradient is Eq. 2's."""
+
 FORMS = {"torch": "torch", "onnx": "ONNX", "int8": "ONNX, 8 bits"}
 """Forms of a network in an export.json -> their names."""
 
@@ -152,18 +155,24 @@ def curves(results: Mapping[str, Any]) -> list[Figure]:
 
 
 def settings(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the run was made with, what was left unsaid left out."""
+    """What the run was made with; what was left unsaid, and secrets such as hub_token, left out."""
     given = at(results, "settings")
     if not isinstance(given, Mapping):
         return []
     texts = {str(k): v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in given.items()}
-    return [(k, short(v, MOST_SETTING)) for k, v in texts.items() if v not in ("null", "[]", "{}", "")]
+    said = {k: v for k, v in texts.items() if v not in ("null", "[]", "{}", "") and not k.endswith("_token")}
+    return [(k, short(v, MOST_SETTING)) for k, v in said.items()]
 
 
 def chosen_temperature(results: Mapping[str, Any], temperatures: Sequence[float]) -> float:
     """That of `temperatures` which is nearest to the run's, by ratio; 1 where the run does not say."""
     wanted = temperature_of(results) or 1.0
     return min(temperatures, key=lambda t: max(t / wanted, wanted / t))
+
+
+def divergence_of(results: Mapping[str, Any]) -> str:
+    """What the student was trained by, as far as the settings say."""
+    return str(at(results, "settings", "divergence") or "forward_kl")
 
 
 def _points(history: Sequence[Any], name: str) -> list[tuple[float, float]]:

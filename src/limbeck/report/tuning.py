@@ -9,16 +9,17 @@ from typing import Any
 from limbeck.report.advice import Advice
 from limbeck.report.figures import KINDS, Figure, Series, lines
 from limbeck.report.reading import at, items, number, numbers
-from limbeck.report.words import listed, percent, plain, whole
+from limbeck.report.words import listed, percent, plain, short, whole
 
 MEASURES = {
-    "nll": ("NLL", "of held-out labels, nats", "{:.4f}".format, -1),
-    "accuracy": ("right", "of held-out labels", percent, 1),
-    "forward_kl": ("KL", "of teacher and student, nats", "{:.4f}".format, -1),
+    "nll": ("NLL", "NLL of held-out labels, nats", "{:.4f}".format, -1),
+    "accuracy": ("right", "Share of held-out labels that is right", percent, 1),
+    "forward_kl": ("KL", "KL(teacher‖student), held out, nats", "{:.4f}".format, -1),
 }
-"""What a student may be chosen by -> its name, of what, how it is written, 1 where more is better, -1 where less."""
+"""What a student may be chosen by -> its name in short and at length, how it is written; 1 where more is better."""
 
 AXES = ("temperature", "hard_weight")
+MOST_WORDS = 60
 MARGIN = 0.08
 """Of a drawing's height, above and below what is drawn."""
 
@@ -34,7 +35,7 @@ def choice(found: Any, settings: Any = None) -> dict[str, Any] | None:
     settings: of the run that was trained after it.
     """
     rows, measure, best = _tried(found), at(found, "measure"), at(found, "best")
-    if not rows or measure not in tuple(MEASURES):
+    if not rows or measure not in tuple(MEASURES) or (settings is not None and best is None):
         return None
     shown = [name for name in MEASURES if any(number(row, name) is not None for row in rows)]
     asked, used = _pair(best), _pair(settings)
@@ -43,10 +44,11 @@ def choice(found: Any, settings: Any = None) -> dict[str, Any] | None:
         "sentence": str(at(found, "sentence") or ""),
         "how": _how(found),
         "other": _named(settings) if None not in (*asked, *used) and asked != used else "",
-        "measure": MEASURES[measure][0],
+        "differs": listed([short(str(what), MOST_WORDS) for what in items(found, "differs")]),
+        "measure": MEASURES[measure][1],
         "figures": [one for name in shown if (one := _over_temperature(name, rows, best)) is not None],
         "columns": [MEASURES[name][0] for name in shown],
-        "rows": [_row(row, shown, best) for row in _ranked(rows, measure)],
+        "rows": [_row(row, shown, best) for row in _ranked(rows, measure, best)],
     }
 
 
@@ -56,6 +58,9 @@ def _advise(found: Mapping[str, Any]) -> list[Advice]:
     if best is None or not rows or measure not in tuple(MEASURES):
         text = "The same command goes on with it; what was trained is not trained again."
         return [Advice("warning", "The search has not ended", text)]
+    if len(rows) == 1:
+        text = "Give --temperatures and --hard_weights more to choose from."
+        return [Advice("warning", "Nothing else was tried", text)]
     advice = []
     temperature, tried = number(best, "temperature") or 0.0, [number(row, "temperature") or 0.0 for row in rows]
     for end, edge, beyond in (("highest", max(tried), 2 * temperature), ("lowest", min(tried), temperature / 2)):
@@ -63,11 +68,15 @@ def _advise(found: Mapping[str, Any]) -> list[Advice]:
             text = f"A better one may lie beyond it: try {plain(beyond)} too, with the same command."
             advice.append(Advice("warning", f"The best temperature is the {end} that was tried", text))
     often = [row for row in rows if number(row, "seeds") == number(best, "seeds")]
-    firsts = {name: _ranked(often, name)[0] for name in MEASURES if number(best, name) is not None}
+    known = [name for name in MEASURES if name != measure and number(best, name) is not None]
+    firsts = {name: row for name in known for row in _ranked(often, name, best)[:1]}
     others = {name: row for name, row in firsts.items() if _pair(row) != _pair(best)}
     if others:
         said = "; ".join(f"{MEASURES[name][0]}: {_named(row)}" for name, row in others.items())
-        text = f"Another measure would have chosen otherwise ({said}). Which one counts is yours to say: --measure."
+        text = (
+            f"Of those that were trained as often, another measure would have chosen otherwise ({said}). Which one "
+            "counts is yours to say: --measure."
+        )
         advice.append(Advice("warning", "The measures do not agree", text))
     words = [at(row, "against_best", "word") for row in often if _pair(row) != _pair(best)]
     if words and None in words:
@@ -112,13 +121,13 @@ def _how(found: Any) -> str:
     return f"{said}Students are compared by what they predict at T = 1{apart}; no test was read."
 
 
-def _ranked(rows: list[Any], measure: str) -> list[Any]:
-    """The best first, of those that were trained as often; one without a value last of them."""
+def _ranked(rows: list[Any], measure: str, best: Any) -> list[Any]:
+    """The first of them first, among those that were trained as often; `best` before its equals, no value last."""
     sense = MEASURES[measure][3]
 
-    def place(row: Any) -> tuple[float, bool, float]:
+    def place(row: Any) -> tuple[float, bool, float, bool]:
         value = number(row, measure)
-        return -(number(row, "seeds") or 0), value is None, -sense * (value or 0)
+        return -(number(row, "seeds") or 0), value is None, -sense * (value or 0), _pair(row) != _pair(best)
 
     return sorted(rows, key=place)
 
@@ -132,6 +141,7 @@ def _row(row: Any, shown: list[str], best: Any) -> dict[str, Any]:
         "seeds": whole(number(row, "seeds") or 0),
         "measured": ["" if (v := number(row, name)) is None else MEASURES[name][2](v) for name in shown],
         "against": against,
+        "mean": 0.0 if is_best else number(row, "against_best", "mean"),
         "word": "the best" if is_best else word if isinstance(word, str) else "",
         "best": is_best,
     }
@@ -143,7 +153,6 @@ def _signed(value: float) -> str:
 
 def _over_temperature(measure: str, rows: list[Any], best: Any) -> Figure | None:
     """A line per weight of the labels, with the intervals over seeds."""
-    name, of, *_ = MEASURES[measure]
     series = []
     for i, weight in enumerate(sorted({number(row, "hard_weight") or 0.0 for row in rows})):
         points, spans = [], []
@@ -159,11 +168,12 @@ def _over_temperature(measure: str, rows: list[Any], best: Any) -> Figure | None
         return None
     room, chosen = MARGIN * (max(ys) - min(ys)), number(best, "temperature")
     return lines(
-        f"{name} {of}",
+        MEASURES[measure][1],
         series,
         "temperature",
         "",
         log_x=True,
+        x_ticks=sorted({x for one in series for x, _ in one.points}),
         y_range=(min(ys) - room, max(ys) + room),
         written=percent if measure == "accuracy" else plain,
         mark=None if chosen is None else (chosen, f"T = {plain(chosen)}"),
