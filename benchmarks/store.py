@@ -6,8 +6,8 @@ The two sides of a ratio take turns in one run; a ratio is the median over turns
 
     labelling   the teacher's passes alone, over the same rows in the same batches, logits made and nothing kept, to
                 `limbeck.label` into a fresh folder: from the call to its return (hashes of data and weights, every
-                file brought to the disk); and without the start, which is what passes before the second batch, less
-                a bare pass, as a set of many more rows would have it.
+                file brought to the disk); and without the start, which is what passes before and after the first
+                pass until the second, as a set of many more rows would have it.
                 Labelling keeps what was said in a thread beside the teacher's: by the clock it may use two cores
                 where the bare passes use one, and the processor's time says what it costs
     training    a step of DistillTrainer from stored targets alone to the same step on hard labels alone, in memory:
@@ -157,7 +157,7 @@ def labelling(
                 limbeck.label(watched, rows, path, kind, batch_size=batch, **options)
                 ended = time.perf_counter()
                 worked = time.process_time() - worked
-                start = watched.asked[1] - began - alone / batches
+                start = watched.asked[0] - began + watched.asked[1] - watched.answered[0]
                 times[kind].append([alone, ended - began, ended - began - start, alone_worked, worked])
                 sets[kind] = limbeck.open(path, cache_dir=str(folder / "cache"))
     print(f"\nLabelling {what}, {batches} batches of {batch}; a ratio is of bare passes to labelling")
@@ -183,15 +183,18 @@ def labelling(
 
 
 class Watched(limbeck.ModelTeacher):
-    """Notes when it is asked, batch by batch."""
+    """Notes when it is asked and when it has answered, batch by batch."""
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
         self.asked: list[float] = []
+        self.answered: list[float] = []
 
     def __call__(self, batch: Any) -> Any:
         self.asked.append(time.perf_counter())
-        return super().__call__(batch)
+        targets = super().__call__(batch)
+        self.answered.append(time.perf_counter())
+        return targets
 
 
 def training(

@@ -4,7 +4,8 @@
 
 Rows are asked about in their order, shard by shard; a batch never reaches over a shard's end, and what is drawn
 depends on the seed and the shard alone. So shards are the same however often the work was cut off, and whichever of
-several processes makes them.
+several processes makes them. What the teacher said of a batch is kept by a thread beside, while it is asked about the
+next one.
 What this file does not know: how files are written, how targets are encoded.
 """
 
