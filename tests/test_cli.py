@@ -3,6 +3,7 @@
 import gc
 import html
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -255,6 +256,49 @@ def test_a_labelled_transfer_set_needs_no_teacher(teachers: list[str], limbeck_s
         code, _, err = limbeck_says(*live, *more, "--output_dir", "d")
         assert code == 1
         assert said_ in err
+
+
+def test_a_short_run_has_a_curve_unless_it_is_told_not_to(limbeck_says: Any) -> None:
+    same = ("distill", "--data", "digits", "--hidden", "8", "--save_strategy", "no", "--max_steps", "40")
+    for folder, more, steps in (("a", (), 20), ("b", ("--logging_steps", "15"), 2)):
+        assert limbeck_says(*same, *more, "--output_dir", folder)[0] == 0
+        logged = [line for line in log_of(f"{folder}/log.jsonl") if "loss" in line]
+        assert len(logged) == steps
+
+
+def test_what_is_exported_goes_with_its_student(limbeck_says: Any) -> None:
+    """Its files stay with the same student, are gone with another one, and nothing else is touched."""
+    often = ("--save_steps", "3", "--save_strategy", "steps", "--lr_scheduler_type", "constant")
+    same = ("distill", "--data", "digits", "--hidden", "8", *often, "--output_dir", "run")
+    assert limbeck_says(*same, "--max_steps", "3")[0] == 0
+    Path("run", "student.onnx.mine").write_text("mine")
+    assert limbeck_says("export", "run", "--int8")[0] == 0
+    Path("m[1]").mkdir()
+    shutil.copytree("run/student", "m[1]/m")
+    code, out, _ = limbeck_says("export", "m[1]/m")
+    assert (code, "m[1]: m.onnx, m.export.json" in out) == (0, True)
+    assert json.loads(Path("m[1]/m.export.json").read_text())["onnx"]["bytes"] == Path("m[1]/m.onnx").stat().st_size
+    code, out, _ = limbeck_says(*same, "--max_steps", "3", "--resume")
+    assert (code, "Note" in out, "As a file" in Path("run/report.html").read_text()) == (0, False, True)
+    code, out, _ = limbeck_says(*same, "--max_steps", "6", "--resume")
+    assert (code, "export.json, student.int8.onnx, student.onnx were of an older student" in out) == (0, True)
+    assert sorted(path.name for path in Path("run").glob("*onnx*")) == ["student.onnx.mine"]
+
+
+def test_secrets_stay_where_they_are(limbeck_says: Any) -> None:
+    words = ("distill", "--data", "digits", "--hidden", "8", "--max_steps", "2", "--hub_token", "hf_secret")
+    assert limbeck_says(*words, "--output_dir", "run")[0] == 0
+    for path in Path("run").rglob("*"):
+        assert path.is_dir() or b"hf_secret" not in path.read_bytes(), path
+
+
+def test_a_page_does_not_take_the_place_of_results(teachers: list[str], limbeck_says: Any) -> None:
+    assert limbeck_says("evaluate", "--student", teachers[0], "--output", "results.json")[0] == 0
+    before = Path("results.json").read_bytes()
+    for output in ("results.json", "."):
+        code, _, err = limbeck_says("report", "results.json", "--output", output)
+        assert (code, "--output is the page to write" in err) == (1, True)
+    assert Path("results.json").read_bytes() == before
 
 
 def test_data_that_is_named_is_the_test_of_a_labelled_set(teachers: list[str], limbeck_says: Any) -> None:

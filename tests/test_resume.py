@@ -185,6 +185,19 @@ def test_killed_before_the_first_checkpoint(tmp_path: Path, undisturbed: Callabl
     assert_same(trainer, undisturbed("plain"))
 
 
+@pytest.mark.parametrize("steps", [8, 10])
+def test_a_run_that_has_ended_is_resumed_without_a_further_step(tmp_path: Path, steps: int) -> None:
+    """In the middle of an epoch as at its end, also after it was killed before anybody kept the student."""
+    first = trainer_in(tmp_path, max_steps=steps, save_steps=steps)
+    first.train()
+    for _ in range(2):
+        again = trainer_in(tmp_path, max_steps=steps, save_steps=steps)
+        again.train(resume_from_checkpoint=True)
+        assert again.state.global_step == steps
+        weights, expected = again.model.state_dict(), first.model.state_dict()
+        assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
 # In the middle of writing a checkpoint
 
 

@@ -364,6 +364,13 @@ class DistillTrainer(Trainer):
         rows = torch.as_tensor(prediction.predictions).flatten(0, 1).double()
         return means_of(self.objective, dict(zip(self._columns, rows.unbind(-1), strict=True)))
 
+    def _run_epoch(self, *given: Any, **named: Any) -> None:
+        """Takes no step of a run that has taken them all: Trainer, when it resumes one of max_steps, takes one more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*given, **named)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """The weights of a checkpoint, all of them or CheckpointError."""
         try:

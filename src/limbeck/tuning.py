@@ -14,6 +14,7 @@ import copy
 import hashlib
 import json
 import math
+import re
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -402,9 +403,11 @@ def _read(path: Path, settings: Mapping[str, Any]) -> Trials:
     before = read_tune(path)
     for name, value in settings.items():
         if before["settings"].get(name) != value:
+            both = (before["settings"].get(name), value)
+            was, now = (re.sub(r"([0-9a-f]{8})[0-9a-f]{56}", r"\1…", str(of)) for of in both)
             raise ConfigError(
-                f"{path.parent} was begun with {name} {before['settings'].get(name)}, and this is {value}; give "
-                "another folder, or delete that one."
+                f"{path.parent} was begun with {name} {was}, and this is {now}; give another folder, or delete that "
+                "one."
             )
     return {(trial["temperature"], trial["hard_weight"], trial["seed"]): trial for trial in before["trials"]}
 

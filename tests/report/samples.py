@@ -80,7 +80,7 @@ def classifier() -> dict[str, Any]:
 
 
 @cache
-def _language() -> dict[str, Any]:
+def _language(classes: int) -> dict[str, Any]:
     words = ["<pad>", "<end>", "the", "cat", "dog", "sat", "ran", "on", "under", "mat", "sun", "."]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -92,7 +92,7 @@ def _language() -> dict[str, Any]:
         torch.manual_seed(seed)
         sizes = {"hidden_size": hidden, "intermediate_size": hidden, "num_attention_heads": 2, "num_hidden_layers": 1}
         ends = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
-        return LlamaForCausalLM(LlamaConfig(vocab_size=len(words), max_position_embeddings=64, **sizes, **ends))
+        return LlamaForCausalLM(LlamaConfig(vocab_size=classes, max_position_embeddings=64, **sizes, **ends))
 
     results: dict[str, Any] = limbeck.evaluate_language(
         model(0, 8),
@@ -108,9 +108,9 @@ def _language() -> dict[str, Any]:
     return results
 
 
-def language() -> dict[str, Any]:
-    """Two kinds of sentences, twelve tokens, every part of the page but the curves."""
-    return copy.deepcopy(_language())
+def language(classes: int = 12) -> dict[str, Any]:
+    """Two kinds of sentences, every part of the page but the curves; of `classes` token ids twelve are words."""
+    return copy.deepcopy(_language(classes))
 
 
 @cache

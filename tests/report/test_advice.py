@@ -126,6 +126,34 @@ def test_a_run_that_was_tuned_is_not_told_to_tune():
     assert "limbeck tune" in advise(results)[0].text
 
 
+def test_a_temperature_is_advised_where_it_mends_something():
+    results = sound()
+    student = results["roles"]["student"]
+    student |= {"ece": {"mean": 0.2}, "confidence": {"mean": 0.95}, "accuracy": {"mean": 0.75}}
+    student["scaled"] |= {"ece": {"mean": 0.02}, "temperature": {"mean": 1.8}}
+    assert "Divide its logits by T = 1.8" in advise(results)[0].text
+    for after, temperature in ((0.19, 1.8), (0.02, 0.4)):  # hardly better; and sharper, of one that is too sure
+        student["scaled"] |= {"ece": {"mean": after}, "temperature": {"mean": temperature}}
+        assert "No temperature mends it" in advise(results)[0].text
+    student["scaled"] = None
+    assert "Divide its logits by a fitted temperature" in advise(results)[0].text
+
+
+def test_what_the_run_did_is_not_advised_to_it():
+    results = sound()
+    results["curves"]["student"] = [{"step": s, "eval_soft_loss": v} for s, v in enumerate((0.9, 0.5, 0.4, 0.45, 0.5))]
+    results["dark_knowledge"]["off_top"] = [1e-4] * 8 + [0.08]
+    assert "at T = 20 it would be 8.0\u00a0%" in advise(results)[0].text
+    results["settings"] |= {"early_stopping": 3, "divergence": "logit_matching", "hard_weight": 50.0}
+    assert titles(results) == ["No objection"]
+
+
+def test_a_teacher_that_has_not_learned_is_no_smoothed_one():
+    results = sound()
+    results["dark_knowledge"] |= {"off_top": [0.88] * 9, "evenness": [0.97] * 9}
+    assert titles(results) == ["No objection"]
+
+
 def test_what_had_no_teacher_is_not_told_of_baselines():
     results = sound()
     results["verdict"]["word"] = None

@@ -18,7 +18,7 @@ from .samples import classifier, experiment, hostile, language, results_of, sear
 
 WIDTHS = (390, 1440)
 DRAWN = ["classifier", "language", "experiment", "search"]
-NAMES = [*DRAWN, *(f"hostile {name}" for name in DRAWN), "many"]
+NAMES = [*DRAWN, *(f"hostile {name}" for name in DRAWN), "many", "thousand", "wide", "long names"]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     made = {"classifier": classifier(), "language": language(), "experiment": experiment(), "search": search()}
     made |= {f"hostile {name}": hostile(results) for name, results in made.items()}
+    made["thousand"] = results_of(1000, {"teacher": 9.0, "student": 8.0, "baseline": 7.0})
+    made["wide"] = language(100_000)
+    made["long names"] = classifier()
+    made["long names"]["test"]["label_names"] = [f"{c}" * 300 for c in "abcdef"]
     made["many"] = results_of(50, {"teacher": 4.0, "student": 3.0, "baseline": 2.0})
     for name, results in made.items():
         write_report(results, folder / f"{name}.html")
@@ -138,6 +142,51 @@ def test_the_slider_moves_the_bars_to_what_python_computes(browser, pages):
         assert apart == pytest.approx(distance, rel=1e-6)
         seen.append(apart)
     assert seen[3] < 0.1 < seen[0], "Eq. 4 is the limit of Eq. 2"
+
+
+@pytest.mark.parametrize(("temperature", "at_the_left"), [(100.0, 1.0), (0.5, 0.5), (4.03, 1.0)])
+def test_the_slider_begins_at_the_runs_temperature_whatever_it_is(browser, tmp_path, temperature, at_the_left):
+    results = classifier()
+    results["settings"]["temperature"] = temperature
+    write_report(results, tmp_path / "page.html")
+    opened(browser, tmp_path / "page.html")
+    _, values, _, _ = explored(browser)
+    np.testing.assert_allclose(values, expected(results["examples"][0], temperature)[0], rtol=1e-6, atol=1e-12)
+    for place, there in ((0, at_the_left), (1000, max(50.0, temperature))):
+        move(browser, place)
+        assert explored(browser)[0] == pytest.approx(there)
+
+
+def test_a_student_that_says_what_the_teacher_says(browser, tmp_path):
+    results = classifier()
+    results["examples"][0]["log_probs"]["student"] = results["examples"][0]["log_probs"]["teacher"]
+    write_report(results, tmp_path / "page.html")
+    opened(browser, tmp_path / "page.html")
+    assert "no gradient is left" in js(browser, "return document.querySelector('#apart').textContent")
+
+
+def test_paper_has_what_is_folded_away_and_says_what_it_leaves_out(browser, pages):
+    opened(browser, pages["many"])
+    note = "return getComputedStyle(document.querySelector('.on-paper')).display"
+    assert js(browser, note) == "none"
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert js(browser, note) == "block"
+    assert "first 40 of " in js(browser, "return document.querySelector('.on-paper').textContent")
+    rows = "return [...document.querySelector('.tall tbody').rows].filter(r => getComputedStyle(r).display != 'none')"
+    assert len(js(browser, rows)) == 40
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    folded = "return document.querySelectorAll('details:not([open])').length"
+    assert js(browser, folded) > 0
+    browser.execute_cdp_cmd("Page.printToPDF", {})
+    assert js(browser, folded) == 0
+
+
+def test_candidates_sort_by_how_far_they_are_from_the_best(browser, pages):
+    opened(browser, pages["search"])
+    known = [value for value in column(browser, 0, 6) if value]
+    js(browser, "document.querySelector('table.sortable').tHead.rows[0].cells[6].querySelector('button').click()")
+    assert [value for value in column(browser, 0, 6) if value] == sorted(known, key=float, reverse=True)
+    assert known[0] == "0.0"
 
 
 def test_a_class_that_the_teacher_rules_out_has_no_gradient_of_logits(browser, tmp_path):

@@ -21,7 +21,15 @@ from transformers import EarlyStoppingCallback, IntervalStrategy, set_seed
 
 from limbeck.checkpoints import newest_whole
 from limbeck.commands import classifiers, console, language
-from limbeck.commands.options import ObjectiveOptions, RunOptions, StudentOptions, distill_parser, options_of, read
+from limbeck.commands.options import (
+    TRAINER_DEFAULTS,
+    ObjectiveOptions,
+    RunOptions,
+    StudentOptions,
+    distill_parser,
+    options_of,
+    read,
+)
 from limbeck.commands.run_folder import SETTINGS, claim, remove_exports, save_settings, settings_of
 from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
 from limbeck.commands.work import Work
@@ -131,6 +139,8 @@ def _train(
     config.output_dir = str(folder / "checkpoints" / role)
     log_file = folder / ("log.jsonl" if role == "student" else f"{role}.jsonl")
     callbacks: list[Any] = [console.LogFile(log_file), console.Progress(role)]
+    if config.logging_steps == TRAINER_DEFAULTS["logging_steps"]:  # and not what somebody wanted
+        callbacks.append(console.OftenEnough())
     if options.early_stopping:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=options.early_stopping))
     more = work.with_trainer

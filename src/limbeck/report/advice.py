@@ -277,7 +277,8 @@ def _of_the_seeds(results: Mapping[str, Any]) -> list[Advice]:
     if at(results, "verdict", "seeds_resampled") is not False or at(results, "verdict", "word") is None:
         return []
     low, high = (number(results, "verdict", "difference", end) for end in ("low", "high"))
-    spoken = "" if low is None or high is None else f" ({points(low)} to {points(high)} points)"
+    decimals = 2 if (number(results, "verdict", "examples") or 0) >= 5000 else 1  # as the verdict has them
+    spoken = "" if low is None or high is None else f" ({points(low, decimals)} to {points(high, decimals)} points)"
     if at(results, "task") == "language":
         spoken = "" if low is None or high is None else f" ({plain(low)} to {plain(high)} nats)"
     text = (

@@ -193,7 +193,7 @@ def _card(results: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str, A
         said.append((role, [(class_name(results, listed[i]), ps[i]) for i in best]))
     label = at(example, "label")
     return {
-        "row_id": at(example, "row_id"),
+        "row_id": _row_id(example),
         "label": class_name(results, label) if isinstance(label, int) else None,
         "kl": number(example, "forward_kl"),
         "image": _image(at(example, "image")),
@@ -201,6 +201,11 @@ def _card(results: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str, A
         "said": said,
         "long": any(len(name) > SHORT_NAME for _, likeliest in said for name, _ in likeliest),
     }
+
+
+def _row_id(example: Mapping[str, Any]) -> str:
+    found = at(example, "row_id")
+    return str(found) if isinstance(found, int | str) else "?"
 
 
 def _image(encoded: Any) -> str | None:
@@ -319,7 +324,7 @@ def _explorer(results: Mapping[str, Any]) -> dict[str, Any] | None:
             examples.append(
                 {
                     "card": card,
-                    "row_id": at(example, "row_id"),
+                    "row_id": _row_id(example),
                     "label": class_name(results, label) if isinstance(label, int) else None,
                     "teacher": numbers(example, "log_probs", "teacher"),
                     "student": numbers(example, "log_probs", "student"),

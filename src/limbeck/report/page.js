@@ -6,7 +6,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   headings.forEach((heading, column) => heading.querySelector("button").addEventListener("click", () => {
     const valueOf = (row) => {
       const cell = row.cells[column];
-      const text = cell.dataset.value ?? cell.textContent.trim().replace(/[,\s%+]/g, "");
+      const text = cell.dataset.value ?? cell.textContent.trim().replace(/[,\s%+]/g, "").replaceAll("−", "-");
       return { text: cell.textContent.trim(), number: text === "" ? NaN : Number(text) };
     };
     const rows = [...table.tBodies[0].rows].map((row) => ({ row, ...valueOf(row) }));
@@ -22,14 +22,19 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 
+// Paper cannot be unfolded.
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => (one.open = true)));
+
 // The explorer: softmax(log p / T) of teacher and student, Eq. 2's gradient and Eq. 4's. null is the log of 0.
 const explorer = document.getElementById("explorer");
 if (explorer !== null) {
-  const MOST = 20, HOTTEST = 50;
+  const MOST = 20;
   const { names, temperature, examples } = JSON.parse(document.getElementById("explored").textContent);
   const [select, slider, output, body, apart] = ["select", "input", "output", "tbody", "#apart"].map((one) => explorer.querySelector(one));
   const PLACES = Number(slider.max);
-  const temperatureAt = (place) => Math.round(20 * HOTTEST ** (place / PLACES)) / 20; // even in ratio, in steps of 0.05
+  const COLDEST = Math.min(1, temperature), HOTTEST = Math.max(50, temperature), SPAN = HOTTEST / COLDEST;
+  const temperatureAt = (place) => Math.max(COLDEST, Math.round(20 * COLDEST * SPAN ** (place / PLACES)) / 20); // even in ratio
+  let T = temperature; // the run's, until the slider is moved
   const softmax = (logits, T) => {
     const most = Math.max(...logits.filter((z) => z !== null));
     const powers = logits.map((z) => (z === null ? 0 : Math.exp((z - most) / T)));
@@ -63,7 +68,7 @@ if (explorer !== null) {
   };
 
   const draw = () => {
-    const T = temperatureAt(slider.value), example = examples[select.value];
+    const example = examples[select.value];
     const p = softmax(example.teacher, T), q = softmax(example.student, T), C = p.length;
     const eq2 = p.map((_, i) => (q[i] - p[i]) / T);
     const finite = ![...example.teacher, ...example.student].includes(null);
@@ -82,18 +87,22 @@ if (explorer !== null) {
     output.textContent = `T = ${T.toFixed(2)}`;
     slider.setAttribute("aria-valuetext", output.textContent);
     const some = C > MOST ? ` The ${MOST} likeliest of ${C} classes are shown.` : "";
-    const distance = norm(eq4.map((g, i) => g - eq2[i])) / norm(eq2);
-    apart.textContent = (finite ? `At this T Eq. 4 is ${(100 * distance).toFixed(1)} % away from Eq. 2, in norm.` : "Eq. 4 has no value: a model rules a class out.") + some;
-    apart.dataset.value = finite ? distance : "";
+    const distance = finite && norm(eq2) > 0 ? norm(eq4.map((g, i) => g - eq2[i])) / norm(eq2) : null;
+    const away = distance === null ? "Here both say the same, and no gradient is left." : `At this T Eq. 4 is ${(100 * distance).toFixed(1)} % away from Eq. 2, in norm.`;
+    apart.textContent = (finite ? away : "Eq. 4 has no value: a model rules a class out.") + some;
+    apart.dataset.value = distance ?? "";
     const picture = explorer.querySelector("img"), image = document.querySelectorAll(".cards > li")[example.card]?.querySelector("img");
     picture.hidden = !image;
     if (image) [picture.src, picture.alt] = [image.src, image.alt];
   };
 
   examples.forEach((example, i) => select.append(new Option(`row ${example.row_id}${example.label === null ? "" : `: ${example.label}`}`, i)));
-  slider.value = Math.round((PLACES * Math.log(Math.max(1, temperature))) / Math.log(HOTTEST));
+  slider.value = Math.round((PLACES * Math.log(temperature / COLDEST)) / Math.log(SPAN));
   select.addEventListener("change", draw);
-  slider.addEventListener("input", draw);
+  slider.addEventListener("input", () => {
+    T = temperatureAt(slider.value);
+    draw();
+  });
   explorer.hidden = false;
   draw();
 }

@@ -108,7 +108,10 @@ def smaller(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     tiles = []
     ours, theirs = (number(results, "roles", role, "parameters") for role in ("student", "teacher"))
     if ours and theirs:
-        tiles.append((times(theirs / ours), f"fewer parameters than the teacher: {ours:,.0f} of {theirs:,.0f}"))
+        said = f"fewer parameters than the teacher: {ours:,.0f} of {theirs:,.0f}"
+        if ours >= theirs:
+            said = f"as many parameters as the teacher: {ours:,.0f} to {theirs:,.0f}"
+        tiles.append((times(max(ours, theirs) / min(ours, theirs)), said))
     ours, theirs = (number(results, "roles", role, "latency_ms", "batch_1") for role in ("student", "teacher"))
     if ours and theirs:
         tiles.append((times(theirs / ours), f"as fast as the teacher, one at a time: {plain(ours)} ms"))
@@ -128,7 +131,7 @@ def files(results: Mapping[str, Any]) -> dict[str, Any] | None:
     ]
     examples, threads = number(export, "examples"), number(export, "threads")
     asked = "inputs drawn at random" if at(export, "drawn") else "examples of the test"
-    said = "" if examples is None else f"Asked about {whole(examples)} {asked}"
+    said = "" if examples is None else f"Asked about {whole(examples)} {asked}, and timed anew"
     said += "" if threads is None else f", on the CPU with {whole(threads)} thread{'s' if threads > 1 else ''}"
     named = [short(str(name), MOST_SETTING) for form in forms if (name := at(export, form, "file")) is not None]
     said = ". ".join(part for part in (", ".join(named), said) if part)
