@@ -354,7 +354,10 @@ def test_what_cannot_work_is_refused_before_training(teacher: str, make_tokenize
         (["distill", "--student", teacher], "digits are pictures, and a language model learns from text; give --data"),
         ([*cut, "--data", "nothing_in_it.jsonl"], "nothing_in_it.jsonl cannot be read: there is nothing in it"),
         ([*cut, "--data", "broken.jsonl"], "broken.jsonl cannot be read"),
-        ([*cut, "--early_stopping", "1", "--validation", "0"], "give --validation a share above 0"),
+        (
+            [*cut, "--save_strategy", "epoch", "--early_stopping", "1", "--validation", "0"],
+            "give --validation a share above 0",
+        ),
         (["distill", "--packing"], "--packing is for language models, and this student is none"),
     ]
     assert len(tokenizer) == len(AutoTokenizer.from_pretrained(teacher))
