@@ -260,7 +260,11 @@ def test_a_labelled_transfer_set_needs_no_teacher(teachers: list[str], limbeck_s
 
 def test_a_short_run_has_a_curve_unless_it_is_told_not_to(limbeck_says: Any) -> None:
     same = ("distill", "--data", "digits", "--hidden", "8", "--save_strategy", "no", "--max_steps", "40")
-    for folder, more, steps in (("a", (), 20), ("b", ("--logging_steps", "15"), 2)):
+    for folder, more, steps in (
+        ("a", (), 20),
+        ("b", ("--logging_steps", "15"), 2),
+        ("c", ("--logging_steps", "50"), 0),
+    ):
         assert limbeck_says(*same, *more, "--output_dir", folder)[0] == 0
         logged = [line for line in log_of(f"{folder}/log.jsonl") if "loss" in line]
         assert len(logged) == steps
@@ -280,9 +284,10 @@ def test_what_is_exported_goes_with_its_student(limbeck_says: Any) -> None:
     assert json.loads(Path("m[1]/m.export.json").read_text())["onnx"]["bytes"] == Path("m[1]/m.onnx").stat().st_size
     code, out, _ = limbeck_says(*same, "--max_steps", "3", "--resume")
     assert (code, "Note" in out, "As a file" in Path("run/report.html").read_text()) == (0, False, True)
+    Path("run/baseline.onnx").write_text("mine, of limbeck.export_onnx, which leaves no record")
     code, out, _ = limbeck_says(*same, "--max_steps", "6", "--resume")
-    assert (code, "export.json, student.int8.onnx, student.onnx were of an older student" in out) == (0, True)
-    assert sorted(path.name for path in Path("run").glob("*onnx*")) == ["student.onnx.mine"]
+    assert (code, "student.onnx, student.int8.onnx, export.json were of the student before" in out) == (0, True)
+    assert sorted(path.name for path in Path("run").glob("*onnx*")) == ["baseline.onnx", "student.onnx.mine"]
 
 
 def test_secrets_stay_where_they_are(limbeck_says: Any) -> None:

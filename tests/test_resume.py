@@ -198,6 +198,35 @@ def test_a_run_that_has_ended_is_resumed_without_a_further_step(tmp_path: Path, 
         assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+def test_a_run_that_was_stopped_early_is_resumed_without_a_further_step(tmp_path: Path) -> None:
+    """However often; and one that was killed before has waited as long as it had."""
+    patient = {"num_train_epochs": 30, "save_strategy": "epoch", "eval_strategy": "epoch", "learning_rate": 0.3}
+    patient |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": False}
+
+    def made(folder: Path, *callbacks: Any, patience: int = 2) -> DistillTrainer:
+        stop = EarlyStoppingCallback(early_stopping_patience=patience)
+        return trainer_in(folder, callbacks=[stop, *callbacks], **patient)
+
+    first = made(tmp_path / "whole")
+    first.train()
+    ended = first.state.global_step
+    assert 20 < ended < 300
+    for _ in range(2):
+        again = made(tmp_path / "whole")
+        again.train(resume_from_checkpoint=True)
+        assert again.state.global_step == ended
+        weights, expected = again.model.state_dict(), first.model.state_dict()
+        assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    longer = made(tmp_path / "whole", patience=4)
+    longer.train(resume_from_checkpoint=True)
+    assert longer.state.global_step >= ended + 20
+    killed(lambda: made(tmp_path / "cut", DieAt(ended - 3)).train())
+    resumed = made(tmp_path / "cut")
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == ended
+    assert all(torch.equal(resumed.model.state_dict()[name], expected[name]) for name in expected)
+
+
 # In the middle of writing a checkpoint
 
 

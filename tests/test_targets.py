@@ -278,6 +278,22 @@ def test_a_zero_in_the_tail_is_exact_or_refused(k: int, temperature: float) -> N
     assert targets.bad_rows(forward_kl).any() or not log_p.isnan().any()
 
 
+@pytest.mark.parametrize("temperature", [2.0, 4.0, 20.0])
+@pytest.mark.parametrize("masked", [-1e4, -1e9, torch.finfo(torch.float32).min, -torch.inf])
+def test_masked_classes_are_none_however_they_were_masked(masked: float, temperature: float) -> None:
+    """Oracle: the targets of the other classes alone."""
+    v = torch.randn(8, 100, generator=torch.Generator().manual_seed(0))
+    v[:, 90:] = masked
+    found, expected = SparseTargets.from_logits(v, 16), SparseTargets.from_logits(v[:, :90], 16)
+    torch.testing.assert_close(found.tail_mean, expected.tail_mean)
+    torch.testing.assert_close(found.tail_classes, expected.tail_classes)
+    assert not found.bad_rows(forward_kl).any()
+    q = torch.randn(8, 100, generator=torch.Generator().manual_seed(1)).log_softmax(-1)
+    log_p = found.events(q, temperature)[1]
+    torch.testing.assert_close(log_p, expected.events(q[:, :90], temperature)[1])
+    assert len(SparseTargets.from_logits(v[:0], 16)) == 0
+
+
 def test_temperatures_the_tail_cannot_be_read_at_are_refused() -> None:
     targets = SparseTargets.from_logits(logits(4, 6), 2, temperature=2.0)
     assert targets.compared_by(forward_kl, 2.0) is forward_kl

@@ -22,7 +22,7 @@ from limbeck._version import __version__
 from limbeck.errors import LimbeckError
 
 COMMANDS = {
-    "demo": "see distillation work on handwritten digits, in a minute and a half; --language: on text, in three",
+    "demo": "see distillation work on handwritten digits, in a minute; --language: on text, in two",
     "distill": "train a small model to behave like a big one; without --teacher, train it on labels",
     "tune": "find the temperature and the weight of the labels, on examples that are held out",
     "evaluate": "measure students against a teacher and against baselines",

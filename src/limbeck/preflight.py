@@ -174,7 +174,7 @@ def _check_encoded(name: str, batch: Batch) -> None:
         return
     learned, real = labels != NO_LABEL, batch.get("attention_mask", torch.ones_like(ids)) != 0
     prompt = real & (learned.cumsum(-1) == 0)  # a target begins with its first token, even where it is the source
-    if bool((ids == labels)[learned].all() and (prompt.any(-1) | ~learned.any(-1)).all()):
+    if bool(learned.any() and (ids == labels)[learned].all() and (prompt.any(-1) | ~learned.any(-1)).all()):
         raise DataError(
             f"{name} is an encoder-decoder, and its encoder reads what its decoder is to write: in the first batch the "
             "labels are the input_ids that they stand beside, after a prompt, as limbeck.tokenise makes them for "

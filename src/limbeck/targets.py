@@ -21,6 +21,10 @@ from torch.nn import functional as F
 from limbeck.divergences import Divergence, cross_entropy, forward_kl, logit_matching
 from limbeck.errors import ObjectiveError, ShapeError, TargetError
 
+MASKED = -1000.0
+"""A logit so far below the largest is a class that was masked, by -1e4 or a dtype's least number as well as by -inf:
+it has no probability at any temperature, and would drag down the mean of a tail."""
+
 
 @runtime_checkable
 class SoftTargets(Protocol):
@@ -256,8 +260,8 @@ class SparseTargets(_Rows):
         temperatures: with beta = (made at) / T, m the tail's mass, M its number of classes, mu its mean,
         log S(beta) ~ log M + mu beta + (log m - log M - mu) beta^2, exact at beta = 1 and to first
         order as T grows.
-    tail_classes `[n]`: M, where some classes of the tail have a probability of zero and are not counted in
-        the mean; C - K by default.
+    tail_classes `[n]`: M, where some classes of the tail have a probability of zero (masked ones) and are not
+        counted in the mean; C - K by default.
     made_at: the temperature of the softmax that log_probs and tail come from.
 
     The student's tail is what its full softmax leaves, so at the temperature made_at, for every divergence but
@@ -300,11 +304,12 @@ class SparseTargets(_Rows):
         v, top = v - top[..., :1], top - top[..., :1]  # float32 is finest near 0
         if k == classes:
             return cls(ids, top.log_softmax(-1), classes, made_at=temperature)
+        masked = not bool((v > MASKED).all())  # nan too
         total = v.scatter_(-1, ids, 0.0).sum(-1)
         size = torch.full_like(total, classes - k, dtype=torch.long)
         others = v.scatter_(-1, ids, -torch.inf)
-        if not total.isfinite().all():  # classes of a probability of zero are not counted
-            none = others == -torch.inf
+        if masked:
+            none = others <= MASKED
             total, size = others.masked_fill(none, 0.0).sum(-1), classes - none.sum(-1)
         rest = others.logsumexp(-1)
         whole = torch.logaddexp(top.logsumexp(-1), rest)

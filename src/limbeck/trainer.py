@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 from limbeck.checkpoints import newest_whole, require_whole, rotate, seal
 from limbeck.errors import CheckpointError, ConfigError, DataError, TargetError
@@ -155,6 +155,7 @@ class DistillTrainer(Trainer):
         self._position_axes = 1  # 2 where every token is a position: check sees it
         # whether a language model's states and output layer can stand for its logits; None until it was tried
         self._in_halves: bool | None = None if self._next_tokens else False
+        self._resumed_with: list[int] = []  # patience of each EarlyStoppingCallback, which a checkpoint brings too
         if self._next_tokens and args.n_gpu > 1:
             raise ConfigError(
                 f"One process has {args.n_gpu} GPUs, and language models are trained with one process per GPU; start "
@@ -175,6 +176,8 @@ class DistillTrainer(Trainer):
             log.warning("%s holds checkpoints of an earlier run; resuming may find those.", self.args.output_dir)
         self._forget()
         self.check()
+        if resume_from_checkpoint:
+            self._resumed_with = [callback.early_stopping_patience for callback in self._early_stopping()]
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def check(self) -> None:
@@ -365,11 +368,18 @@ class DistillTrainer(Trainer):
         return means_of(self.objective, dict(zip(self._columns, rows.unbind(-1), strict=True)))
 
     def _run_epoch(self, *given: Any, **named: Any) -> None:
-        """Takes no step of a run that has taken them all: Trainer, when it resumes one of max_steps, takes one more."""
+        """Takes no step of a run that has ended: Trainer, when it resumes one, takes one more or goes on to the end."""
+        resumed, self._resumed_with = self._resumed_with, []
+        for callback, patience in zip(self._early_stopping(), resumed, strict=False):  # as of the checkpoint,
+            callback.early_stopping_patience = patience  # but for this, which may be another one now
+            self.control.should_training_stop |= callback.early_stopping_patience_counter >= patience
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
-            return
-        super()._run_epoch(*given, **named)
+        if not self.control.should_training_stop:
+            super()._run_epoch(*given, **named)
+
+    def _early_stopping(self) -> list[EarlyStoppingCallback]:
+        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, EarlyStoppingCallback)]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """The weights of a checkpoint, all of them or CheckpointError."""

@@ -185,7 +185,7 @@ def read_tune(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise DataError(f"{path} is no JSON file ({error}); delete it, or give another folder.") from None
+        raise DataError(f"{path} is no JSON file ({error}); give the {RESULTS} that a search left.") from None
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("version") != VERSION:
         raise DataError(f'{path} must hold "schema": "{SCHEMA}" of version {VERSION}; give another folder.')
     return found

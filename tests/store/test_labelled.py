@@ -293,6 +293,14 @@ BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
             )
         },
     ),
+    "other classes": (
+        ShapeError,
+        "speaks of 6 classes in the batch that begins with row 32, and spoke of 5 before",
+        {
+            "teacher": FunctionTeacher(lambda b: torch.zeros(len(b["row_id"]), C + int(b["row_id"][0] >= 1032)), "f"),
+            "batch_size": 16,
+        },
+    ),
     "too few": (
         ShapeError,
         "spoke of 15 positions",

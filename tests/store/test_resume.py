@@ -190,7 +190,7 @@ def test_a_teacher_may_speak_in_the_same_memory_again() -> None:
         return memory.copy_(batch["row_id"].unsqueeze(-1).expand(3, C))
 
     asking = Asking(FunctionTeacher(says, "again"), Dense(), rows_of(images(9)), None, 1, 0, torch.device("cpu"))
-    batches = list(asking.ask(range(9), "examples", 3))
+    batches = list(asking.ask(range(9), asking.first(3), 3))
     said = [targets.logits[:, 0].tolist() for asked in batches for targets in asked.views]  # type: ignore[attr-defined]
     assert said == [[1000, 1001, 1002], [1003, 1004, 1005], [1006, 1007, 1008]]
 

@@ -63,6 +63,14 @@ def test_an_mlp_comes_back_as_it_was(tmp_path: Path) -> None:
     assert isinstance(limbeck.load(str(tmp_path / "again")), MLP)
 
 
+def test_weights_that_were_gathered_are_written_though_two_are_one(tmp_path: Path) -> None:
+    student = Own().eval()
+    folders.write_model(student, tmp_path, weights=dict(student.state_dict()))
+    opened = load(tmp_path, into=Own())
+    assert torch.equal(opened(X), student(X))
+    assert opened.second.weight is opened.first.weight
+
+
 def test_a_users_own_network_is_passed_and_filled(tmp_path: Path) -> None:
     student = Own()
     student(X)  # moves the running statistics

@@ -186,11 +186,11 @@ class LogFile(TrainerCallback):
 
 
 class OftenEnough(TrainerCallback):
-    """A run that is short has its curve all the same: it is logged twenty times, where it would be less often."""
+    """A run is logged twenty times, so that a short one has its curve, and no more seldom than every 50 steps."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Logs at every twentieth of the steps, if that comes sooner than what was asked for."""
-        state.logging_steps = max(1, min(state.logging_steps, state.max_steps // 20))
+        """The steps between two logs, rounded down."""
+        state.logging_steps = max(1, min(50, state.max_steps // 20))
 
 
 def quiet(trainer: Any) -> Any:

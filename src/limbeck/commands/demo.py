@@ -28,7 +28,7 @@ from limbeck.errors import ConfigError
 from limbeck.evaluation import Predictions, compare, predict, write_results
 from limbeck.objective import Objective
 from limbeck.report import write_report
-from limbeck.students import mlp, save
+from limbeck.students import load, mlp, save
 from limbeck.teachers import Ensemble, record
 from limbeck.trainer import DistillConfig, DistillTrainer
 from limbeck.transfer import TransferSet, digits
@@ -120,7 +120,7 @@ def demonstrate(folder: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any
                 if pooled is few and fold == 0:
                     save(students[0], folder / "student", label_names=data.label_names)
     both = compare(few, curves=curves), compare(every)
-    remove_exports(folder, both[0])
+    remove_exports(folder, {"student": load(folder / "student")})
     for results, name in zip(both, ("results.json", "results_every_label.json"), strict=True):
         results["settings"] = {"temperature": DISTILLED.temperature, "hard_weight": DISTILLED.hard_weight} | {
             "folds": FOLDS,

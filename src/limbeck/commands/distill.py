@@ -83,7 +83,9 @@ def run(words: list[str]) -> None:
         held_out = work.splits.get("validation")
         own = settings_of_search(student, teacher, objective.divergence, train, held_out, config, given)
         tuned["differs"] = differences(tuned, own)
-        if tuned["differs"]:
+        if not tuned["finished"]:
+            console.say(f"Note: the search of {chosen.tuned} has not ended, so the report will not explain it.")
+        elif tuned["differs"]:
             console.say(f"Note: the search of {chosen.tuned} was made with {', '.join(tuned['differs'])}.")
 
     untrained = copy.deepcopy(student) if options.baseline else None
@@ -102,7 +104,7 @@ def run(words: list[str]) -> None:
     if not state.is_main_process:
         return
     results = work.measure(student, untrained, curves, config.per_device_eval_batch_size)
-    remove_exports(folder, results)
+    remove_exports(folder, {"student": student} | ({} if untrained is None else {"baseline": untrained}))
     results["settings"] = settings_of(parser, chosen)
     if tuned is not None:
         results["tuned"] = {k: v for k, v in tuned.items() if k != "trials"}
@@ -139,7 +141,7 @@ def _train(
     config.output_dir = str(folder / "checkpoints" / role)
     log_file = folder / ("log.jsonl" if role == "student" else f"{role}.jsonl")
     callbacks: list[Any] = [console.LogFile(log_file), console.Progress(role)]
-    if config.logging_steps == TRAINER_DEFAULTS["logging_steps"]:  # and not what somebody wanted
+    if config.logging_steps == TRAINER_DEFAULTS["logging_steps"]:  # and nobody asked for more or for less
         callbacks.append(console.OftenEnough())
     if options.early_stopping:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=options.early_stopping))

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from limbeck.commands import console
 from limbeck.commands.options import DataOptions, ExportOptions, export_parser, options_of, read
+from limbeck.commands.run_folder import export_of
 from limbeck.commands.texts import open_data, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation import write_results
@@ -19,8 +20,6 @@ from limbeck.export import export_onnx
 from limbeck.language.model import is_language_model
 from limbeck.report import write_report
 from limbeck.students import load
-
-REPORT = "export.json"
 
 
 def run(words: list[str]) -> None:
@@ -38,7 +37,7 @@ def run(words: list[str]) -> None:
     if chosen.data and not is_language_model(model):  # which the export refuses, and says what to use
         batch = _examples(options_of(DataOptions, chosen), str(folder), options.examples)
     report = export_onnx(model, output / f"{folder.name}.onnx", batch, int8=options.int8)
-    kept = REPORT if folder.name == "student" else f"{folder.name}.{REPORT}"  # a run's page shows its student's
+    kept = export_of(folder.name)
     write_results(report, output / kept)
     console.console.print(_table(report))
     if report["drawn"]:
@@ -46,7 +45,7 @@ def run(words: list[str]) -> None:
             "The inputs were drawn at random; --data checks the file on examples, and counts how many are right."
         )
     files = [report[form]["file"] for form in ("onnx", "int8") if form in report] + [kept]
-    if kept == REPORT and (output / "results.json").exists():
+    if folder.name == "student" and (output / "results.json").exists():
         write_report(output, output / "report.html")  # with the file's size and latency on it
         files.append("report.html")
     console.say(f"{output}: {', '.join(files)}")

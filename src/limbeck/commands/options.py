@@ -31,7 +31,7 @@ TRAINER_DEFAULTS = {
     "per_device_eval_batch_size": 256,
     "num_train_epochs": 20.0,
     "lr_scheduler_type": "cosine",
-    "logging_steps": 50,
+    "logging_steps": 0.05,
     "save_strategy": "epoch",
     "save_total_limit": 2,
 }

@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
+from torch import nn
 
 from limbeck.commands import console
 from limbeck.commands.options import RunOptions
 from limbeck.errors import ConfigError
+from limbeck.export import files_of
+from limbeck.teachers.model import fingerprint_of
 
 SETTINGS = "config.yaml"
 MODELS = {"student", "baseline"}
 LEFT = MODELS | {"results.json", "report.html", "log.jsonl", "baseline.jsonl", SETTINGS, "checkpoints"}
-EXPORTS = {"export.json", "baseline.export.json"}
-EXPORTS |= {f"{model}{form}{data}" for model in MODELS for form in (".onnx", ".int8.onnx") for data in ("", ".data")}
-LEFT |= EXPORTS
+FORMS = (".onnx", ".int8.onnx")
+LEFT |= {"export.json", "baseline.export.json"}
+LEFT |= {path.name for model in MODELS for form in FORMS for path in files_of(Path(f"{model}{form}"))}
 
 
 def claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Path:
@@ -66,17 +69,29 @@ def save_settings(parser: ArgumentParser, settings: dict[str, Any], folder: Path
     beside.replace(folder / SETTINGS)
 
 
-def remove_exports(folder: Path, results: Mapping[str, Any]) -> None:
-    """Deletes what `limbeck export` made of a student that has been trained again since, and says so."""
-    try:
-        exported = json.loads((folder / "export.json").read_text(encoding="utf-8"))["student"]
-    except (OSError, ValueError, KeyError, TypeError):
-        exported = None
-    made = sorted(name for name in EXPORTS if (folder / name).exists())
-    if made and exported not in results["roles"]["student"]["fingerprints"]:
-        for name in made:
-            (folder / name).unlink()
-        console.say(f"Note: {', '.join(made)} were of an older student, and are gone; limbeck export makes them anew.")
+def remove_exports(folder: Path, models: Mapping[str, nn.Module]) -> None:
+    """Deletes what `limbeck export` made of models that have been trained again since, and says so.
+
+    models: by their names in the folder. Each export is known by its export.json; a file without one is left alone.
+    """
+    for name, model in models.items():
+        record = folder / export_of(name)
+        try:
+            exported = json.loads(record.read_text(encoding="utf-8"))["student"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if exported == fingerprint_of(model):
+            continue
+        made = [path for form in FORMS for path in files_of(folder / f"{name}{form}") if path.exists()] + [record]
+        for path in made:
+            path.unlink()
+        gone = ", ".join(path.name for path in made)
+        console.say(f"Note: {gone} were of the {name} before, and are gone; limbeck export makes them anew.")
+
+
+def export_of(model: str) -> str:
+    """The name of the export.json of a model; the report shows that of the student."""
+    return "export.json" if model == "student" else f"{model}.export.json"
 
 
 def _remove_run(folder: Path) -> None:

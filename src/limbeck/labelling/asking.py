@@ -90,8 +90,8 @@ class Asking:
             table.nbytes / len(table),
         )
 
-    def ask(self, places: range, positions_are: str, batch_size: int) -> Iterator[Asked]:
-        """The rows at these places, batch by batch."""
+    def ask(self, places: range, plan: Plan | Said, batch_size: int) -> Iterator[Asked]:
+        """The rows at these places, batch by batch; ShapeError where the teacher speaks of other classes there."""
         for start in range(places.start, places.stop, batch_size):
             some = range(start, min(start + batch_size, places.stop))
             table = self.rows.table(some)
@@ -99,9 +99,14 @@ class Asking:
             views = []
             for view in range(self.views):
                 said = self._said(some, batch, view)
-                counts = self._require_all(said, batch, table, positions_are)
+                counts = self._require_all(said, batch, table, plan.positions_are)
+                if said.num_classes != plan.classes:
+                    raise ShapeError(
+                        f"The teacher speaks of {said.num_classes} classes in the batch that begins with row "
+                        f"{some.start}, and spoke of {plan.classes} before; it must speak of the same in all batches."
+                    )
                 own = np.ones(len(said), np.bool_)
-                if positions_are == "tokens":  # not those of padding
+                if plan.positions_are == "tokens":  # not those of padding
                     own = (np.arange(len(said) // len(table)) < counts[:, None]).reshape(-1)
                 views.append(said[torch.from_numpy(own)])  # a copy: what it says next may come to lie in the same place
             yield Asked(table, views, counts)

@@ -127,7 +127,7 @@ def _make(shards: list[int], asking: Asking, writer: Writer, batch_size: int, do
     with ThreadPoolExecutor(1) as beside:
         for shard in shards:
             kept, generator = Gathered(), asking.generator(shard)
-            for asked in asking.ask(plan.rows_of(shard), plan.positions_are, batch_size):
+            for asked in asking.ask(plan.rows_of(shard), plan, batch_size):
                 working.result()
                 working = beside.submit(asking.keep, asked, plan, generator, kept)
                 done(len(asked.table))

@@ -41,7 +41,7 @@ def head_of(model: nn.Module) -> Head | None:
     inner: Any = base_of(model)
     layer = inner.get_output_embeddings()
     # an adapter, a quantised layer: more than a product with its weight. (FSDP2 changes the class and not the forward.)
-    if type(layer).forward is not nn.Linear.forward or layer.weight.is_meta:
+    if layer is None or type(layer).forward is not nn.Linear.forward or layer.weight.is_meta:
         return None
     if torch.is_grad_enabled() and hasattr(layer, "unshard"):  # sharded by itself, which its own forward would undo
         layer.unshard()

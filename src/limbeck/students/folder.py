@@ -120,7 +120,9 @@ def write_model(
         if weights is None:
             save_model(student, str(folder / WEIGHTS), metadata={"format": "pt"})
         else:
-            save_file(weights, str(folder / WEIGHTS), metadata={"format": "pt"})
+            once = {tensor.data_ptr() or name: name for name, tensor in reversed(weights.items())}  # tied ones too
+            kept = {name: weights[name].contiguous() for name in once.values()}
+            save_file(kept, str(folder / WEIGHTS), metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(own_config, indent=2) + "\n", encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
