@@ -304,7 +304,7 @@ class SparseTargets(_Rows):
         v, top = v - top[..., :1], top - top[..., :1]  # float32 is finest near 0
         if k == classes:
             return cls(ids, top.log_softmax(-1), classes, made_at=temperature)
-        masked = not bool((v > MASKED).all())  # nan too
+        masked = v.numel() > 0 and not bool(v.amin() > MASKED)  # nan too
         total = v.scatter_(-1, ids, 0.0).sum(-1)
         size = torch.full_like(total, classes - k, dtype=torch.long)
         others = v.scatter_(-1, ids, -torch.inf)

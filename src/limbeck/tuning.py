@@ -170,6 +170,8 @@ def differences(found: Mapping[str, Any], settings: Mapping[str, Any]) -> list[s
         "augment": "another augmentation",
     }
     both = [dict(of) for of in (found["settings"], settings)]
+    if settings["teacher"] is None:
+        names["teacher"] = "a teacher"
     for of in both:
         of["student"] = str(of.get("student")).rpartition(",")[0]  # before its weights, which depend on the seed
     return [said for name, said in names.items() if both[0].get(name) != both[1].get(name)]
