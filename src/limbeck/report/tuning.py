@@ -13,7 +13,7 @@ from limbeck.report.words import listed, percent, plain, short, whole
 
 MEASURES = {
     "nll": ("NLL", "NLL of held-out labels, nats", "{:.4f}".format, -1),
-    "accuracy": ("right", "Share of held-out labels that is right", percent, 1),
+    "accuracy": ("right", "Held-out labels that are right", percent, 1),
     "forward_kl": ("KL", "KL(teacher‖student), held out, nats", "{:.4f}".format, -1),
 }
 """What a student may be chosen by -> its name in short and at length, how it is written; 1 where more is better."""
