@@ -319,6 +319,7 @@ def test_a_run_and_the_search_that_it_is_explained_by(
     assert differs == ["another student", "another divergence", "other training arguments"]
     assert "Note: the search of runs/tune/tune.json was made with another student" in out
     assert run(*same, "--tuned", "runs/tune")[1] == []
+    assert run(*settings, "--validation", "0")[1] == ["other training examples", "other held-out examples"]
 
     def stop(*given: Any) -> Any:
         raise KeyboardInterrupt

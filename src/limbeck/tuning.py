@@ -383,7 +383,7 @@ def settings_of(
         "student": f"{type(student).__name__} of {parameters:,} parameters, {fingerprint_of(student)}",
         "divergence": getattr(divergence, "name", getattr(divergence, "__qualname__", str(divergence))),
         "train": _described(train),
-        "validation": _described(validation),
+        "validation": None if validation is None else _described(validation),
         "training": json.loads(json.dumps(training, default=str)),
         "augment": repr(with_trainer["augment"]) if with_trainer.get("augment") is not None else None,
     }
