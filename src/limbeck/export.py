@@ -40,6 +40,9 @@ TIMED = (1, 32)
 """Batch sizes that are timed."""
 SECONDS = 0.5
 
+INT8 = ".int8.onnx"
+"""What the name of the file in 8 bits ends with."""
+
 EXAMPLES = 16
 """How many examples are drawn where none are given."""
 
@@ -102,19 +105,23 @@ def export_onnx(
         report["torch"] = {"bytes": size_of(own)["bytes"]} | _judged(partial(logits_of, own), feed, wanted, labels)
         report["onnx"] = {"file": path.name, "bytes": _size(new)} | _judged(ask, feed, wanted, labels)
         if int8:
-            small = new.with_suffix(".int8.onnx")
+            small = new.with_suffix(INT8)
             _quantise(new, small)
             ask = _session(runtime, small)
             report["int8"] = {"file": small.name, "bytes": _size(small)} | _judged(ask, feed, wanted, labels)
-        for old in (path, path.with_suffix(".int8.onnx")):  # none of another student may stay
-            for file in files_of(old):
-                file.unlink(missing_ok=True)
+        for old in files_of(path):  # none of another student may stay
+            old.unlink(missing_ok=True)
         for file in Path(made).iterdir():
             os.replace(file, path.parent / file.name)
     return report
 
 
 def files_of(path: Path) -> list[Path]:
+    """Every file that an export to this path may write."""
+    return [*_with_weights(path), *_with_weights(path.with_suffix(INT8))]
+
+
+def _with_weights(path: Path) -> list[Path]:
     """An ONNX file, and the weights that are kept beside it where they are many."""
     return [path, path.with_name(f"{path.name}.data")]
 
@@ -274,7 +281,7 @@ def _quantise(path: Path, small: Path) -> None:
 
 
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in files_of(path) if file.exists())
+    return sum(file.stat().st_size for file in _with_weights(path) if file.exists())
 
 
 def _runtime() -> Any:

@@ -103,7 +103,7 @@ def tune(
     if not isinstance(student, nn.Module):
         raise ConfigError(f"make_student must return a network that can be trained, but gave {type(student).__name__}.")
     teacher = as_teacher(teacher)
-    settings = settings_of(student, teacher, divergence, train, validation, config, with_trainer)
+    settings = settings_of_search(student, teacher, divergence, train, validation, config, with_trainer)
     path = None if folder is None else Path(folder) / RESULTS
     trials = {} if path is None else _read(path, settings)
     teacher = _asked_once(teacher, student, [train, validation], config, with_trainer)
@@ -158,7 +158,7 @@ def tune(
 def differences(found: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
     """What another training does otherwise than those of a search, in words; seeds do not count.
 
-    found: what tune.json holds. settings: of the other training (settings_of).
+    found: what tune.json holds. settings: of the other training (settings_of_search).
     """
     names = {
         "teacher": "another teacher",
@@ -278,9 +278,8 @@ def _results(
     }
 
 
-def _sentence(best: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], measure: str) -> str:
+def _sentence(best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], measure: str) -> str:
     """What was found, and what could not be told from it."""
-    rows = list(rows)
     said = f"Best by {measure}: T = {best['temperature']:g}, hard_weight {best['hard_weight']:g}."
     compared = [row for row in rows if row.get("against_best", {}).get("word")]
     alike = [row for row in compared if row["against_best"]["word"] != "worse"]
@@ -365,7 +364,7 @@ _OF_NO_CONSEQUENCE = (
 """What the names of a config's fields begin with that do not change a student; seeds belong to trials."""
 
 
-def settings_of(
+def settings_of_search(
     student: nn.Module,
     teacher: Any,
     divergence: Any,

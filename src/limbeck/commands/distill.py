@@ -29,6 +29,7 @@ from limbeck.commands.options import (
     distill_parser,
     options_of,
     read,
+    read_training,
 )
 from limbeck.commands.run_folder import SETTINGS, claim, remove_exports, save_settings, settings_of
 from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
@@ -40,18 +41,14 @@ from limbeck.objective import Objective
 from limbeck.report import write_report
 from limbeck.students import save
 from limbeck.trainer import DistillConfig, DistillTrainer
-from limbeck.tuning import RESULTS, differences, read_tune
-from limbeck.tuning import settings_of as settings_of_search
+from limbeck.tuning import RESULTS, differences, read_tune, settings_of_search
 
 
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
     console.hush()
     parser = distill_parser(brief="--help" in words or "-h" in words)
-    chosen = read(parser, words)
-    if chosen.transfer_set:
-        parser.set_defaults({"data": None})  # a part of the set is the test, unless --data names one
-        chosen = read(parser, words)
+    chosen = read_training(parser, words)
     _objective(chosen), _training_arguments(chosen)  # refuse before anything is read
     tuned = _read_tuned(chosen.tuned, words) if chosen.tuned else None
     classifiers.refuse_options_of_mlp(options_of(StudentOptions, chosen))
@@ -79,8 +76,8 @@ def run(words: list[str]) -> None:
         config.learning_rate = 5e-5 if was_trained(chosen.student, student) else 1e-3
     console.say_plan(student, teacher, objective, work.splits, config)
     if tuned is not None:
-        given = {k: v for k, v in work.with_trainer.items() if k != "eval_dataset"}
-        held_out = work.splits.get("validation")
+        given = dict(work.with_trainer)
+        held_out = given.pop("eval_dataset")
         own = settings_of_search(student, teacher, objective.divergence, train, held_out, config, given)
         tuned["differs"] = differences(tuned, own)
         if not tuned["finished"]:

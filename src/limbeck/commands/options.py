@@ -299,6 +299,18 @@ def read(parser: ArgumentParser, words: list[str]) -> Namespace:
         raise SystemExit(2) from None
 
 
+def read_training(parser: ArgumentParser, words: list[str]) -> Namespace:
+    """The same of a command that trains: beside a labelled transfer set, a part of it is the test unless data is named.
+
+    So it is whenever the parser is read again.
+    """
+    chosen = read(parser, words)
+    if chosen.transfer_set:
+        parser.set_defaults({"data": None})
+        chosen = read(parser, words)
+    return chosen
+
+
 def new_parser(name: str, description: str, operand: str = "") -> ArgumentParser:
     """A parser for `limbeck name OPERAND`, to be read with `read`."""
     prog = f"limbeck {name}"

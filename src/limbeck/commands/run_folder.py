@@ -22,9 +22,8 @@ from limbeck.teachers.model import fingerprint_of
 SETTINGS = "config.yaml"
 MODELS = {"student", "baseline"}
 LEFT = MODELS | {"results.json", "report.html", "log.jsonl", "baseline.jsonl", SETTINGS, "checkpoints"}
-FORMS = (".onnx", ".int8.onnx")
 LEFT |= {"export.json", "baseline.export.json"}
-LEFT |= {path.name for model in MODELS for form in FORMS for path in files_of(Path(f"{model}{form}"))}
+LEFT |= {path.name for model in MODELS for path in files_of(Path(f"{model}.onnx"))}
 
 
 def claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Path:
@@ -82,7 +81,7 @@ def remove_exports(folder: Path, models: Mapping[str, nn.Module]) -> None:
             continue
         if exported == fingerprint_of(model):
             continue
-        made = [path for form in FORMS for path in files_of(folder / f"{name}{form}") if path.exists()] + [record]
+        made = [path for path in files_of(folder / f"{name}.onnx") if path.exists()] + [record]
         for path in made:
             path.unlink()
         gone = ", ".join(path.name for path in made)

@@ -21,12 +21,21 @@ from rich.table import Table
 from torch import nn
 
 from limbeck.commands import classifiers, console, language
-from limbeck.commands.options import StudentOptions, TuneOptions, distill_parser, options_of, read, tune_parser
+from limbeck.commands.options import (
+    StudentOptions,
+    TuneOptions,
+    distill_parser,
+    options_of,
+    read,
+    read_training,
+    tune_parser,
+)
 from limbeck.commands.run_folder import settings_of
 from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
 from limbeck.errors import ConfigError
 from limbeck.labelled import open as open_labelled
 from limbeck.report import write_report
+from limbeck.report.tuning import ranked
 from limbeck.students import mlp
 from limbeck.trainer import DistillConfig
 from limbeck.tuning import MEASURES, PLOT, RESULTS, tune
@@ -38,10 +47,7 @@ def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
     console.hush()
     parser = tune_parser(brief="--help" in words or "-h" in words)
-    chosen = read(parser, words)
-    if chosen.transfer_set:
-        parser.set_defaults({"data": None})  # as distill has it
-        chosen = read(parser, words)
+    chosen = read_training(parser, words)
     if not chosen.teacher and not chosen.transfer_set:
         raise ConfigError("Without a teacher there is no temperature to choose; give --teacher or --transfer_set.")
     classifiers.refuse_options_of_mlp(options_of(StudentOptions, chosen))
@@ -147,10 +153,7 @@ def _table(found: Mapping[str, Any]) -> Table:
     for header in ("T", "hard_weight", "seeds", *shown, "against the best"):
         table.add_column(header, justify="right")
     tried = [row for row in found["candidates"] if row["seeds"]]
-    unknown = [row for row in tried if row[measure]["mean"] is None]
-    known = [row for row in tried if row[measure]["mean"] is not None]
-    known.sort(key=lambda row: (-row["seeds"], -MEASURES[measure] * row[measure]["mean"], row is not best))
-    for row in [*known, *unknown]:
+    for row in ranked(tried, measure, best):
         values = ["" if row[name]["mean"] is None else f"{row[name]['mean']:.4f}" for name in shown]
         against = row.get("against_best")
         said = "the best" if row is best else ""

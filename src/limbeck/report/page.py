@@ -79,7 +79,6 @@ def _of_a_run(results: Mapping[str, Any]) -> dict[str, Any]:
         "curves": curves(results),
         "files": files(results),
         "chosen": tuning.choice(at(results, "tuned"), at(results, "settings")),
-        "open": False,
         **(language if writes else classifier).sections(results),
     }
 

@@ -77,7 +77,7 @@ def was_distilled(results: Mapping[str, Any]) -> bool:
 
 def headline(results: Mapping[str, Any]) -> dict[str, Any]:
     """The verdict: a few words, and the sentence with its interval."""
-    word = at(results, "verdict", "word")
+    word, distilled = at(results, "verdict", "word"), was_distilled(results)
     kind = "language model" if at(results, "task") == "language" else "classifier"
     title = {
         "better": "Better than its baseline",
@@ -86,10 +86,10 @@ def headline(results: Mapping[str, Any]) -> dict[str, Any]:
     }.get(word if isinstance(word, str) else "", "Measured, with no baseline to compare with")
     sentence = at(results, "verdict", "sentence")
     return {
-        "title": title if was_distilled(results) else "Measured, with nothing to compare with",
+        "title": title if distilled else "Measured, with nothing to compare with",
         "word": word if isinstance(word, str) else None,
         "sentence": str(sentence or ""),
-        "kind": f"A distilled {kind}" if was_distilled(results) else f"A {kind} that had no teacher",
+        "kind": f"A distilled {kind}" if distilled else f"A {kind} that had no teacher",
     }
 
 

@@ -48,8 +48,19 @@ def choice(found: Any, settings: Any = None) -> dict[str, Any] | None:
         "measure": MEASURES[measure][1],
         "figures": [one for name in shown if (one := _over_temperature(name, rows, best)) is not None],
         "columns": [MEASURES[name][0] for name in shown],
-        "rows": [_row(row, shown, best) for row in _ranked(rows, measure, best)],
+        "rows": [_row(row, shown, best) for row in ranked(rows, measure, best)],
     }
+
+
+def ranked(rows: list[Any], measure: str, best: Any) -> list[Any]:
+    """The first of them first, among those that were trained as often; `best` before its equals, no value last."""
+    sense = MEASURES[measure][3]
+
+    def place(row: Any) -> tuple[float, bool, float, bool]:
+        value = number(row, measure)
+        return -(number(row, "seeds") or 0), value is None, -sense * (value or 0), _pair(row) != _pair(best)
+
+    return sorted(rows, key=place)
 
 
 def _advise(found: Mapping[str, Any]) -> list[Advice]:
@@ -69,7 +80,7 @@ def _advise(found: Mapping[str, Any]) -> list[Advice]:
             advice.append(Advice("warning", f"The best temperature is the {end} that was tried", text))
     often = [row for row in rows if number(row, "seeds") == number(best, "seeds")]
     known = [name for name in MEASURES if name != measure and number(best, name) is not None]
-    firsts = {name: row for name in known for row in _ranked(often, name, best)[:1]}
+    firsts = {name: row for name in known for row in ranked(often, name, best)[:1]}
     others = {name: row for name, row in firsts.items() if _pair(row) != _pair(best)}
     if others:
         said = "; ".join(f"{MEASURES[name][0]}: {_named(row)}" for name, row in others.items())
@@ -119,17 +130,6 @@ def _how(found: Any) -> str:
         said += f"All were trained once, and {further} again with each further seed, up to {whole(seeds)}. "
     apart = f" of {held_out.replace(' examples', '')} examples held out of training" if held_out else ""
     return f"{said}Students are compared by what they predict at T = 1{apart}; no test was read."
-
-
-def _ranked(rows: list[Any], measure: str, best: Any) -> list[Any]:
-    """The first of them first, among those that were trained as often; `best` before its equals, no value last."""
-    sense = MEASURES[measure][3]
-
-    def place(row: Any) -> tuple[float, bool, float, bool]:
-        value = number(row, measure)
-        return -(number(row, "seeds") or 0), value is None, -sense * (value or 0), _pair(row) != _pair(best)
-
-    return sorted(rows, key=place)
 
 
 def _row(row: Any, shown: list[str], best: Any) -> dict[str, Any]:
