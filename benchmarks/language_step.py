@@ -35,7 +35,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import limbeck
-from limbeck.language.model import head_of, hidden_of
+from limbeck.networks.halves import head_of, hidden_of
 
 OUTPUT = Path("runs/benchmarks")
 WAYS = ("auto", "reference")

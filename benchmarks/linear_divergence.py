@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 
 import limbeck
-from limbeck.linear import chunked
-from limbeck.targets import Head, HiddenTargets, SparseTargets
+from limbeck.losses.linear import chunked
+from limbeck.losses.targets import Head, HiddenTargets, SparseTargets
 
 OUTPUT = Path("runs/benchmarks")
 T = 2.0

@@ -39,9 +39,9 @@ import torch
 from torch import Tensor
 
 import limbeck
-from limbeck.divergences import forward_kl
+from limbeck.losses.divergences import forward_kl
+from limbeck.losses.targets import DenseTargets, HiddenTargets, SampledTargets, SparseTargets
 from limbeck.store.kinds import kind_from
-from limbeck.targets import DenseTargets, HiddenTargets, SampledTargets, SparseTargets
 
 OUTPUT = Path("runs/benchmarks")
 CLASSES, EXAMPLE = 151_936, 128  # positions of one example, which is one row of the file

@@ -20,77 +20,36 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Who may import whom: a room (a module, or a package and all in it) -> the rooms it may import from. What is
 # not listed here has no place yet: draw it in CONTRIBUTING.md and give it a line. The longest name that fits counts.
-LOSSES = {"errors", "divergences", "targets", "objective"}
-RUNS = LOSSES | {"linear", "metrics", "models", "teachers", "transfer", "students", "positions", "preflight"}
-RUNS |= {"monitor", "language", "language.model", "language.positions", "language.vocabulary"}
+PARTS = {"errors", "losses", "networks", "teachers", "transfer"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),
-    "divergences": {"errors"},
-    "targets": {"errors", "divergences"},
-    "objective": {"errors", "divergences", "targets"},
-    "memory": set(),
-    "roles": {"errors"},
-    "linear": LOSSES | {"memory"},
-    "metrics": {"errors", "divergences"},
-    "intervals": set(),
-    "dark_knowledge": {"metrics"},
-    "verdict": {"errors", "metrics", "intervals", "dark_knowledge"},
-    "latency": {"errors", "models"},
-    "checkpoints": {"errors"},
-    "models": {"errors"},  # asks a network for logits, and knows no loss
-    "students": {"errors", "models"},
-    "transfer": {"errors", "models"},
-    "language": {"errors", "models", "transfer", "language"},
-    "language.positions": {"errors"},
-    "language.vocabulary": {"errors"},
-    "language.model": {"errors", "divergences", "targets", "models"},
-    "store": {"errors", "divergences", "targets", "models", "memory"},
-    "teachers": {"errors", "divergences", "targets", "models", "language.positions", "language.model"},
-    "teachers.stored": {"errors", "divergences", "targets", "models", "store", "language.vocabulary"},
-    "labelled": {"errors", "models", "store", "teachers.stored", "transfer", "language"},
-    "labelling": LOSSES
-    | {"models", "store", "teachers", "transfer", "language", "language.model", "labelled"}
-    | {"language.positions", "language.vocabulary", "preflight"},
-    "monitor": LOSSES | {"metrics"},
-    "positions": LOSSES | {"models", "language.positions"},
-    "preflight": LOSSES | {"models", "positions", "teachers", "language.model", "language.positions"},
-    "trainer": RUNS | {"checkpoints", "teachers.stored"},
-    "evaluation": RUNS | {"roles", "teachers.stored", "verdict", "latency", "dark_knowledge"},
-    "tuning": RUNS | {"trainer", "evaluation", "intervals"},
-    "export": {"errors", "metrics", "models", "latency", "language.model", "teachers"},
-    "generation": {"models", "language.model", "language.positions"},
-    "language_verdict": {"intervals"},
-    "language_evaluation": RUNS | {"roles", "verdict", "latency", "intervals", "generation", "language_verdict"},
+    "losses": {"errors"},
+    "networks": {"errors", "losses"},
+    "teachers": {"errors", "losses", "networks"},
+    "transfer": {"errors", "losses", "networks"},
+    "store": PARTS,
+    "training": PARTS,
+    "evaluation": PARTS,
+    "tuning": PARTS | {"training", "evaluation"},
+    "export": {"errors", "losses", "networks", "teachers"},
     "report": {"errors"},  # it draws old runs again from their JSON
     "paper": {"limbeck"},  # the public API
-    "calibration": {"errors"},
     "commands": {"*"},
     "cli": {"*"},
     "__main__": {"cli"},
 }
 
 # Rooms that work in anyone's training loop: with torch alone on import, and never with these.
-TORCH_ONLY = {"divergences", "targets", "objective", "metrics", "linear"}
+TORCH_ONLY = {"losses"}
 TORCH = {"torch", "triton"}
 NEVER_IN_LOSSES = {"transformers", "datasets", "accelerate", "sklearn"}
 
 # Hugging Face's libraries: where batches are made, models are loaded by name and training is run.
 HUGGING_FACE = {"transformers", "datasets", "accelerate"}
 MAY_IMPORT_HUGGING_FACE = {
-    "trainer",
-    "language",
-    "transfer",
-    "store",
-    "evaluation",
-    "tuning",
-    "generation",
-    "cli",
-    "commands",
-    "students",
-    "paper",
+    *("networks", "teachers", "transfer", "store", "training", "evaluation", "tuning", "paper", "commands", "cli"),
 }
-MAY_IMPORT_HUGGING_FACE |= {"teachers", "teachers.stored", "labelled", "labelling"}
 
 
 def room_of(module: str, rooms: set[str]) -> str | None:
@@ -183,18 +142,20 @@ def test_arrows_point_one_way(path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "line", "arrow"),
     [
-        ("divergences", "from limbeck.targets import DenseTargets", "divergences -> targets"),
-        ("objective", "import limbeck.teachers.model", "objective -> teachers"),
-        ("objective", "def f():\n    from limbeck.store import open", "objective -> store"),
-        ("teachers.model", "from limbeck.objective import Objective", "teachers -> objective"),
+        ("losses.divergences", "from limbeck.networks.asking import logits_of", "losses -> networks"),
+        ("losses.objective", "import limbeck.teachers.model", "losses -> teachers"),
+        ("losses.objective", "def f():\n    from limbeck.store.opened import open", "losses -> store"),
+        ("teachers.model", "from limbeck.training.plan import check_student", "teachers -> training"),
         ("teachers.model", "from ..store import read", "teachers -> store"),
-        ("transfer.rows", "from limbeck import objective", "transfer -> objective"),
-        ("evaluation", "from limbeck.trainer import DistillConfig", "evaluation -> trainer"),
-        ("models", "from .targets import as_targets", "models -> targets"),
+        ("transfer.rows", "from limbeck import teachers", "transfer -> teachers"),
+        ("evaluation.classes", "from limbeck.training.trainer import DistillConfig", "evaluation -> training"),
+        ("training.trainer", "from limbeck.store.opened import open", "training -> store"),
+        ("store.label", "from limbeck.training.plan import check_student", "store -> training"),
+        ("networks.asking", "from limbeck.transfer.rows import arrays", "networks -> transfer"),
         ("report.page", "import limbeck", "report -> limbeck"),
-        ("targets", "import transformers", "torch alone"),
-        ("metrics", "def f():\n    from sklearn.metrics import f1_score", "torch alone"),
-        ("objective", "import numpy", "torch alone"),
+        ("losses.targets", "import transformers", "torch alone"),
+        ("losses.metrics", "def f():\n    from sklearn.metrics import f1_score", "torch alone"),
+        ("losses.objective", "import numpy", "torch alone"),
         ("report.page", "import datasets", "only"),
         ("utils", "", "no line in MAY_IMPORT"),
     ],
@@ -207,11 +168,14 @@ def test_a_wrong_arrow_is_named(module: str, line: str, arrow: str) -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("teachers.stored", "from limbeck.store import read"),
+        ("store.teacher", "from limbeck.teachers.model import Teacher"),
         ("teachers.ensemble", "from limbeck.teachers.model import ModelTeacher"),
         ("teachers", "from limbeck.teachers.model import ModelTeacher"),
-        ("trainer", "from transformers import Trainer\nfrom limbeck.linear.chunked import linear_divergence"),
-        ("metrics", "import torch\nfrom limbeck.divergences import forward_kl\ndef f():\n    import scipy"),
+        ("training.trainer", "from transformers import Trainer\nfrom limbeck.losses.linear import linear_divergence"),
+        (
+            "losses.metrics",
+            "import torch\nfrom limbeck.losses.divergences import forward_kl\ndef f():\n    import scipy",
+        ),
         ("paper.mnist", "from limbeck import Objective"),
         ("cli", "from limbeck import __version__\nfrom limbeck.report.page import draw"),
     ],

@@ -28,7 +28,7 @@ from limbeck import (
     tune,
 )
 from limbeck.cli import main
-from limbeck.students import save
+from limbeck.networks.folder import save
 from limbeck.transfer import digits, jitter
 from limbeck.tuning import plot
 

@@ -10,18 +10,6 @@ from typing import TYPE_CHECKING, Any
 from limbeck._version import __version__
 
 if TYPE_CHECKING:
-    from limbeck.calibration import match_prior, shift_bias
-    from limbeck.divergences import (
-        Divergence,
-        cross_entropy,
-        forward_kl,
-        jensen_shannon,
-        logit_matching,
-        reverse_kl,
-        skewed_kl,
-        skewed_reverse_kl,
-        total_variation,
-    )
     from limbeck.errors import (
         CheckpointError,
         ConfigError,
@@ -32,19 +20,24 @@ if TYPE_CHECKING:
         ShapeError,
         TargetError,
     )
-    from limbeck.evaluation import compare, evaluate, predict, read_results, write_results
+    from limbeck.evaluation.calibration import match_prior, shift_bias
+    from limbeck.evaluation.classes import compare, evaluate, predict, read_results, write_results
+    from limbeck.evaluation.tokens import evaluate_language
     from limbeck.export import export_onnx
-    from limbeck.labelled import Labelled, open
-    from limbeck.labelling import label, verify
-    from limbeck.language.collate import Pad
-    from limbeck.language.examples import tokenise
-    from limbeck.language.pack import pack
-    from limbeck.language_evaluation import evaluate_language
-    from limbeck.linear import linear_divergence
-    from limbeck.objective import Loss, Objective
-    from limbeck.report import write_report
-    from limbeck.students import load, mlp, save, take_layers
-    from limbeck.targets import (
+    from limbeck.losses.divergences import (
+        Divergence,
+        cross_entropy,
+        forward_kl,
+        jensen_shannon,
+        logit_matching,
+        reverse_kl,
+        skewed_kl,
+        skewed_reverse_kl,
+        total_variation,
+    )
+    from limbeck.losses.linear import linear_divergence
+    from limbeck.losses.objective import Loss, Objective
+    from limbeck.losses.targets import (
         DenseTargets,
         Head,
         HiddenTargets,
@@ -53,6 +46,14 @@ if TYPE_CHECKING:
         SoftTargets,
         SparseTargets,
     )
+    from limbeck.networks.folder import load, save
+    from limbeck.networks.layers import take_layers
+    from limbeck.networks.mlp import mlp
+    from limbeck.report import write_report
+    from limbeck.store.label import label
+    from limbeck.store.opened import Labelled, open
+    from limbeck.store.teacher import StoredTeacher
+    from limbeck.store.verify import verify
     from limbeck.teachers import (
         Ensemble,
         FunctionTeacher,
@@ -63,33 +64,38 @@ if TYPE_CHECKING:
         WithoutAdapter,
         record,
     )
-    from limbeck.teachers.stored import StoredTeacher
-    from limbeck.trainer import DistillConfig, DistillTrainer, MaxNorm
+    from limbeck.training.trainer import DistillConfig, DistillTrainer, MaxNorm
     from limbeck.transfer import TransferSet, arrays, augmentation, digits, idx, jitter, table
+    from limbeck.transfer.text.collate import Pad
+    from limbeck.transfer.text.examples import tokenise
+    from limbeck.transfer.text.pack import pack
     from limbeck.tuning import tune
 
 _MODULE_OF = {
-    "calibration": "match_prior shift_bias",
-    "divergences": "Divergence cross_entropy forward_kl jensen_shannon logit_matching reverse_kl skewed_kl "
-    "skewed_reverse_kl total_variation",
     "errors": "CheckpointError ConfigError DataError LimbeckError ModelError ObjectiveError ShapeError TargetError",
-    "evaluation": "compare evaluate predict read_results write_results",
+    "evaluation.calibration": "match_prior shift_bias",
+    "evaluation.classes": "compare evaluate predict read_results write_results",
+    "evaluation.tokens": "evaluate_language",
     "export": "export_onnx",
-    "labelled": "Labelled open",
-    "labelling": "label verify",
-    "language.collate": "Pad",
-    "language.examples": "tokenise",
-    "language.pack": "pack",
-    "language_evaluation": "evaluate_language",
-    "linear": "linear_divergence",
-    "objective": "Loss Objective",
+    "losses.divergences": "Divergence cross_entropy forward_kl jensen_shannon logit_matching reverse_kl skewed_kl "
+    "skewed_reverse_kl total_variation",
+    "losses.linear": "linear_divergence",
+    "losses.objective": "Loss Objective",
+    "losses.targets": "DenseTargets Head HiddenTargets MixedTargets SampledTargets SoftTargets SparseTargets",
+    "networks.folder": "load save",
+    "networks.layers": "take_layers",
+    "networks.mlp": "mlp",
     "report": "write_report",
-    "students": "load mlp save take_layers",
-    "targets": "DenseTargets Head HiddenTargets MixedTargets SampledTargets SoftTargets SparseTargets",
+    "store.label": "label",
+    "store.opened": "Labelled open",
+    "store.teacher": "StoredTeacher",
+    "store.verify": "verify",
     "teachers": "Ensemble FunctionTeacher ModelTeacher Specialist Specialists Teacher WithoutAdapter record",
-    "teachers.stored": "StoredTeacher",
-    "trainer": "DistillConfig DistillTrainer MaxNorm",
+    "training.trainer": "DistillConfig DistillTrainer MaxNorm",
     "transfer": "TransferSet arrays augmentation digits idx jitter table",
+    "transfer.text.collate": "Pad",
+    "transfer.text.examples": "tokenise",
+    "transfer.text.pack": "pack",
     "tuning": "tune",
 }
 _HOME = {name: f"limbeck.{module}" for module, names in _MODULE_OF.items() for name in names.split()}

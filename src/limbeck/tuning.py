@@ -29,15 +29,16 @@ from torch import nn
 from transformers import IntervalStrategy, PrinterCallback, set_seed
 
 from limbeck._version import __version__
-from limbeck.divergences import Divergence, forward_kl
 from limbeck.errors import ConfigError, DataError
-from limbeck.evaluation import write_results
-from limbeck.intervals import FEWEST_SEEDS, LEVEL, json_ready, word_of
-from limbeck.language.model import is_language_model
-from limbeck.objective import NO_LABEL, Objective
+from limbeck.evaluation.classes import write_results
+from limbeck.evaluation.intervals import FEWEST_SEEDS, LEVEL, json_ready, word_of
+from limbeck.losses.divergences import Divergence, forward_kl
+from limbeck.losses.numbers import NO_LABEL
+from limbeck.losses.objective import Objective
+from limbeck.networks.halves import is_language_model
 from limbeck.teachers import Teacher, as_teacher, record
 from limbeck.teachers.model import fingerprint_of
-from limbeck.trainer import DistillConfig, DistillTrainer
+from limbeck.training.trainer import DistillConfig, DistillTrainer
 
 SCHEMA, VERSION = "limbeck.tune", 1
 RESULTS, PLOT = "tune.json", "tune.png"

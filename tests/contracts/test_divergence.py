@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from limbeck.divergences import (
+from limbeck.errors import ShapeError
+from limbeck.losses.divergences import (
     Divergence,
     cross_entropy,
     forward_kl,
@@ -25,8 +26,7 @@ from limbeck.divergences import (
     skewed_reverse_kl,
     total_variation,
 )
-from limbeck.errors import ShapeError
-from limbeck.targets import DenseTargets, SoftTargets, SparseTargets
+from limbeck.losses.targets import DenseTargets, SoftTargets, SparseTargets
 
 INF = math.inf
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from limbeck.divergences import forward_kl, reverse_kl
-from limbeck.targets import (
+from limbeck.losses.divergences import forward_kl, reverse_kl
+from limbeck.losses.targets import (
     DenseTargets,
     Head,
     HiddenTargets,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from limbeck.errors import DataError
-from limbeck.language.chat import chat_pieces
+from limbeck.transfer.text.chat import chat_pieces
 
 from .conftest import MARKED, UNMARKED
 

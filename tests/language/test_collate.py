@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from limbeck.errors import ConfigError, DataError
-from limbeck.language.collate import Pad
+from limbeck.transfer.text.collate import Pad
 
 END = 9  # also the padding
 LONG: dict[str, Any] = {"row_id": 7, "input_ids": [1, 2, 3, END], "labels": [-100, -100, 3, END], "length": 4}

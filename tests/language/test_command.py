@@ -15,7 +15,7 @@ from two_processes import in_two_processes, sharding_on_the_cpu
 
 import limbeck
 from limbeck.cli import main
-from limbeck.students import save
+from limbeck.networks.folder import save
 
 from .conftest import MARKED
 from .test_training import SMALL
@@ -255,6 +255,11 @@ def test_packed_rows_train_too(teacher: str, limbeck_says: Any) -> None:
     assert json.loads(Path("run/results.json").read_text())["test"]["examples"] == 6
 
 
+CONTINUOUS = ["--adam_epsilon", "1e-3"]
+"""Adam divides by the size of a gradient: with its usual epsilon it would turn the rounding of one that is nearly 0,
+which depends on the order of sums and on the processor, into a step of full length."""
+
+
 def _one_of_two(rank: int, words: list[str]) -> None:
     with Path(f"said{rank}").open("w") as said, redirect_stdout(said):
         assert main(words) == 0
@@ -263,7 +268,7 @@ def _one_of_two(rank: int, words: list[str]) -> None:
 def test_two_processes_train_what_one_does(teacher: str, limbeck_says: Any) -> None:
     data = _jsonl("pairs.jsonl", PAIRS)
     run = ["distill", "--data", data, "--teacher", teacher, "--student", "take_layers:2", *QUICK]
-    run += ["--train_sampling_strategy", "sequential", "--output_dir"]
+    run += ["--train_sampling_strategy", "sequential", *CONTINUOUS, "--output_dir"]
     assert limbeck_says(*run, "one", "--per_device_train_batch_size", "8")[0] == 0
     in_two_processes(_one_of_two, [*run, "two", "--per_device_train_batch_size", "4"])
     assert ["two: student, results.json" in Path(f"said{rank}").read_text() for rank in (0, 1)] == [True, False]
@@ -280,7 +285,8 @@ def _in_shards(rank: int, words: list[str]) -> None:
 def test_a_student_in_shards_is_kept_and_measured_whole(teacher: str, limbeck_says: Any) -> None:
     data = _jsonl("pairs.jsonl", PAIRS)
     run = ["distill", "--data", data, "--teacher", teacher, "--student", "take_layers:2", *QUICK, "--baseline"]
-    run += ["--train_sampling_strategy", "sequential", "--save_strategy", "steps", "--save_steps", "4", "--output_dir"]
+    run += ["--train_sampling_strategy", "sequential", *CONTINUOUS, "--save_strategy", "steps", "--save_steps", "4"]
+    run.append("--output_dir")
     assert limbeck_says(*run, "one", "--per_device_train_batch_size", "8")[0] == 0
     in_two_processes(_in_shards, [*run, "two", "--per_device_train_batch_size", "4", "--fsdp", "full_shard"])
     results = [json.loads(Path(name, "results.json").read_text())["roles"] for name in ("one", "two")]

@@ -14,7 +14,7 @@ from datasets import Dataset
 
 import limbeck
 from limbeck import ConfigError, DataError, ModelError, TargetError, evaluate_language
-from limbeck.generation import prompts_of, written
+from limbeck.evaluation.generation import prompts_of, written
 
 from .test_training import V, example, model
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from limbeck.errors import ConfigError, DataError
-from limbeck.language.examples import tokenise
+from limbeck.transfer.text.examples import tokenise
 
 from .conftest import MARKED, UNMARKED
 

@@ -26,12 +26,11 @@ from transformers.models.llama import modeling_llama
 
 import limbeck
 from limbeck import ConfigError, DataError, DistillConfig, DistillTrainer, Objective
-from limbeck.language.collate import Pad
-from limbeck.language.model import keeps_apart
-from limbeck.language.pack import pack
-from limbeck.language.positions import packed_examples, require_same_completions
-from limbeck.models import teacher_view
-from limbeck.positions import next_token_positions
+from limbeck.networks.asking import teacher_view
+from limbeck.networks.halves import keeps_apart
+from limbeck.networks.positions import next_token_positions, packed_examples, require_same_completions
+from limbeck.transfer.text.collate import Pad
+from limbeck.transfer.text.pack import pack
 
 from .test_training import FAMILIES, SMALL, V, assert_same, gradients_of, model
 

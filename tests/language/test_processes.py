@@ -16,9 +16,9 @@ from two_processes import in_two_processes, sharding_on_the_cpu
 
 import limbeck
 from limbeck import linear_divergence
-from limbeck.language.model import head_of, within_forward
-from limbeck.language.positions import next_tokens
-from limbeck.objective import count_positions
+from limbeck.losses.objective import count_positions
+from limbeck.networks.halves import head_of, within_forward
+from limbeck.networks.positions import next_tokens
 from limbeck.teachers.model import ModelTeacher
 
 from .test_training import EXAMPLES, OBJECTIVE, model, padded, trainer

@@ -36,7 +36,7 @@ from transformers import (
 
 import limbeck
 from limbeck import DataError, DenseTargets, DistillConfig, DistillTrainer, HiddenTargets, Objective
-from limbeck.language.model import head_of, hidden_of, is_language_model, logits_are_heads
+from limbeck.networks.halves import head_of, hidden_of, is_language_model, logits_are_heads
 from limbeck.teachers.model import ModelTeacher
 
 V = 61

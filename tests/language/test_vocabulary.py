@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from limbeck import DataError, Objective
-from limbeck.language.vocabulary import shared_vocabulary
+from limbeck.transfer.text.vocabulary import shared_vocabulary
 
 from .test_training import EXAMPLES, SMALL, V, gradients_of, model, padded, trainer
 

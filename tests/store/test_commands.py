@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import limbeck
-from limbeck.students import mlp, save
+from limbeck.networks.folder import save
+from limbeck.networks.mlp import mlp
 from limbeck.transfer import digits
 
 from .small import contents, llama, words

@@ -213,7 +213,7 @@ def test_verify_asks_a_teacher_on_the_device_that_label_asks_it_on(made: Path, m
 
     own = SimpleNamespace(device=torch.device("meta"), is_main_process=True)
     for name in ("label", "verify"):
-        module = import_module(f"limbeck.labelling.{name}")
+        module = import_module(f"limbeck.store.{name}")
         monkeypatch.setattr(module, "settle", settled)
         monkeypatch.setattr(module, "this_process", lambda: own)
     limbeck.label(network(), images(), made, "top_k", k=3, rows_per_shard=16)

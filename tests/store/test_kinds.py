@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 import limbeck
-from limbeck.divergences import forward_kl
 from limbeck.errors import ConfigError, DataError, ShapeError, TargetError
+from limbeck.losses.divergences import forward_kl
+from limbeck.losses.targets import DenseTargets, Head, HiddenTargets, MixedTargets, SampledTargets, SparseTargets
 from limbeck.store.kinds import Column, Dense, Hidden, Sampled, TopK, kind_from, kind_of
-from limbeck.targets import DenseTargets, Head, HiddenTargets, MixedTargets, SampledTargets, SparseTargets
 
 INF = float("inf")
 KINDS = [

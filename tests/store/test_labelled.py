@@ -17,9 +17,9 @@ import torch
 
 import limbeck
 from limbeck import ConfigError, DataError, FunctionTeacher, ModelError, ModelTeacher, Pad, ShapeError, TargetError
-from limbeck.language.positions import next_tokens
+from limbeck.networks.positions import next_tokens
 from limbeck.transfer.rows import TransferSet
-from limbeck.transfer.tokens import Ragged
+from limbeck.transfer.text.tokens import Ragged
 
 from .small import C, V, contents, images, llama, log_p, network, rows, words
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import limbeck
-from limbeck.models import is_placed, where_it_is
+from limbeck.networks.asking import is_placed, where_it_is
 from limbeck.teachers.model import as_teacher
 
 from .small import contents, images, llama, network, rows, trainer

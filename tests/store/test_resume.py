@@ -23,13 +23,13 @@ from two_processes import in_two_processes
 
 import limbeck
 from limbeck import DataError, FunctionTeacher
-from limbeck.labelling.asking import Asking
-from limbeck.labelling.rows import rows_of
-from limbeck.models import Batch
+from limbeck.networks.asking import Batch
 from limbeck.store import folder as folder_module
 from limbeck.store import writing
+from limbeck.store.asking import Asking
 from limbeck.store.kinds import Dense
 from limbeck.store.manifest import Manifest
+from limbeck.store.rows import rows_of
 
 from .small import C, contents, images, llama, network, rows, words
 
@@ -158,7 +158,7 @@ def test_another_batch_size_goes_on_with_the_shards_that_there_are(
     tmp_path: Path, shards: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of several lengths, whose first batch says how many make a shard: 1 row and 16 rows disagree."""
-    monkeypatch.setattr(import_module("limbeck.labelling.label"), "SHARD_BYTES", 1200)
+    monkeypatch.setattr(import_module("limbeck.store.label"), "SHARD_BYTES", 1200)
     given: dict[str, Any] = {"teacher": llama(), "transfer_set": rows(), "kind": "top_k", "k": 3}
     sizes = [limbeck.label(**given, path=tmp_path / f"{n}", batch_size=n).manifest.rows_per_shard for n in (16, 1)]
     assert sizes[0] != sizes[1]

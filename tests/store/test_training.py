@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 import limbeck
 from limbeck import ConfigError, DataError, ModelTeacher, Objective
-from limbeck.models import Batch
+from limbeck.networks.asking import Batch
 
 from .small import V, images, llama, log_p, network, rows, trainer, words
 

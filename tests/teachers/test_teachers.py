@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from limbeck.errors import DataError, ModelError, ShapeError
-from limbeck.students import load, mlp, save
-from limbeck.targets import DenseTargets, MixedTargets, SparseTargets
+from limbeck.losses.targets import DenseTargets, MixedTargets, SparseTargets
+from limbeck.networks.folder import load, save
+from limbeck.networks.mlp import mlp
 from limbeck.teachers import ClassifierTeacher, Ensemble, FunctionTeacher, ModelTeacher, as_teacher, record
 from limbeck.transfer import TransferSet, arrays
 
@@ -191,7 +192,7 @@ ELSEWHERE = """
 import numpy as np, torch
 from sklearn.ensemble import RandomForestClassifier
 from limbeck.teachers import Ensemble
-from limbeck.students import mlp
+from limbeck.networks.mlp import mlp
 x = np.random.default_rng(0).random((50, 4))
 torch.manual_seed(0)
 forest = RandomForestClassifier(3, random_state=0).fit(x, np.arange(50) % 3)

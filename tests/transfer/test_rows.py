@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, RandomSampler
 
 from limbeck.errors import DataError
-from limbeck.objective import NO_LABEL as OBJECTIVES_NO_LABEL
+from limbeck.losses.objective import NO_LABEL as OBJECTIVES_NO_LABEL
 from limbeck.transfer import NO_LABEL, TransferSet, arrays, collate
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 3, 4), dtype=np.uint8)

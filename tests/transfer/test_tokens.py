@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from limbeck.errors import DataError
 from limbeck.transfer import TransferSet, table
-from limbeck.transfer.tokens import Ragged
+from limbeck.transfer.text.tokens import Ragged
 
 TEXTS = ["a good movie", "", "very very bad movie", "movies good", "unheard"]
 

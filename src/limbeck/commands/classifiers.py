@@ -18,12 +18,12 @@ from limbeck.commands.options import DataOptions, LanguageOptions, SplitOptions,
 from limbeck.commands.texts import open_data, open_tokenizers, with_test
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
-from limbeck.evaluation import evaluate
-from limbeck.labelled import Labelled
-from limbeck.models import inputs_of
-from limbeck.students import mlp
+from limbeck.evaluation.classes import evaluate
+from limbeck.evaluation.verdict import MOST_CLASSES_KEPT
+from limbeck.networks.asking import inputs_of
+from limbeck.networks.mlp import mlp
+from limbeck.store.opened import Labelled
 from limbeck.transfer import TransferSet, jitter
-from limbeck.verdict import MOST_CLASSES_KEPT
 
 
 def prepare(chosen: Namespace, student: nn.Module | None, teacher: Any, labelled_set: Labelled | None = None) -> Work:

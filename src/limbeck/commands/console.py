@@ -26,8 +26,8 @@ from rich.progress import (
 from rich.table import Table
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-from limbeck.objective import Objective
-from limbeck.trainer import DistillConfig
+from limbeck.losses.objective import Objective
+from limbeck.training.trainer import DistillConfig
 
 console = Console(highlight=False, soft_wrap=True)
 

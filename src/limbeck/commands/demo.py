@@ -25,12 +25,13 @@ from limbeck.commands.options import new_parser, read
 from limbeck.commands.report import page_of
 from limbeck.commands.run_folder import remove_exports
 from limbeck.errors import ConfigError
-from limbeck.evaluation import Predictions, compare, predict, write_results
-from limbeck.objective import Objective
+from limbeck.evaluation.classes import Predictions, compare, predict, write_results
+from limbeck.losses.objective import Objective
+from limbeck.networks.folder import load, save
+from limbeck.networks.mlp import mlp
 from limbeck.report import write_report
-from limbeck.students import load, mlp, save
 from limbeck.teachers import Ensemble, record
-from limbeck.trainer import DistillConfig, DistillTrainer
+from limbeck.training.trainer import DistillConfig, DistillTrainer
 from limbeck.transfer import TransferSet, digits
 
 FOLDS, MEMBERS, LABELS = 5, 10, 100

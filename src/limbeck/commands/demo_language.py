@@ -24,13 +24,13 @@ from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from limbeck.commands.console import LogFile, Progress, quiet, say, say_plan
 from limbeck.errors import DataError
-from limbeck.evaluation import write_results
-from limbeck.language.examples import tokenise
-from limbeck.language_evaluation import evaluate_language
-from limbeck.objective import Objective
+from limbeck.evaluation.classes import write_results
+from limbeck.evaluation.tokens import evaluate_language
+from limbeck.losses.objective import Objective
+from limbeck.networks.folder import save
 from limbeck.report import write_report
-from limbeck.students import save
-from limbeck.trainer import DistillConfig, DistillTrainer
+from limbeck.training.trainer import DistillConfig, DistillTrainer
+from limbeck.transfer.text.examples import tokenise
 
 TEACHER = {
     "num_hidden_layers": 4,

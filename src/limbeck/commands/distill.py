@@ -19,7 +19,6 @@ from jsonargparse import Namespace
 from torch import nn
 from transformers import EarlyStoppingCallback, IntervalStrategy, set_seed
 
-from limbeck.checkpoints import newest_whole
 from limbeck.commands import classifiers, console, language
 from limbeck.commands.options import (
     TRAINER_DEFAULTS,
@@ -35,12 +34,13 @@ from limbeck.commands.run_folder import SETTINGS, claim, remove_exports, save_se
 from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError
-from limbeck.evaluation import write_results
-from limbeck.labelled import open as open_labelled
-from limbeck.objective import Objective
+from limbeck.evaluation.classes import write_results
+from limbeck.losses.objective import Objective
+from limbeck.networks.folder import save
 from limbeck.report import write_report
-from limbeck.students import save
-from limbeck.trainer import DistillConfig, DistillTrainer
+from limbeck.store.opened import open as open_labelled
+from limbeck.training.checkpoints import newest_whole
+from limbeck.training.trainer import DistillConfig, DistillTrainer
 from limbeck.tuning import RESULTS, differences, read_tune, settings_of_search
 
 

@@ -21,8 +21,8 @@ from limbeck.commands.options import (
 from limbeck.commands.report import page_of
 from limbeck.commands.texts import open_data, open_model, open_teacher, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
-from limbeck.evaluation import evaluate, write_results
-from limbeck.language_evaluation import evaluate_language
+from limbeck.evaluation.classes import evaluate, write_results
+from limbeck.evaluation.tokens import evaluate_language
 from limbeck.report import write_report
 
 

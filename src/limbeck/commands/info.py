@@ -8,8 +8,8 @@ from rich.table import Table
 
 from limbeck.commands.console import console
 from limbeck.commands.options import new_parser, read
-from limbeck.labelled import open
 from limbeck.store.manifest import Manifest
+from limbeck.store.opened import open
 
 
 def run(words: list[str]) -> None:

@@ -18,7 +18,7 @@ from limbeck.commands.options import (
 )
 from limbeck.commands.texts import open_data, open_teacher, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
-from limbeck.labelling import label
+from limbeck.store.label import label
 from limbeck.transfer import jitter
 
 OF_KINDS = ("k", "bits", "dtype", "temperature")

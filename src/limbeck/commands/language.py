@@ -17,14 +17,14 @@ from limbeck.commands.options import DataOptions, LabelOptions, LanguageOptions,
 from limbeck.commands.texts import open_tokenizers
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
-from limbeck.labelled import Labelled
-from limbeck.language.examples import tokenise
-from limbeck.language.model import is_language_model, position_limit
-from limbeck.language.pack import pack
-from limbeck.language.vocabulary import shared_vocabulary
-from limbeck.language_evaluation import evaluate_language
-from limbeck.models import networks_of
+from limbeck.evaluation.tokens import evaluate_language
+from limbeck.networks.asking import networks_of
+from limbeck.networks.halves import is_language_model, position_limit
+from limbeck.store.opened import Labelled
 from limbeck.transfer.tables import load_splits
+from limbeck.transfer.text.examples import tokenise
+from limbeck.transfer.text.pack import pack
+from limbeck.transfer.text.vocabulary import shared_vocabulary
 
 DEFAULTS = {
     "temperature": 1.0,

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
-from limbeck.trainer import DistillConfig
+from limbeck.training.trainer import DistillConfig
 
 T = TypeVar("T")
 

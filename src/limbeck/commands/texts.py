@@ -20,11 +20,12 @@ from typing import Any
 from datasets import disable_progress_bars
 from torch import nn
 
-from limbeck import divergences
 from limbeck.commands.options import DataOptions
 from limbeck.errors import ConfigError, DataError, ModelError
-from limbeck.models import networks_of
-from limbeck.students import load, take_layers
+from limbeck.losses import divergences
+from limbeck.networks.asking import networks_of
+from limbeck.networks.folder import load
+from limbeck.networks.layers import take_layers
 from limbeck.teachers import Ensemble, as_teacher
 from limbeck.transfer import TransferSet, digits, idx, table
 

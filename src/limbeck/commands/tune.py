@@ -33,11 +33,11 @@ from limbeck.commands.options import (
 from limbeck.commands.run_folder import settings_of
 from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
 from limbeck.errors import ConfigError
-from limbeck.labelled import open as open_labelled
+from limbeck.networks.mlp import mlp
 from limbeck.report import write_report
 from limbeck.report.tuning import ranked
-from limbeck.students import mlp
-from limbeck.trainer import DistillConfig
+from limbeck.store.opened import open as open_labelled
+from limbeck.training.trainer import DistillConfig
 from limbeck.tuning import MEASURES, PLOT, RESULTS, tune
 
 NEXT, PAGE = "distill.yaml", "report.html"

@@ -4,7 +4,7 @@ from limbeck.commands.console import hush, say
 from limbeck.commands.options import TeacherOptions, new_parser, options_of, read
 from limbeck.commands.texts import open_teacher
 from limbeck.errors import DataError
-from limbeck.labelling import verify
+from limbeck.store.verify import verify
 
 
 def run(words: list[str]) -> None:

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.divergences import forward_kl
 from limbeck.errors import ConfigError, DataError, ShapeError, TargetError
-from limbeck.memory import keep_freed_memory
-from limbeck.targets import DenseTargets, Head, HiddenTargets, SampledTargets, SoftTargets, SparseTargets
+from limbeck.losses.divergences import forward_kl
+from limbeck.losses.linear.memory import keep_freed_memory
+from limbeck.losses.targets import DenseTargets, Head, HiddenTargets, SampledTargets, SoftTargets, SparseTargets
 
 _MADE = 7 * 2**20  # logits made of hidden states at once: many rows of a matmul, in memory that the allocator keeps
 _CHUNK = 2**20  # logits worked on at once by a CPU: few enough that the copies stay in its cache
@@ -346,7 +346,7 @@ def _by_rows(
 
 def _softened(targets: SoftTargets, temperature: float) -> Iterator[tuple[int, Tensor]]:
     """(first row, logits of some rows), whose softmax is what the targets say at the temperature."""
-    if isinstance(targets, SparseTargets | SampledTargets):
+    if not targets.complete:
         raise TargetError(
             f"{type(targets).__name__} speak of some classes only, and cannot be kept again; label with a teacher that "
             "speaks of every class."
@@ -358,7 +358,7 @@ def _softened(targets: SoftTargets, temperature: float) -> Iterator[tuple[int, T
             logits = logits if logits.dtype == torch.float64 else logits.float()
             logits = logits if temperature == 1 else logits / temperature
         else:  # every class is an event, whatever the student says
-            logits = some.events(torch.zeros(()).expand(len(some), some.num_classes), temperature)[1].detach()
+            logits = some.all_log_probs(temperature).detach()
         rows = _CHUNK // targets.num_classes if logits.device.type == "cpu" else len(logits)
         for further, few in _parts(logits, rows):
             yield start + further, few

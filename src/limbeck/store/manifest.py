@@ -14,7 +14,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Self
 
 from limbeck.errors import DataError
-from limbeck.models import TARGET_PREFIX
+from limbeck.networks.asking import TARGET_PREFIX
 from limbeck.store.columns import Kept
 from limbeck.store.kinds import Kind
 

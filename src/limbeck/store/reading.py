@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from limbeck.errors import DataError, LimbeckError
+from limbeck.losses.targets import Head
 from limbeck.store.folder import UNFINISHED, Folder
 from limbeck.store.kinds import kind_of
 from limbeck.store.manifest import NAME, Manifest, target_columns
 from limbeck.store.writing import HEAD, PLAN
-from limbeck.targets import Head
 
 
 def read_manifest(folder: Folder) -> Manifest:

@@ -8,16 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from limbeck.divergences import forward_kl
 from limbeck.errors import LimbeckError
-from limbeck.models import TARGET_PREFIX
+from limbeck.losses.divergences import forward_kl
+from limbeck.losses.targets import Head
+from limbeck.networks.asking import TARGET_PREFIX
 from limbeck.store.columns import to_numpy
 from limbeck.store.folder import Folder
 from limbeck.store.kinds import Kind, kind_of
 from limbeck.store.manifest import Manifest, Shard
 from limbeck.store.reading import files, read_head
 from limbeck.store.writing import HEAD
-from limbeck.targets import Head
 
 AT_ONCE = 2**13  # positions that are decoded at once
 

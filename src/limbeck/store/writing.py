@@ -21,11 +21,11 @@ from safetensors.torch import save
 
 from limbeck._version import __version__
 from limbeck.errors import DataError
-from limbeck.models import TARGET_PREFIX
+from limbeck.losses.targets import Head
+from limbeck.networks.asking import TARGET_PREFIX
 from limbeck.store.columns import Kept
 from limbeck.store.folder import UNFINISHED, Folder
 from limbeck.store.manifest import NAME, Manifest, Plan, Shard
-from limbeck.targets import Head
 
 PLAN = f"{UNFINISHED}/plan.json"
 HEAD = "head.safetensors"

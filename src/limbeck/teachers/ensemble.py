@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from limbeck.errors import ModelError
-from limbeck.models import Batch
-from limbeck.targets import MixedTargets, member_weights
+from limbeck.losses.targets import MixedTargets, member_weights
+from limbeck.networks.asking import Batch
 from limbeck.teachers.model import as_teacher
 
 

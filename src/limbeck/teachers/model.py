@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
-from limbeck.language.model import head_of, hidden_of, is_language_model, logits_are_heads, require_positions
-from limbeck.language.positions import next_tokens
-from limbeck.models import Batch, inputs_of, is_placed, label_names_of, logits_of, teacher_view
-from limbeck.targets import DenseTargets, HiddenTargets, SoftTargets, as_targets
+from limbeck.losses.targets import DenseTargets, HiddenTargets, SoftTargets, as_targets
+from limbeck.networks.asking import Batch, inputs_of, is_placed, label_names_of, logits_of, teacher_view
+from limbeck.networks.halves import head_of, hidden_of, is_language_model, logits_are_heads, require_positions
+from limbeck.networks.modes import restored
+from limbeck.networks.positions import next_tokens
 
 log = logging.getLogger(__name__)
 
@@ -154,16 +155,8 @@ class WithoutAdapter(ModelTeacher):
     def __call__(self, batch: Batch) -> SoftTargets:
         """As `ModelTeacher`, with the adapter disabled meanwhile."""
         model: Any = self.model
-        modes = [(module, module.training) for module in model.modules()]
-        asked = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-        try:
-            with model.disable_adapter():
-                return super().__call__(batch)
-        finally:
-            for module, training in modes:
-                module.training = training
-            for parameter, requires_grad in asked:
-                parameter.requires_grad_(requires_grad)
+        with restored([model]), model.disable_adapter():
+            return super().__call__(batch)
 
     def to(self, device: torch.device | str) -> "WithoutAdapter":
         """Nothing: it is where the student is."""

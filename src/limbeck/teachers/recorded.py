@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.models import Batch, device_of, is_placed, networks_of
-from limbeck.targets import SoftTargets, concatenate
+from limbeck.losses.targets import SoftTargets, concatenate
+from limbeck.networks.asking import Batch, device_of, is_placed, networks_of
 from limbeck.teachers.model import Teacher, as_teacher
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import ModelError, ShapeError
-from limbeck.models import Batch
-from limbeck.targets import DenseTargets, SoftTargets
+from limbeck.losses.targets import DenseTargets, SoftTargets
+from limbeck.networks.asking import Batch
 from limbeck.teachers.model import Teacher, as_teacher
 
 
@@ -138,5 +138,4 @@ def _membership(classes: Sequence[Sequence[int]], total: int, device: torch.devi
 
 
 def _log_probs(targets: SoftTargets) -> Tensor:
-    nothing = torch.zeros(len(targets), targets.num_classes)
-    return targets.events(nothing, 1.0)[1]
+    return targets.all_log_probs(1.0)

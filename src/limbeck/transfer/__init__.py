@@ -3,11 +3,10 @@
 from limbeck.transfer.augment import Augmentation, augmentation, jitter
 from limbeck.transfer.digits import digits
 from limbeck.transfer.idx import idx
-from limbeck.transfer.rows import NO_LABEL, Column, TransferSet, arrays, collate
+from limbeck.transfer.rows import Column, TransferSet, arrays, collate
 from limbeck.transfer.tables import table
 
 __all__ = [
-    "NO_LABEL",
     "Augmentation",
     "Column",
     "TransferSet",

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.errors import DataError
-from limbeck.models import TEACHER_PREFIX
+from limbeck.networks.asking import TEACHER_PREFIX
 from limbeck.transfer import draws
 
 Uniform = Callable[[int], Tensor]

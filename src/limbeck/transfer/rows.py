@@ -21,10 +21,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from limbeck.errors import DataError
+from limbeck.losses.numbers import NO_LABEL
 from limbeck.transfer import draws
-
-NO_LABEL = -100
-"""The label of an example that has none, as in torch and transformers."""
 
 Batch = dict[str, Tensor]
 

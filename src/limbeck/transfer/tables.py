@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.models import TEACHER_PREFIX
+from limbeck.losses.numbers import NO_LABEL
+from limbeck.networks.asking import TEACHER_PREFIX
 from limbeck.transfer import arrow
 from limbeck.transfer.classes import Classes, classes_of, label_values
 from limbeck.transfer.images import image_columns
-from limbeck.transfer.rows import NO_LABEL, TransferSet, distinct_row_ids
-from limbeck.transfer.tokens import encode, position_labels, without_words
+from limbeck.transfer.rows import TransferSet, distinct_row_ids
+from limbeck.transfer.text.tokens import encode, position_labels, without_words
 
 
 def table(

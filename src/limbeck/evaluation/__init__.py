@@ -1,0 +1,1 @@
+"""Evaluation: models and test sets become predictions, and predictions become results with a verdict."""

@@ -1,0 +1,386 @@
+"""Evaluation: students, baselines and a teacher are asked about a test set, and results come out.
+
+    results = evaluate(students, test, baseline=baselines, teacher=teacher, held_out=held_out)
+    print(results["verdict"]["sentence"])
+    write_results(results, "runs/demo/results.json")
+
+Two layers, for tests in parts (k folds, each with models of its own, judged together):
+
+    folds = [predict(students[k], tests[k], baseline=..., teacher=..., held_out=...) for k in range(5)]
+    results = compare(folds)
+
+`predict` asks the models, batch by batch, and keeps statistics per example, never the logits of all; `compare`
+(limbeck.evaluation.verdict) is arithmetic on them. Students predict at T = 1. The fields of the results are
+listed in docs/results.md.
+
+What this file does not know: how the models were trained, how results are drawn.
+"""
+
+import base64
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from limbeck._version import __version__
+from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
+from limbeck.evaluation.dark_knowledge import DarkKnowledge
+from limbeck.evaluation.roles import by_role, joined
+from limbeck.evaluation.verdict import (
+    EXAMPLES_SHOWN,
+    MOST_CLASSES_DRAWN,
+    MOST_CLASSES_KEPT,
+    SCHEMA,
+    VERSION,
+    Predictions,
+    compare,
+)
+from limbeck.losses.divergences import forward_kl
+from limbeck.losses.metrics import brier, confidence, fit_temperature, nll, position_statistics
+from limbeck.losses.numbers import NO_LABEL
+from limbeck.losses.targets import DenseTargets
+from limbeck.networks.asking import Batch, device_of, inputs_of, label_names_of, logits_of, teacher_view
+from limbeck.networks.checks import check_label_names, refuse_probabilities
+from limbeck.networks.cost import latency_ms, size_of
+from limbeck.networks.modes import evaluating
+from limbeck.teachers.model import as_teacher, fingerprint_of
+
+__all__ = ["Predictions", "compare", "evaluate", "predict", "read_results", "write_results"]
+
+LATENCY_SECONDS = 0.5
+
+Ask = Callable[[Batch], Tensor]
+"""What a model says about a batch: log-probabilities at T = 1, `[n, C]`."""
+
+
+def evaluate(
+    student: Any,
+    test: Any,
+    *,
+    baseline: Any = None,
+    teacher: Any = None,
+    held_out: Any = None,
+    curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    show: Callable[[dict[str, Any]], Any] | None = None,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    latency: bool = True,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The results of one test set: `compare(predict(...))`, whose arguments these are."""
+    predictions = predict(
+        student,
+        test,
+        baseline=baseline,
+        teacher=teacher,
+        held_out=held_out,
+        show=show,
+        batch_size=batch_size,
+        device=device,
+        latency=latency,
+    )
+    return compare(predictions, curves=curves, resamples=resamples, seed=seed)
+
+
+def predict(
+    student: Any,
+    test: Any,
+    *,
+    baseline: Any = None,
+    teacher: Any = None,
+    held_out: Any = None,
+    show: Callable[[dict[str, Any]], Any] | None = None,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    latency: bool = True,
+) -> Predictions:
+    """Asks every model about every example of `test`, a TransferSet with or without labels, in one pass.
+
+    student: a model (as `logits_of` takes it), or a list of them, one per seed. baseline: as many, where the one at
+        place s was trained with the same seed as student s. teacher: as `as_teacher` takes it; it must speak of all
+        classes. Modules are asked in eval mode without gradient, and are put back into the mode they were in.
+    held_out: a labelled TransferSet that none was trained on and that is not the test: temperatures are fitted on it.
+    show: `example -> text or image`, makes an example visible in the results; example is a dict without the batch
+        axis. By default, the input column that is an image is shown.
+    device: where batches are put; by default, where the first student is. The models must be there.
+    latency: whether to time the models, for about half a second in all.
+
+    Rows whose `mask` is False are left out; `weights` are not used. Raises LimbeckErrors where classes, labels and
+    models do not fit together, and for logits that are nan or infinite.
+    """
+    models = by_role(student, baseline, teacher)
+    _check(models, test, held_out)
+    device = device or _device_of(models["student"][0])
+    with evaluating(m for members in models.values() for m in members):
+        asks = {role: [_ask(role, m) for m in members] for role, members in models.items()}
+        temperatures, unscaled = _temperatures(asks, held_out, batch_size, device)
+        rows, classes, statistics, dark = _stream(asks, _batches(test, batch_size, device), temperatures)
+        examples = []
+        if "teacher" in asks and len(rows["place"]):
+            kl = statistics["student"]["forward_kl"][0]
+            most = np.argsort(-kl, kind="stable")[:EXAMPLES_SHOWN]
+            examples = _disagreements(asks, test, rows["place"][most].tolist(), kl[most], device, show)
+        costs: dict[str, dict[str, Any]] = {role: dict(size_of(members[0])) for role, members in models.items()}
+        costs["student"]["fingerprints"] = [fingerprint_of(m) for m in models["student"]]
+        for role, members in models.items() if latency else ():
+            if getattr(members[0], "in_batch", False):
+                continue  # it reads what the batch holds; the one that spoke is not here
+            # a recorded teacher only looks its answers up: the one that gave them is timed
+            live = getattr(members[0], "teacher", members[0]) if role == "teacher" else members[0]
+            costs[role]["latency_ms"] = _latency(_ask(role, live), test, device, LATENCY_SECONDS / len(models))
+    names = getattr(test, "label_names", None)
+    return Predictions(
+        rows["row_id"], rows["labels"], classes, names, statistics, temperatures, unscaled, examples, costs, dark
+    )
+
+
+def write_results(results: Mapping[str, Any], path: str | Path) -> None:
+    """Writes results as JSON (UTF-8): whole or not at all, so a reader never meets half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_text(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_results(path: str | Path) -> dict[str, Any]:
+    """Reads what write_results wrote; DataError for anything else, and for results of a newer Limbeck."""
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is no JSON file ({error}); give a results.json that Limbeck wrote.") from None
+    schema = results.get("schema") if isinstance(results, dict) else None
+    if schema != SCHEMA:
+        raise DataError(f'{path} must hold results with "schema": "{SCHEMA}", but has {schema!r}.')
+    if not isinstance(results.get("version"), int) or results["version"] > VERSION:
+        raise DataError(
+            f"{path} holds results of version {results.get('version')!r}, but this Limbeck ({__version__}) reads "
+            f"version {VERSION}; update Limbeck."
+        )
+    return dict(results)
+
+
+def _check(models: Mapping[str, Sequence[Any]], test: Any, held_out: Any) -> None:
+    if len(teachers := models.get("teacher", ())) > 1:
+        raise ConfigError(
+            f"An evaluation compares with one teacher, but got {len(teachers)} teachers; make one of them: "
+            "Ensemble([...])."
+        )
+    if len(test) == 0:
+        raise DataError("The test set is empty; an evaluation needs at least one example.")
+    if held_out is test:
+        raise ConfigError("held_out is the test set itself; temperatures must be fitted on other examples.")
+    known = {f"the {role}": label_names_of(m) for role, members in models.items() for m in members[:1]}
+    known["the test set"] = getattr(test, "label_names", None)
+    check_label_names({who: names for who, names in known.items() if names})
+
+
+def _stream(
+    asks: Mapping[str, Sequence[Ask]], batches: Iterator[Batch], temperatures: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], int, dict[str, dict[str, np.ndarray]], dict[str, np.ndarray] | None]:
+    """One pass over the test: its rows (place, row_id, labels), the number of classes, statistics, dark knowledge."""
+    rows: list[dict[str, Tensor]] = []
+    parts: dict[str, list[list[dict[str, Tensor]]]] = {role: [[] for _ in each] for role, each in asks.items()}
+    knowledge = DarkKnowledge()
+    seen = classes = 0
+    for batch in batches:
+        row_id, labels, kept = _positions(batch)
+        log_p = asks["teacher"][0](batch)[kept] if "teacher" in asks else None
+        for role, each in asks.items():
+            for seed, ask in enumerate(each):
+                log_q = log_p if role == "teacher" and log_p is not None else ask(batch)[kept]
+                classes = log_q.shape[-1]
+                _check_labels(labels, classes, row_id)
+                temperature = float(temperatures[role][seed, 0]) if role in temperatures else None
+                parts[role][seed].append(_statistics(log_q, None if role == "teacher" else log_p, labels, temperature))
+                if role == "student" and seed == 0 and log_p is not None and 1 < classes <= MOST_CLASSES_KEPT:
+                    knowledge.add(log_p, log_q, labels)
+        rows.append({"place": seen + kept.cpu(), "row_id": row_id.cpu(), "labels": labels.cpu()})
+        seen += len(batch["row_id"])
+    statistics = {
+        role: {name: np.stack([joined(one, name) for one in seeds]) for name in seeds[0][0]}
+        for role, seeds in parts.items()
+    }
+    return {name: joined(rows, name) for name in rows[0]}, classes, statistics, knowledge.sums or None
+
+
+def _statistics(log_q: Tensor, log_p: Tensor | None, labels: Tensor, temperature: float | None) -> dict[str, Tensor]:
+    statistics = position_statistics(log_q, log_p, labels) | {"predicted": log_q.argmax(-1)}
+    if temperature is not None:
+        scaled = (log_q / temperature).log_softmax(-1)
+        statistics |= {
+            "scaled_nll": nll(scaled, labels),
+            "scaled_brier": brier(scaled, labels),
+            "scaled_confidence": confidence(scaled),
+        }
+    return {name: values.cpu() for name, values in statistics.items()}
+
+
+def _temperatures(
+    asks: Mapping[str, Sequence[Ask]], held_out: Any, batch_size: int, device: Any
+) -> tuple[dict[str, np.ndarray], str | None]:
+    """The temperature of every role and seed, `[seeds, 1]`, fitted on held_out; or why there is none."""
+    if held_out is None:
+        return {}, "No held-out set was given to fit a temperature on."
+    fitted: dict[str, list[list[float]]] = {role: [] for role in asks}
+    for role, each in asks.items():
+        for ask in each:
+            said, right = [], []
+            for batch in _batches(held_out, batch_size, device):
+                row_id, labels, kept = _positions(batch)
+                log_q = ask(batch)[kept]
+                if log_q.shape[-1] > MOST_CLASSES_KEPT:
+                    return {}, f"Temperatures are fitted for up to {MOST_CLASSES_KEPT} classes."
+                _check_labels(labels, log_q.shape[-1], row_id)
+                said.append(log_q)
+                right.append(labels)
+            if (torch.cat(right) == NO_LABEL).all():
+                return {}, "The held-out set has no labels to fit a temperature on."
+            fitted[role].append([fit_temperature(torch.cat(said), torch.cat(right))])
+    return {role: np.array(each) for role, each in fitted.items()}, None
+
+
+def _disagreements(
+    asks: Mapping[str, Sequence[Ask]], test: Any, places: list[int], kl: np.ndarray, device: Any, show: Any
+) -> list[dict[str, Any]]:
+    """The examples at these places, of this KL(teacher‖student): what the first model of each role says there."""
+    batch = _to(test.__getitems__(places), device)
+    log_probs = {role: each[0](batch).cpu() for role, each in asks.items()}
+    classes = log_probs["teacher"].shape[-1]
+    listed = torch.arange(classes).expand(len(places), -1)
+    if classes > MOST_CLASSES_DRAWN:
+        listed = log_probs["teacher"].topk(10).indices
+    examples = []
+    for i in range(len(places)):
+        example = {name: values[i].cpu() for name, values in batch.items()}
+        label = int(example.get("labels", NO_LABEL))
+        examples.append(
+            {
+                "row_id": int(example["row_id"]),
+                "label": label if label != NO_LABEL else None,
+                "forward_kl": float(kl[i]),
+                "classes": listed[i].tolist(),
+                "log_probs": {role: said[i, listed[i]].tolist() for role, said in log_probs.items()},
+                **_shown(example, show),
+            }
+        )
+    return examples
+
+
+def _shown(example: dict[str, Any], show: Callable[[dict[str, Any]], Any] | None) -> dict[str, str | None]:
+    """The example for people: a text, or an image as a PNG in base64."""
+    seen = [show(example)] if show is not None else list(inputs_of(example).values())
+    text = next((x for x in seen if isinstance(x, str)), None)
+    image = next((x for x in seen if _is_image(x)), None)
+    return {"text": text, "image": None if image is None else _png(image)}
+
+
+def _is_image(x: Any) -> bool:
+    """Whether x is `[H, W]` or `[C, H, W]` of 1 or 3 channels, of floats in [0, 1]."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.numel() == 0:
+        return False
+    return (x.ndim == 2 or (x.ndim == 3 and x.shape[0] in (1, 3))) and bool((x >= 0).all() and (x <= 1).all())
+
+
+def _png(image: Tensor) -> str:
+    pixels = (image * 255).round().to(torch.uint8)
+    pixels = pixels.movedim(0, -1).squeeze(-1) if pixels.ndim == 3 else pixels  # [H, W, 3] or [H, W]
+    file = io.BytesIO()
+    Image.fromarray(pixels.contiguous().numpy()).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _ask(role: str, model: Any) -> Ask:
+    return partial(_teacher_log_probs if role == "teacher" else _student_log_probs, model)
+
+
+def _student_log_probs(model: Any, batch: Batch) -> Tensor:
+    logits = logits_of(model, batch)
+    if logits.ndim != 2 or len(logits) != len(batch["row_id"]):
+        raise ShapeError(
+            f"{type(model).__name__} must give one row of logits per example, [{len(batch['row_id'])}, C], to be "
+            f"evaluated, but gave {list(logits.shape)}."
+        )
+    bad = ~logits.amax(-1).isfinite()  # amax passes nan on
+    if bad.any():
+        raise ModelError(
+            f"{type(model).__name__} gave nan or infinity for the example with row_id {int(batch['row_id'][bad][0])}; "
+            "look at that example, or at the model's weights."
+        )
+    if len(logits) > 1:  # one row can be a distribution by chance
+        refuse_probabilities(logits, "model", "leave its softmax out, or return probs.log()")
+    return logits.float().log_softmax(-1)
+
+
+def _teacher_log_probs(teacher: Any, batch: Batch) -> Tensor:
+    if isinstance(teacher, nn.Module):  # asked as it is: as_teacher would freeze the user's module
+        teacher = partial(_dense, teacher)
+    targets = as_teacher(teacher)(batch)
+    if not targets.complete:
+        raise TargetError(
+            "An evaluation compares the probabilities of all classes, but this teacher gives "
+            f"{type(targets).__name__}; evaluate with the teacher that they were made from."
+        )
+    if isinstance(targets, DenseTargets) and len(targets) > 1:
+        refuse_probabilities(targets.logits, "teacher", "leave its softmax out, or return probs.log()")
+    bad = targets.bad_rows(forward_kl)
+    if bad.any():
+        raise TargetError(
+            "The teacher gave nan, infinity or an impossible distribution for the example with row_id "
+            f"{int(batch['row_id'][bad][0])}; look at that example, or at the teacher's dtype."
+        )
+    return targets.all_log_probs(1.0).float()
+
+
+def _dense(model: nn.Module, batch: Batch) -> DenseTargets:
+    return DenseTargets(logits_of(model, teacher_view(batch)))
+
+
+def _latency(ask: Ask, test: Any, device: Any, seconds: float) -> dict[str, float]:
+    latency = {}
+    for examples in (1, 256):
+        batch = _to(test.__getitems__([i % len(test) for i in range(examples)]), device)
+        latency[f"batch_{examples}"] = latency_ms(ask, batch, examples, seconds / 2)
+    return latency
+
+
+def _batches(rows: Any, batch_size: int, device: Any) -> Iterator[Batch]:
+    for start in range(0, len(rows), batch_size):
+        yield _to(rows.__getitems__(list(range(start, min(start + batch_size, len(rows))))), device)
+
+
+def _to(batch: Batch, device: Any) -> Batch:
+    return {name: values.to(device) for name, values in batch.items()}
+
+
+def _positions(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Row ids and labels (-100 without any) of the examples that are not masked, and their places in the batch."""
+    rows = batch["row_id"]
+    labels = batch.get("labels", torch.full_like(rows, NO_LABEL))
+    kept = batch.get("mask", torch.ones_like(rows)).bool().nonzero().squeeze(1)
+    return rows[kept], labels[kept], kept
+
+
+def _device_of(model: Any) -> torch.device:
+    return (device_of(model) if isinstance(model, nn.Module) else None) or torch.device("cpu")
+
+
+def _check_labels(labels: Tensor, classes: int, row_id: Tensor) -> None:
+    bad = (labels != NO_LABEL) & ((labels < 0) | (labels >= classes))
+    if bad.any():
+        raise DataError(
+            f"Labels must be classes from 0 to {classes - 1}, which the model tells apart, or {NO_LABEL}, but the "
+            f"example with row_id {int(row_id[bad][0])} has {int(labels[bad][0])}."
+        )

@@ -1,0 +1,154 @@
+"""What language models write: completions side by side, and how much faster a draft makes the teacher.
+
+What this file does not know: losses, statistics, how models were trained.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig
+
+from limbeck.losses.numbers import NO_LABEL
+from limbeck.networks.asking import TEACHER_PREFIX, device_of, networks_of
+from limbeck.networks.halves import base_of, position_limit
+from limbeck.networks.modes import evaluating
+
+PROMPT = 32
+"""Of a text that is learned from its beginning, at most so many tokens (and a quarter of it) are the prompt."""
+
+
+def prompts_of(row: Mapping[str, Any]) -> tuple[list[int], list[int], list[int]]:
+    """`(the student's prompt, the teacher's, the reference that goes on)` of a row of `tokenise`, as token ids."""
+    ids, start = np.asarray(row["input_ids"]), _first_learned(row["labels"])
+    if start <= 1:  # a text: the student is asked to go on with it
+        start = max(1, min(PROMPT, len(ids) // 4))
+    theirs = ids[:start]
+    if TEACHER_PREFIX + "input_ids" in row:
+        theirs = np.asarray(row[TEACHER_PREFIX + "input_ids"])[: _first_learned(row[TEACHER_PREFIX + "labels"])]
+    return ids[:start].tolist(), theirs.tolist(), ids[start:].tolist()
+
+
+def written(model: Any, prompt: Sequence[int], most: int, ends: Sequence[int], draft: Any = None) -> list[int]:
+    """What a model writes after a prompt, the most probable token each time, as ids without the prompt.
+
+    most: new tokens. ends: tokens that end it. draft: another model that proposes tokens, which changes the speed and
+    not what is written.
+    """
+    network, asked = _network(model)
+    ids = torch.tensor([prompt], device=device_of(network))
+    encodes = bool(getattr(base_of(network).config, "is_encoder_decoder", False))
+    if (room := _room([network], prompt, most)) < 1:
+        return []
+    config = GenerationConfig(
+        do_sample=False, num_beams=1, max_new_tokens=room, eos_token_id=list(ends) or None, pad_token_id=(*ends, 0)[0]
+    )
+    more = {} if draft is None else {"assistant_model": _network(draft)[0]}
+    with asked(), _writing([network, *more.values()]):
+        whole: Tensor = network.generate(  # type: ignore[operator]
+            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, **more
+        )
+    said: list[int] = whole[0, 1 if encodes else len(prompt) :].tolist()
+    return said
+
+
+def speed_of_draft(
+    teacher: Any, student: Any, prompts: Sequence[Sequence[int]], most: int, ends: Sequence[int]
+) -> dict[str, Any]:
+    """How fast the teacher writes alone and with the student as its draft (`generate(assistant_model=student)`).
+
+    `{"prompts", "teacher_tokens_per_second", "assisted_tokens_per_second", "speed_up", "same", "reason"}`: greedy, one
+    prompt at a time, both in turns; same is the share of prompts after which both wrote the same. Where it cannot be
+    measured all is None, and reason says why.
+    """
+    nothing = dict.fromkeys(("teacher_tokens_per_second", "assisted_tokens_per_second", "speed_up", "same"))
+    found: dict[str, Any] = {"prompts": len(prompts), **nothing, "reason": None}
+    networks = networks_of(teacher) or []
+    if len(networks) != 1:
+        return found | {"reason": "The teacher is not one network."}
+    if networks[0] is student:
+        return found | {"reason": "Teacher and student are one model."}
+    both = [networks[0], _network(student)[0]]
+    fitting = [(prompt, room) for prompt in prompts if (room := _room(both, prompt, most)) > 0]
+    if not fitting:
+        return found | {"reason": "Every prompt is longer than teacher and student can both read."}
+    found["prompts"] = len(fitting)
+    seconds: dict[str, float] = {"alone": 0.0, "assisted": 0.0}
+    tokens, same = {"alone": 0, "assisted": 0}, 0
+    try:
+        for warming in (True, False):
+            for prompt, room in fitting[:1] if warming else fitting:
+                wrote = {}
+                for how, draft in (("alone", None), ("assisted", student)):
+                    began = time.perf_counter()
+                    wrote[how] = written(teacher, prompt, room, ends, draft)
+                    if not warming:
+                        seconds[how] += time.perf_counter() - began
+                        tokens[how] += len(wrote[how])
+                same += not warming and wrote["alone"] == wrote["assisted"]
+    except (ValueError, TypeError, NotImplementedError) as error:  # a model that takes no draft, other vocabularies
+        return found | {"reason": str(error).splitlines()[0]}
+    if not tokens["alone"]:
+        return found | {"reason": "The teacher wrote nothing after these prompts."}
+    alone, assisted = (tokens[how] / seconds[how] for how in ("alone", "assisted"))
+    return found | {
+        "teacher_tokens_per_second": alone,
+        "assisted_tokens_per_second": assisted,
+        "speed_up": assisted / alone,
+        "same": same / len(fitting),
+    }
+
+
+def ends_of(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end what a model writes: its own, and the tokenizer's, which `tokenise` teaches."""
+    networks = networks_of(model) or []
+    own = getattr(base_of(networks[0]).generation_config, "eos_token_id", None) if len(networks) == 1 else None
+    ends = [own] if isinstance(own, int) else list(own or [])
+    if tokenizer is not None and tokenizer.eos_token_id is not None:
+        ends.append(tokenizer.eos_token_id)
+    return sorted(set(ends))
+
+
+def _room(networks: Sequence[nn.Module], prompt: Sequence[int], most: int) -> int:
+    """How many tokens, `most` at most, these can all write after a prompt."""
+    limits = [limit for network in networks if (limit := position_limit(network)) is not None]
+    return min([most, *(limit - len(prompt) for limit in limits)])
+
+
+def _first_learned(labels: Any) -> int:
+    return int(np.argmax(np.asarray(labels) != NO_LABEL))
+
+
+def _network(model: Any) -> tuple[nn.Module, Callable[[], Any]]:
+    """The network of a model or teacher, and the context it writes in: its adapter is off where the teacher says so."""
+    (network,) = networks_of(model) or [model]
+    if getattr(model, "shares_student", False):
+        return network, network.disable_adapter  # type: ignore[return-value]
+    return network, _as_it_is
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _writing(models: Sequence[nn.Module]) -> Iterator[None]:
+    """In eval mode, with the cache that training switches off."""
+    caches = [(config, config.use_cache) for config in {id(c): c for c in map(_config, models)}.values()]
+    try:
+        for config, _ in caches:
+            config.use_cache = True
+        with evaluating(models):
+            yield
+    finally:
+        for config, used in caches:
+            config.use_cache = used
+
+
+def _config(model: nn.Module) -> Any:
+    return base_of(model).config.get_text_config()

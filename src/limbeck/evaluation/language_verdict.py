@@ -1,0 +1,191 @@
+"""From what was measured at each token to results: means, perplexity, where student and teacher part, the verdict.
+
+Better means fewer nats per token on text that none was trained on. The paired difference gets a 95 % interval by
+resampling: examples are drawn as a whole, since the tokens of one are no independent witnesses, and seeds by
+themselves (`limbeck.evaluation.intervals`).
+
+What this file does not know: models, batches, files, tokens.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from limbeck.evaluation.intervals import (
+    FEWEST_SEEDS,
+    LEVEL,
+    gap_recovered,
+    interval,
+    over_seeds,
+    with_seeds,
+    word_of,
+)
+
+TO_TEACHER = ("forward_kl", "reverse_kl", "agreement", "acceptance")
+OWN = ("nll", "accuracy", "entropy", "confidence")
+BINNED = ("nll", "forward_kl", "acceptance")
+DRAWS_AT_A_TIME = 64
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What was measured at the N tokens that a test's n examples ask for.
+
+    statistics: role ("teacher", "student", "baseline") -> name -> `[seeds, N]`.
+    example `[N]`: which example each token is of, 0 to n - 1, in order. place `[N]`: how many were asked for before it
+    in its example. label `[N]`: its id.
+    """
+
+    statistics: Mapping[str, Mapping[str, np.ndarray]]
+    example: np.ndarray
+    place: np.ndarray
+    label: np.ndarray
+    examples: int
+
+
+def role_results(tokens: Tokens, role: str) -> dict[str, Any]:
+    """The means of one role, and where in the text they come from."""
+    said = tokens.statistics[role]
+    own = {name: _mean(said[name]) for name in OWN}
+    perplexity = over_seeds(np.exp(own["nll"]["seeds"]))
+    to_teacher = None
+    if role != "teacher" and "teacher" in tokens.statistics:
+        to_teacher = {name: _mean(said[name]) for name in TO_TEACHER}
+    binned = [name for name in BINNED if name == "nll" or to_teacher is not None]
+    return {
+        "seeds": len(said["nll"]),
+        "perplexity": perplexity,
+        **own,
+        "to_teacher": to_teacher,
+        "by_position": _binned(said, binned, position_bins(tokens.place)),
+        "by_frequency": _binned(said, binned, frequency_bins(tokens.label)),
+    }
+
+
+def judge_tokens(tokens: Tokens, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """The verdict in words and numbers: is the student better than the baseline, and is it closer to the teacher?
+
+    difference: nats per token that the student saves against the baseline. closer: how much nearer it is in
+    KL(teacher‖student). gap_recovered: (student - baseline) / (teacher - baseline) in nats per token. The word is
+    "better", "worse" or "no difference shown"; None where there is no baseline.
+    """
+    said = tokens.statistics
+    seeds = len(said["student"]["nll"])
+    verdict: dict[str, Any] = {
+        "word": None,
+        "sentence": "",
+        "difference": None,
+        "closer": None,
+        "gap_recovered": None,
+        "gap_reason": None,
+        "level": LEVEL,
+        "seeds": seeds,
+        "seeds_resampled": seeds >= FEWEST_SEEDS,
+        "examples": tokens.examples,
+        "resamples": resamples,
+    }
+    if "baseline" not in said:
+        reads = f"The student's perplexity is {_perplexity(said['student']):.2f}"
+        sentence = f"{reads}. There is no baseline, so nothing is said of better or worse."
+        return verdict | {"sentence": sentence, "gap_reason": "There is no baseline."}
+    roles = ["student", "baseline", "teacher"] if "teacher" in said else ["student", "baseline"]
+    rng = np.random.default_rng(seed)
+    observed, draws = _resample(tokens, "nll", roles, resamples, rng)
+    verdict["difference"] = interval(observed[1] - observed[0], draws[:, 1] - draws[:, 0])
+    verdict["word"] = word_of(verdict["difference"])
+    verdict["gap_recovered"], verdict["gap_reason"] = gap_recovered(-observed, -draws)
+    if "teacher" in said:
+        kl, kl_draws = _resample(tokens, "forward_kl", ["student", "baseline"], resamples, rng)
+        verdict["closer"] = interval(kl[1] - kl[0], kl_draws[:, 1] - kl_draws[:, 0])
+    verdict["sentence"] = _sentence(verdict, said)
+    return verdict
+
+
+def position_bins(place: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
+    """`(first, last, where)` of places 0, 1, 2-3, 4-7, 8-15, ...: the tokens `[N]` bool that stand there."""
+    edges = [0, *(1 << np.arange(int(place.max(initial=0)).bit_length() + 1))]
+    return [(int(a), int(b) - 1, where) for a, b in pairwise(edges) if (where := (place >= a) & (place < b)).any()]
+
+
+def frequency_bins(label: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
+    """`(first, last, where)` of the ranks 1-10, 11-100, 101-1000, ... of the test's own tokens, the commonest first."""
+    ids, inverse, counts = np.unique(label, return_inverse=True, return_counts=True)
+    rank = np.empty(len(ids), dtype=np.int64)
+    rank[np.argsort(-counts, kind="stable")] = np.arange(1, len(ids) + 1)
+    of_token, bins, low = rank[inverse], [], 1
+    while low <= len(ids):
+        high = 10 if low == 1 else 10 * (low - 1)
+        bins.append((low, min(high, len(ids)), (of_token >= low) & (of_token <= high)))
+        low = high + 1
+    return bins
+
+
+def _binned(
+    said: Mapping[str, np.ndarray], names: list[str], bins: list[tuple[int, int, np.ndarray]]
+) -> list[dict[str, Any]]:
+    """Of each bin its ends, how many tokens it has, and their means over tokens and seeds."""
+    return [
+        {"from": first, "to": last, "tokens": int(where.sum())}
+        | {name: said[name][:, where].mean(dtype=np.float64) for name in names}
+        for first, last, where in bins
+    ]
+
+
+def _resample(
+    tokens: Tokens, name: str, roles: list[str], resamples: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means over tokens of the roles: observed `[R]`, and as they could have come out `[resamples, R]`."""
+    seeds = len(tokens.statistics["student"][name])
+    by_seed = [tokens.statistics[role][name].mean(1, dtype=np.float64) for role in roles]
+    observed = np.array([each.mean() for each in by_seed])
+    by_token = (tokens.statistics[role][name].mean(0, dtype=np.float64) for role in roles)
+    sums = [np.bincount(tokens.example, values, tokens.examples) for values in by_token]
+    table = np.stack([*sums, np.bincount(tokens.example, minlength=tokens.examples)], 1)  # [n, R + 1]
+    draws = np.empty((resamples, len(roles)))
+    share = np.full(tokens.examples, 1 / tokens.examples)
+    for start in range(0, resamples, DRAWS_AT_A_TIME):
+        drawn = rng.multinomial(tokens.examples, share, size=min(DRAWS_AT_A_TIME, resamples - start)) @ table
+        draws[start : start + len(drawn)] = drawn[:, :-1] / drawn[:, -1:]
+    return observed, with_seeds(draws, np.stack([np.broadcast_to(each, seeds) for each in by_seed], 1), rng)
+
+
+def _sentence(verdict: Mapping[str, Any], said: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+    claim = {
+        "better": "The student is better than the baseline",
+        "worse": "The student is worse than the baseline",
+        "no difference shown": "No difference between student and baseline is shown",
+    }[verdict["word"]]
+    student, baseline = (_perplexity(said[role]) for role in ("student", "baseline"))
+    sentence = f"{claim}: perplexity {student:.2f} against {baseline:.2f}"
+    sentence += f", {_saved(verdict['difference'])} nats per token saved"
+    gap = verdict["gap_recovered"]
+    if gap is not None and verdict["word"] == "better":
+        share, least, most = (100 * gap[name] for name in ("mean", "low", "high"))
+        sentence += f", {share:.0f} % ({least:.0f} to {most:.0f} %) of the gap to the teacher"
+    sentence += "."
+    if (closer := verdict["closer"]) is not None:
+        how = {"better": "closer to the teacher", "worse": "further from the teacher"}.get(word_of(closer))
+        kl = [said[role]["forward_kl"].mean(dtype=np.float64) for role in ("student", "baseline")]
+        what = f"It is {how}" if how else "Neither is shown to be closer to the teacher"
+        sentence += f" {what}: KL {kl[0]:.3f} against {kl[1]:.3f}, {_saved(closer)} less."
+    if not verdict["seeds_resampled"]:
+        seeds = "one seed" if verdict["seeds"] == 1 else f"{verdict['seeds']} seeds"
+        sentence += f" This speaks of these models only ({seeds}), not of training them again."
+    return sentence
+
+
+def _saved(difference: Mapping[str, float]) -> str:
+    return (
+        f"{difference['mean']:.3f} ({100 * LEVEL:.0f} % interval {difference['low']:.3f} to {difference['high']:.3f})"
+    )
+
+
+def _perplexity(said: Mapping[str, np.ndarray]) -> float:
+    return float(np.exp(said["nll"].mean(1, dtype=np.float64)).mean())
+
+
+def _mean(values: np.ndarray) -> dict[str, Any]:
+    return over_seeds(values.mean(1, dtype=np.float64))

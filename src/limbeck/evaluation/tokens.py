@@ -1,0 +1,273 @@
+"""Evaluation of language models: students, baselines and a teacher are asked about every token of a test.
+
+    rows = limbeck.tokenise(records, tokenizer)
+    results = limbeck.evaluate_language(student, rows, teacher=teacher, baseline=baseline, tokenizer=tokenizer)
+    print(results["verdict"]["sentence"])
+
+Logits exist a few rows at a time. The fields of the results: docs/results.md.
+
+What this file does not know: how the models were trained, how results are drawn.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from limbeck._version import __version__
+from limbeck.errors import ConfigError, DataError, ModelError, TargetError
+from limbeck.evaluation.generation import ends_of, prompts_of, speed_of_draft, written
+from limbeck.evaluation.intervals import json_ready
+from limbeck.evaluation.language_verdict import Tokens, judge_tokens, role_results
+from limbeck.evaluation.roles import by_role, joined
+from limbeck.evaluation.verdict import EXAMPLES_SHOWN, SCHEMA, VERSION
+from limbeck.losses.divergences import forward_kl
+from limbeck.losses.metrics import position_statistics
+from limbeck.losses.targets import SoftTargets
+from limbeck.networks.asking import TEACHER_PREFIX, Batch, device_of, networks_of
+from limbeck.networks.checks import check_rows
+from limbeck.networks.cost import size_of
+from limbeck.networks.halves import ROWS, base_of, is_language_model
+from limbeck.networks.modes import restored
+from limbeck.networks.positions import next_tokens
+from limbeck.teachers.model import ModelTeacher, as_teacher, fingerprint_of
+from limbeck.transfer.text.collate import Pad
+from limbeck.transfer.text.vocabulary import shared_vocabulary
+
+KEPT = {"nll": "nll", "correct": "accuracy", "entropy": "entropy", "confidence": "confidence"}
+KEPT |= {name: name for name in ("forward_kl", "reverse_kl", "agreement", "acceptance")}
+"""Statistic -> what it is called in the results."""
+
+BEFORE = 24
+"""So many tokens are shown before one on which teacher and student part."""
+LIKELIEST = 5
+
+Asked = dict[str, list[Any]]
+"""Role -> its models, each a teacher: asked for what it says of the tokens of a batch."""
+
+
+def evaluate_language(
+    student: Any,
+    test: Any,
+    *,
+    teacher: Any = None,
+    baseline: Any = None,
+    tokenizer: Any = None,
+    teacher_tokenizer: Any = None,
+    curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    completions: int = 4,
+    max_new_tokens: int = 64,
+    batch_size: int = 8,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What language models are worth on a test, as plain JSON-ready values (docs/results.md).
+
+    student: a causal language model of transformers, or a list of them, one per seed. baseline: as many, each paired
+        with the student of its place. teacher: as DistillTrainer takes it, or None.
+    test: rows of `tokenise` (a datasets.Dataset) that none was trained on; every token that they ask for is measured:
+        NLL and perplexity, top-1 accuracy, entropy, and against the teacher KL both ways (nats), top-1 agreement and
+        acceptance: the chance that a token drawn from the student is kept by speculative decoding, 1 - TVD.
+    tokenizer: shows tokens and completions, which are left out without it. teacher_tokenizer: as for DistillTrainer.
+    curves: name -> a trainer's log history, passed on.
+    completions: of so many rows, the greedy completions of up to max_new_tokens by all roles, side by side; on the same
+        prompts the teacher is timed alone and with the student as its draft. 0 leaves both out.
+
+    Models are asked where they are, in eval mode and without gradient, and are left as they were. LimbeckErrors where
+    models and rows do not fit together.
+    """
+    models = by_role(student, baseline, teacher)
+    _check(models, test)
+    if teacher_tokenizer is not None and tokenizer is None:
+        raise ConfigError("teacher_tokenizer is compared with the student's; give that as tokenizer.")
+    classes = None if teacher_tokenizer is None else shared_vocabulary(tokenizer, teacher_tokenizer)
+    with restored(m for members in models.values() for m in members), torch.no_grad():
+        asked = {role: [_teacher_of(role, m, classes) for m in members] for role, members in models.items()}
+        tokens, size = _measure(asked, test, batch_size)
+        worst = _worst_tokens(asked, test, tokens, tokenizer) if "teacher" in asked else []
+        places = _evenly(len(test), completions if tokenizer is not None else 0)
+        wrote = [_completion(models, test[place], tokenizer, max_new_tokens) for place in places]
+        draft = None
+        if places and "teacher" in models:
+            ends = ends_of(teacher, tokenizer)
+            prompts = [prompts_of(test[place])[1] for place in places]
+            draft = speed_of_draft(teacher, models["student"][0], prompts, max_new_tokens, ends)
+    roles = {role: role_results(tokens, role) | size_of(members[0]) for role, members in models.items()}
+    roles["student"]["fingerprints"] = [fingerprint_of(m) for m in models["student"]]
+    results = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "limbeck": __version__,
+        "task": "language",
+        "test": {"examples": tokens.examples, "tokens": len(tokens.label), "classes": size},
+        "verdict": judge_tokens(tokens, resamples, seed),
+        "roles": roles,
+        "draft": draft,
+        "completions": wrote,
+        "tokens": worst,
+        "curves": {name: list(points) for name, points in (curves or {}).items()},
+    }
+    ready: dict[str, Any] = json_ready(results)
+    return ready
+
+
+def _check(models: Mapping[str, Sequence[Any]], test: Any) -> None:
+    for role in ("student", "baseline"):
+        for model in models.get(role, ()):
+            if not is_language_model(model):
+                raise ModelError(
+                    f"A {role} must be a language model of transformers, but got {type(model).__name__}; use "
+                    "limbeck.evaluate for classifiers."
+                )
+    if len(models.get("teacher", ())) > 1:
+        raise ConfigError("An evaluation compares with one teacher; make one of several: Ensemble([...]).")
+    if len(test) == 0:
+        raise DataError("The test is empty; an evaluation needs at least one example.")
+    teacher = next(iter(models.get("teacher", ())), None)
+    for model in (*models["student"], *models.get("baseline", ())):
+        check_rows(model, teacher, test, len(base_of(model).get_output_embeddings().weight))
+    if "position_ids" in test[0]:
+        raise DataError("The rows of the test are packed, but its examples are counted; give the rows of tokenise.")
+
+
+def _measure(asked: Asked, test: Any, batch_size: int) -> tuple[Tokens, int]:
+    """Every token of the test, and the number of classes."""
+    collate, device = Pad(0), _device_of(asked)
+    parts: dict[str, list[list[dict[str, Tensor]]]] = {role: [[] for _ in each] for role, each in asked.items()}
+    rows: list[tuple[Tensor, Tensor]] = []
+    classes = 0
+    for start in range(0, len(test), batch_size):
+        count = min(batch_size, len(test) - start)
+        batch = {k: v.to(device) for k, v in collate([test[start + i] for i in range(count)]).items()}
+        at, labels, _ = next_tokens(batch)
+        rows.append((start + at // batch["labels"].shape[1], labels))
+        heard = {role: [ask(_view(role, batch)) for ask in each] for role, each in asked.items()}
+        classes = _one_size(heard, labels)
+        for some in (slice(i, i + ROWS) for i in range(0, len(labels), ROWS)):
+            log_p = _log_probs(heard["teacher"][0][some], "teacher") if "teacher" in heard else None
+            for role, each in heard.items():
+                for seed, said in enumerate(each):
+                    log_q = log_p if role == "teacher" and log_p is not None else _log_probs(said[some], role)
+                    found = position_statistics(log_q, None if role == "teacher" else log_p, labels[some])
+                    parts[role][seed].append({name: found[name].cpu() for name in KEPT})
+    statistics = {
+        role: {called: np.stack([joined(one, name) for one in seeds]) for name, called in KEPT.items()}
+        for role, seeds in parts.items()
+    }
+    example, label = (torch.cat([row[i] for row in rows]).cpu().numpy() for i in (0, 1))
+    before = np.bincount(example, minlength=len(test)).cumsum()
+    place = np.arange(len(example)) - np.concatenate([[0], before[:-1]])[example]
+    return Tokens(statistics, example, place, label, len(test)), classes
+
+
+def _worst_tokens(asked: Asked, test: Any, tokens: Tokens, tokenizer: Any) -> list[dict[str, Any]]:
+    """The tokens of the highest KL(teacher‖student), what stands before them, and what each role expects there."""
+    kl = tokens.statistics["student"]["forward_kl"][0]
+    device, found = _device_of(asked), []
+    for token in np.argsort(-kl, kind="stable")[:EXAMPLES_SHOWN]:
+        row = test[int(tokens.example[token])]
+        batch = {name: values.to(device) for name, values in Pad(0)([row]).items()}
+        place = int(tokens.place[token])
+        ids = row["input_ids"][: int(next_tokens(batch).places[place])]
+        expected = {}
+        for role, each in asked.items():
+            log_probs = _log_probs(each[0](_view(role, batch))[place : place + 1], role)[0]
+            top = log_probs.topk(min(LIKELIEST, len(log_probs)))
+            expected[role] = [
+                {"token": _shown(tokenizer, [int(i)]), "id": int(i), "log_prob": float(value)}
+                for i, value in zip(top.indices, top.values, strict=True)
+            ]
+        found.append(
+            {
+                "row_id": int(row["row_id"]) if "row_id" in row else int(tokens.example[token]),
+                "place": place,
+                "before": _shown(tokenizer, ids[-BEFORE:]),
+                "token": _shown(tokenizer, [int(tokens.label[token])]),
+                "id": int(tokens.label[token]),
+                "forward_kl": float(kl[token]),
+                "expected": expected,
+            }
+        )
+    return found
+
+
+def _completion(models: Mapping[str, Sequence[Any]], row: Any, tokenizer: Any, most: int) -> dict[str, Any]:
+    """What each role writes after the prompt of a row, and what the row says there."""
+    mine, theirs, reference = prompts_of(row)
+    wrote: dict[str, str | None] = {}
+    for role, members in models.items():
+        if len(networks_of(members[0]) or []) != 1:  # an ensemble has no one network that could write
+            wrote[role] = None
+            continue
+        prompt = theirs if role == "teacher" else mine
+        ids = written(members[0], prompt, most, ends_of(members[0], tokenizer))
+        wrote[role] = tokenizer.decode(ids, skip_special_tokens=True)
+    return {
+        "row_id": int(row["row_id"]) if "row_id" in row else None,
+        "prompt": tokenizer.decode(mine, skip_special_tokens=True),
+        "teacher_prompt": tokenizer.decode(theirs, skip_special_tokens=True) if theirs != mine else None,
+        "reference": tokenizer.decode(reference[:most], skip_special_tokens=True),
+        **wrote,
+    }
+
+
+def _teacher_of(role: str, model: Any, classes: int | None) -> Any:
+    """Any model as something that speaks of a batch's tokens."""
+    made = as_teacher(model) if role == "teacher" else ModelTeacher(model)
+    for member in getattr(made, "members", [made]):
+        if classes is not None and isinstance(member, ModelTeacher):
+            member.classes = classes
+    return made
+
+
+def _view(role: str, batch: Batch) -> Batch:
+    """What a role reads: the teacher's own columns are not the student's."""
+    if role == "teacher":
+        return batch
+    return {name: values for name, values in batch.items() if not name.startswith(TEACHER_PREFIX)}
+
+
+def _log_probs(said: SoftTargets, role: str) -> Tensor:
+    """`[n, C]` at T = 1, float32."""
+    if not said.complete:
+        raise TargetError(
+            "An evaluation compares the probabilities of all classes, but this teacher gives "
+            f"{type(said).__name__}; evaluate with the teacher that they were made from."
+        )
+    bad = said.bad_rows(forward_kl)
+    log_probs = said.all_log_probs(1.0).float()
+    if bool(bad.any() | log_probs.isnan().any()):
+        raise ModelError(
+            f"The {role} gave nan or infinity for a token of the test; look at its weights, or at its dtype."
+        )
+    return log_probs
+
+
+def _one_size(heard: Mapping[str, Sequence[SoftTargets]], labels: Tensor) -> int:
+    """The number of classes, if all speak of as many, of the same tokens, and every label is one of them."""
+    sizes = {role: each[0].num_classes for role, each in heard.items()}
+    if len(set(sizes.values())) > 1:
+        raise DataError(
+            f"The output layers must have the same classes, but have {sizes}. If they are padded and the tokenizer is "
+            "one, give it (--tokenizer; in Python tokenizer and teacher_tokenizer): the layers are cut to its tokens."
+        )
+    classes = next(iter(sizes.values()))
+    if len(labels) and int(labels.max()) >= classes:
+        raise DataError(f"The test asks for token {int(labels.max())}, but the models have {classes}.")
+    return classes
+
+
+def _shown(tokenizer: Any, ids: Sequence[int]) -> str | None:
+    return None if tokenizer is None else str(tokenizer.decode(ids))
+
+
+def _evenly(rows: int, some: int) -> list[int]:
+    """`some` places among `rows`, as far apart as they can be."""
+    some = min(some, rows)
+    return [(2 * i + 1) * rows // (2 * some) for i in range(some)]
+
+
+def _device_of(asked: Asked) -> torch.device:
+    return device_of(asked["student"][0].model) or torch.device("cpu")

@@ -1,0 +1,1 @@
+"""Losses: what a student is trained to do, with torch alone: usable in any training loop."""

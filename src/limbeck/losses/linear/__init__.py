@@ -1,0 +1,63 @@
+"""The objective of `hidden @ weight.T`, without the `[n, C]` logits ever existing."""
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import ObjectiveError, ShapeError
+from limbeck.losses.linear import chunked, reference
+from limbeck.losses.objective import Counts, Loss, Objective
+from limbeck.losses.targets import Head, SoftTargets
+
+__all__ = ["linear_divergence"]
+
+IMPLEMENTATIONS = ("auto", "reference", "chunked", "compiled")
+
+
+def linear_divergence(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: SoftTargets | Tensor | None,
+    objective: Objective,
+    labels: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    weights: Tensor | None = None,
+    counts: Counts | None = None,
+    bias: Tensor | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    impl: str = "auto",
+) -> Loss:
+    """What these lines compute, in the memory of a few rows of logits:
+
+        logits = Head(weight, bias, logit_scale, softcap)(hidden)
+        return objective(logits, targets, labels, mask=mask, weights=weights, counts=counts)
+
+    hidden `[..., H]`: the student's last hidden states; leading axes are positions, n in all.
+    weight `[C, H]`, bias `[C]`, logit_scale, softcap: its output layer, see `Head`. The gradient reaches hidden,
+        weight and bias, in one backward: a second one is refused. The teacher gets none.
+    targets, labels, mask, weights, counts: as an Objective takes them. `HiddenTargets` keep the teacher's logits from
+        existing too. Positions with neither a soft nor a hard term are dropped before the matmul.
+    impl: "reference", the lines above; "chunked", chunks of rows whose gradients are found in the forward pass, so that
+        nothing is computed twice; "compiled", the same with torch.compile around what is done to each logit. "auto"
+        takes "compiled" for 16,384 classes and more where torch.compile works, else "chunked".
+
+    Matmuls run in the inputs' dtype, or autocast's; softmax, logarithms and sums, and the sum of the weight's gradient
+    over chunks, in float32 (float64 for float64).
+    """
+    if impl not in IMPLEMENTATIONS:
+        raise ObjectiveError(f"impl is one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}.")
+    head = Head(weight, bias, logit_scale, softcap)
+    if hidden.ndim < 2 or hidden.shape[-1] != weight.shape[1]:
+        raise ShapeError(
+            f"hidden is {list(hidden.shape)} and the output layer's weight is [C, H] = {list(weight.shape)}; the last "
+            "axis of hidden must be H, so give the states that this layer reads, or weight.T if it is stored [H, C]."
+        )
+    if hidden.dtype != weight.dtype and not torch.is_autocast_enabled(hidden.device.type):
+        raise ShapeError(
+            f"hidden is {hidden.dtype} and weight {weight.dtype}; cast one of them, or call this under torch.autocast."
+        )
+    if impl == "reference":
+        return reference.linear_divergence(hidden, head, targets, objective, labels, mask, weights, counts)
+    compiled = impl == "compiled" or (impl == "auto" and len(weight) >= chunked.WORTH_COMPILING)
+    return chunked.linear_divergence(hidden, head, targets, objective, labels, mask, weights, counts, compiled)

@@ -1,0 +1,375 @@
+"""Chunks of rows: logits are made, compared, turned into their own gradient and thrown away, a chunk at a time.
+
+Three matmuls for the student (logits, gradient of hidden, gradient of weight) and one for the teacher, all in the
+forward pass; nothing is computed twice. What is done to each logit would be bound by memory, so within a chunk it is
+done to a block of rows at a time that stays in the processor's cache.
+
+What this file does not know: any divergence (slopes come from divergences.py), any form of targets (events, and the
+way back from them, come from targets.py), reductions (objective.py).
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from limbeck.losses.divergences import Divergence
+from limbeck.losses.linear.memory import keep_freed_memory
+from limbeck.losses.numbers import NO_LABEL, tempered, wide_dtype
+from limbeck.losses.objective import Counts, Loss, Objective, Rows
+from limbeck.losses.targets import (
+    DenseTargets,
+    Head,
+    HiddenTargets,
+    MixedTargets,
+    SoftTargets,
+    SparseTargets,
+    bounded,
+)
+
+CHUNK_ROWS = {"cpu": 512}
+"""Rows of a chunk: matmuls of fewer rows are slower, of more hardly faster. On other devices memory alone decides."""
+
+CHUNK_BYTES = {"cpu": 2**28}
+"""At most, for the logits of a chunk, student's and teacher's; 1 GiB on other devices."""
+
+BLOCK_LOGITS = 2**17
+"""Logits that each core of a CPU works on at a time, but two rows at least: half a megabyte in float32."""
+
+SUM_CLASSES = 4096
+"""Classes whose part of the weight's gradient is added to the float32 sum while it is still in cache."""
+
+WORTH_COMPILING = 16_384
+"""Classes from which on "auto" compiles."""
+
+
+def linear_divergence(
+    hidden: Tensor,
+    head: Head,
+    targets: SoftTargets | Tensor | None,
+    objective: Objective,
+    labels: Tensor | None,
+    mask: Tensor | None,
+    weights: Tensor | None,
+    counts: Counts | None,
+    compiled: bool = False,
+    chunk_rows: int | None = None,
+) -> Loss:
+    """As `limbeck.linear_divergence`. chunk_rows: rows of logits at a time, by default what CHUNK_BYTES hold."""
+    rows = objective.align(hidden.shape[:-1], len(head.weight), targets, labels, mask=mask, weights=weights)
+    own = rows.counts(hidden.device)
+    if objective.soft_weight == 0 and rows.labels is not None:  # a row without a label has no term at all
+        rows = rows.select((rows.labels != NO_LABEL).nonzero().squeeze(1))
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    flat = flat if rows.kept is None else flat[rows.kept]
+    settings = head, rows, objective, counts or own, compiled, chunk_rows, torch.is_grad_enabled()
+    total, soft, hard = _Chunked.apply(flat, head.weight, head.bias, *settings)  # type: ignore[no-untyped-call]
+    return objective.total(soft, hard, own, counts)._replace(sum=total)
+
+
+class _Chunked(torch.autograd.Function):
+    """(the loss's sum, the soft term's, the hard term's); the gradients wait for backward, which only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        head: Head,
+        rows: Rows,
+        objective: Objective,
+        counts: Counts,
+        compiled: bool,
+        chunk_rows: int | None,
+        with_gradient: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        device = hidden.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
+        # Kept are the gradients of sum / count: these are asked for in the end, and a product with 1 is not rounded a
+        # second time. In float16 small ones would be lost before the scaler has made them larger.
+        count, hard_scale = objective.count(counts), objective.hard_scale(counts)
+        unit = hard_scale.clamp(min=1) if dtype == torch.float16 else torch.where(count == 0, 1.0, count)
+        with torch.autocast(device, enabled=False):
+            head = replace(head, weight=weight, bias=bias).to(dtype)
+            if rows.targets is not None and autocast:
+                rows = replace(rows, targets=_cast(rows.targets, dtype))
+            asked = ctx.needs_input_grad[:3] if with_gradient else (False,) * 3  # they say nothing of no_grad
+            gradients = _Gradients.like(hidden, head, *asked)
+            scales = objective.soft_scale / unit, hard_scale / unit
+            soft, hard = _over_chunks(hidden.to(dtype), head, rows, objective, scales, gradients, compiled, chunk_rows)
+            total = objective.total(soft, hard, counts).sum
+        ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias, unit)
+        ctx.dtypes, ctx.spent = [None if x is None else x.dtype for x in (hidden, weight, bias)], False
+        ctx.mark_non_differentiable(*(term for term in (soft, hard) if term is not None))
+        return total, soft, hard
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, d_total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        if ctx.spent:
+            raise RuntimeError("The first backward used up linear_divergence's gradients; call it again for a second.")
+        ctx.spent = True
+        *gradients, unit = ctx.saved_tensors
+        factor = d_total * unit
+        return (*(_scaled(*each, factor) for each in zip(gradients, ctx.dtypes, strict=True)), *[None] * 7)
+
+
+def _scaled(gradient: Tensor | None, dtype: torch.dtype, factor: Tensor) -> Tensor | None:
+    """In place where the dtype is that of the result, else rounded once."""
+    if gradient is None:
+        return None
+    factor = factor.to(wide_dtype(gradient.dtype)).expand(
+        1
+    )  # without an axis it would be rounded to the gradient's dtype
+    return torch.mul(gradient, factor, out=gradient if gradient.dtype == dtype else gradient.new_empty(0, dtype=dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class _Gradients:
+    """Of hidden in the matmul's dtype, of weight and bias in float32 or wider, in their shapes; None if unasked."""
+
+    hidden: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+
+    @classmethod
+    def like(cls, hidden: Tensor, head: Head, of_hidden: bool, of_weight: bool, of_bias: bool) -> "_Gradients":
+        wide = wide_dtype(head.weight.dtype)
+        gradients = cls(
+            torch.empty_like(hidden, dtype=head.weight.dtype) if of_hidden else None,
+            torch.empty_like(head.weight, dtype=wide) if of_weight else None,
+            torch.zeros_like(head.weight[:, 0], dtype=wide) if of_bias else None,
+        )
+        if gradients.weight is not None and not len(hidden):  # else the first chunk fills it
+            gradients.weight.zero_()
+        return gradients
+
+    def asked(self) -> bool:
+        return any(gradient is not None for gradient in (self.hidden, self.weight, self.bias))
+
+    def add(self, chunk: slice, d_logits: Tensor, hidden: Tensor, weight: Tensor) -> None:
+        """What the gradient of a chunk's logits, `[m, C]`, adds to each."""
+        if self.hidden is not None:
+            torch.mm(d_logits, weight, out=self.hidden[chunk])
+        if self.bias is not None:
+            self.bias.add_(d_logits.sum(0, dtype=self.bias.dtype))
+        if self.weight is None:
+            return
+        filled = chunk.start > 0
+        if self.weight.dtype == d_logits.dtype:
+            torch.addmm(self.weight, d_logits.T, hidden, beta=int(filled), out=self.weight)
+            return
+        step = SUM_CLASSES if d_logits.device.type == "cpu" else len(weight)
+        for some, summed in zip(torch.split(d_logits, step, 1), torch.split(self.weight, step), strict=True):
+            product = some.T @ hidden
+            summed.add_(product) if filled else summed.copy_(product)
+
+
+def _over_chunks(
+    hidden: Tensor,
+    head: Head,
+    rows: Rows,
+    objective: Objective,
+    scales: tuple[Tensor, Tensor],
+    gradients: _Gradients,
+    compiled: bool,
+    chunk_rows: int | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The sums of the two terms over all rows. `scales`: what a row of weight 1 counts in the gradients."""
+    n, classes, on_cpu = len(hidden), len(head.weight), hidden.device.type == "cpu"
+    targets, labels = rows.targets, rows.labels if objective.hard_weight else None
+    wide = wide_dtype(hidden.dtype)
+    weights = hidden.new_ones(n, dtype=wide) if rows.weights is None else rows.weights.to(wide)
+    soft, hard = (None if said is None else torch.zeros_like(weights) for said in (targets, labels))
+    soft_shares, hard_shares = (weights * scale.to(wide) for scale in scales)
+    settings = _Settings(
+        None if targets is None else targets.compared_by(objective.divergence, objective.temperature),
+        objective.temperature,
+        head.logit_scale,
+        head.softcap,
+        gradients.asked(),
+    )
+    chunk_rows = max(1, min(n, chunk_rows or _chunk_rows(classes, hidden, targets)))
+    block_rows = _block_rows(classes) if on_cpu else chunk_rows
+    buffer = hidden.new_empty(chunk_rows, classes)
+    read = (lambda chunk: lambda block: None) if targets is None else _reader(targets, chunk_rows)
+    if on_cpu:
+        keep_freed_memory()
+    compare = _compiled() if compiled and _compiles(targets, settings.divergence) else _compare
+    for start in range(0, n, chunk_rows):
+        chunk = slice(start, min(start + chunk_rows, n))
+        logits = _linear(hidden[chunk], head, buffer)
+        said = read(chunk)
+        for first in range(0, len(logits), block_rows):
+            block = slice(first, min(first + block_rows, len(logits)))
+            here = slice(start + block.start, start + block.stop)
+            whole = len(logits[block]) == block_rows or not on_cpu  # another number of rows would be compiled anew
+            soft_terms, hard_terms = (compare if whole else _compare)(
+                logits[block],
+                said(block),
+                None if labels is None else labels[here],
+                soft_shares[here],
+                hard_shares[here],
+                settings,
+            )
+            if soft is not None and soft_terms is not None:
+                soft[here] = soft_terms
+            if hard is not None and hard_terms is not None:
+                hard[here] = hard_terms
+        gradients.add(chunk, logits, hidden[chunk], head.weight)
+    soft_sum, hard_sum = (None if terms is None else (terms * weights).sum() for terms in (soft, hard))
+    return soft_sum, hard_sum
+
+
+class _Settings(NamedTuple):
+    """What is the same for every row."""
+
+    divergence: Divergence | None
+    temperature: float
+    logit_scale: float
+    softcap: float | None
+    with_gradient: bool
+
+
+def _compare(
+    logits: Tensor,
+    targets: SoftTargets | None,
+    labels: Tensor | None,
+    soft_shares: Tensor,
+    hard_shares: Tensor,
+    settings: _Settings,
+) -> tuple[Tensor | None, Tensor | None]:
+    """The two terms of a block of rows, `[r]` each; their gradient is written over the `logits [r, C]`.
+
+    logits: of the matmul, before scale and soft cap. Shares `[r]`: what each row's terms count in the gradient.
+
+    With e(i) the event of class i, d soft / d z_i = (1/T) (slope_e(i) q_i / q_e(i) - q_i sum_e slope_e).
+    """
+    divergence, temperature, logit_scale, softcap, with_gradient = settings
+    z = bounded(logits, logit_scale, softcap)
+    soft = hard = gradient = None
+    if targets is not None and divergence is not None:
+        log_probs = tempered(z, temperature)
+        log_q, log_p = targets.events(log_probs, temperature)
+        soft = divergence(log_q, log_p)
+        if with_gradient:
+            slope = divergence.slope(log_q, log_p)
+            at_classes = _spread(targets, slope, log_probs, log_q, temperature)
+            gradient = at_classes - log_probs.exp() * slope.sum(-1, keepdim=True)
+            gradient = gradient * (soft_shares / temperature).unsqueeze(-1)
+    if labels is not None:
+        log_probs = z.log_softmax(-1)
+        labelled, label = labels != NO_LABEL, labels.clamp(min=0).long().unsqueeze(-1)
+        hard = torch.where(labelled, -log_probs.gather(-1, label).squeeze(-1), 0.0)
+        if with_gradient:
+            share = torch.where(labelled, hard_shares, 0.0).unsqueeze(-1)
+            of_label = (log_probs.exp() * share).scatter_add(-1, label, -share)
+            gradient = of_label if gradient is None else gradient + of_label
+    if gradient is not None:
+        if softcap is not None:
+            gradient = gradient * (1 - (z / softcap).square())
+        logits.copy_(gradient * logit_scale if logit_scale != 1 else gradient)
+    return soft, hard
+
+
+def _spread(targets: SoftTargets, slope: Tensor, log_probs: Tensor, log_q: Tensor, temperature: float) -> Tensor:
+    """The slope at the classes; through autograd for targets that do not say how."""
+    if hasattr(targets, "spread"):
+        at_classes: Tensor = targets.spread(slope, log_probs, log_q)
+        return at_classes
+    with torch.enable_grad():
+        log_probs = log_probs.detach().requires_grad_()
+        (at_classes,) = torch.autograd.grad(targets.events(log_probs, temperature)[0], log_probs, slope)
+    return at_classes
+
+
+def _reader(targets: SoftTargets, chunk_rows: int) -> Callable[[slice], Callable[[slice], SoftTargets]]:
+    """From a chunk to its blocks: what was said about these rows, the logits of hidden states made per chunk."""
+    if isinstance(targets, MixedTargets):
+        readers = [_reader(member, chunk_rows) for member in targets.members]
+
+        def read_each(chunk: slice) -> Callable[[slice], SoftTargets]:
+            members = [read(chunk) for read in readers]
+            return lambda block: replace(targets, members=[member(block) for member in members])
+
+        return read_each
+    if not isinstance(targets, HiddenTargets):
+        return lambda chunk: targets[chunk].__getitem__
+    head = targets.head
+    buffer = head.weight.new_empty(chunk_rows, len(head.weight))
+
+    def read_hidden(chunk: slice) -> Callable[[slice], SoftTargets]:
+        logits = _linear(targets.hidden[chunk].to(head.weight.dtype), head, buffer)
+        plain = head.logit_scale == 1 and head.softcap is None
+        return lambda block: DenseTargets(logits[block] if plain else head.bounded(logits[block]))
+
+    return read_hidden
+
+
+def _linear(hidden: Tensor, head: Head, buffer: Tensor) -> Tensor:
+    """`[m, C]`, in the first m rows of the buffer; before scale and soft cap."""
+    out = buffer[: len(hidden)]
+    if head.bias is None:
+        return torch.mm(hidden, head.weight.T, out=out)
+    return torch.addmm(head.bias, hidden, head.weight.T, out=out)
+
+
+def _cast(targets: SoftTargets, dtype: torch.dtype) -> SoftTargets:
+    """Hidden states and their layer as autocast would multiply them; other targets need no matmul."""
+    if isinstance(targets, MixedTargets):
+        return replace(targets, members=[_cast(member, dtype) for member in targets.members])
+    return targets.to(dtype) if isinstance(targets, HiddenTargets) else targets
+
+
+def _chunk_rows(classes: int, hidden: Tensor, targets: SoftTargets | None) -> int:
+    device = hidden.device.type
+    members = targets.members if isinstance(targets, MixedTargets) else [targets]
+    made = [hidden, *(member.head.weight for member in members if isinstance(member, HiddenTargets))]
+    fitting = CHUNK_BYTES.get(device, 2**30) // (classes * sum(tensor.element_size() for tensor in made))
+    return max(1, min(fitting, CHUNK_ROWS.get(device, fitting)))
+
+
+def _block_rows(classes: int) -> int:
+    cores = torch.get_num_threads()
+    return max(2 * cores, BLOCK_LOGITS * cores // classes)
+
+
+def _compiles(targets: SoftTargets | None, divergence: Divergence | None) -> bool:
+    """Whether all that is done to a block is known here; what a user wrote is run as it is."""
+    if targets is None or divergence is None:
+        return True
+    return isinstance(targets, DenseTargets | HiddenTargets | SparseTargets) and divergence.closed_form
+
+
+@cache
+def _compiled() -> Callable[..., tuple[Tensor | None, Tensor | None]]:
+    """`_compare` by torch.compile; as it is, with one warning, where that does not work.
+
+    The pattern matcher would rewrite the softmax at a temperature for infinities, at twice the time.
+    """
+    compiled = torch.compile(_compare, fullgraph=True, options={"pattern_matcher": False})
+    eager: set[Any] = set()  # cases that are not compiled
+
+    def compare(*arguments: Any) -> tuple[Tensor | None, Tensor | None]:
+        logits, targets, labels, *_, settings = arguments
+        case = settings.divergence, type(targets), labels is None, logits.dtype, settings.with_gradient
+        if "all" in eager or case in eager:
+            return _compare(*arguments)
+        try:
+            return compiled(*arguments)
+        except Exception as error:  # before anything was written
+            if type(error).__name__ == "FailOnRecompileLimitHit":  # torch compiles a function for so many cases only
+                eager.add(case)
+            else:
+                eager.add("all")
+                warnings.warn(f"torch.compile failed, so linear_divergence runs uncompiled: {error}", stacklevel=2)
+            return _compare(*arguments)
+
+    return compare

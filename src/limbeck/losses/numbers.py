@@ -1,0 +1,22 @@
+"""What all losses agree on: the label of a position without one, the dtype that sums are taken in, the softening."""
+
+import torch
+from torch import Tensor
+
+NO_LABEL = -100
+"""The label of a position without a hard term, as in torch and transformers."""
+
+
+def widened(x: Tensor) -> Tensor:
+    """`x` in float32, or as it is in float64: the dtype of every softmax, logarithm and sum."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that `widened` gives tensors of `dtype`."""
+    return dtype if dtype == torch.float64 else torch.float32
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """`log_softmax(logits / T)` `[..., C]`, in float32 or wider: the one softening of student and teacher alike."""
+    return (widened(logits) * (1 / temperature)).log_softmax(-1)

@@ -1,0 +1,207 @@
+"""Asking a teacher about every row of a transfer set, once, and keeping what it said.
+
+    labelled = limbeck.label(teacher, train, "runs/labelled", kind="top_k", k=64)
+
+Rows are asked about in their order, shard by shard; a batch never reaches over a shard's end, and what is drawn
+depends on the seed and the shard alone. So shards are the same however often the work was cut off, and whichever of
+several processes makes them. What the teacher said of a batch is kept by a thread beside, while it is asked about the
+next one.
+What this file does not know: how files are written, how targets are encoded.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from rich.progress import Progress
+
+from limbeck.errors import ConfigError, DataError
+from limbeck.networks.asking import networks_of
+from limbeck.networks.checks import check_label_names
+from limbeck.networks.halves import base_of
+from limbeck.store.asking import Asking, Gathered, settle, this_process
+from limbeck.store.folder import UNFINISHED, Folder
+from limbeck.store.kinds import Kind, kind_from
+from limbeck.store.manifest import Manifest, Plan
+from limbeck.store.opened import Labelled, open
+from limbeck.store.rows import rows_of
+from limbeck.store.writing import Writer, bytes_per_position, found_plan, require_room
+from limbeck.teachers.model import ModelTeacher, Teacher, as_teacher
+from limbeck.transfer.text.vocabulary import shared_vocabulary, template_hash, tokenizer_hash
+
+SHARD_BYTES = 256 * 2**20  # uncompressed, about; the work of one shard is lost where a run is cut off
+
+
+def label(
+    teacher: Any,
+    transfer_set: Any,
+    path: Any,
+    kind: str | Kind = "top_k",
+    *,
+    batch_size: int = 32,
+    rows_per_shard: int | None = None,
+    augment: Any = None,
+    views: int = 1,
+    tokenizer: Any = None,
+    seed: int = 0,
+    progress: bool = False,
+    **options: Any,
+) -> Labelled:
+    """The labelled transfer set at `path`: each example with what the teacher says about it.
+
+    teacher: a network, a teacher, a classifier with predict_proba, or FunctionTeacher(function, fingerprint=...).
+    transfer_set: a TransferSet; or, for language models, what `tokenise` made (other columns that it has are kept).
+    path: a local folder, or a URL that fsspec opens.
+    kind: what is kept of each position, with its options: "top_k" (k=64, bits=8), "dense" (dtype="float16"),
+        "hidden" (dtype="float16"; causal language models) or "sampled" (k=64, temperature=1.0).
+    batch_size: rows that the teacher is asked about at once. It may change when a call is made again.
+    rows_per_shard: by default as many as make about 256 MB, or as a call that was cut off had; a file is written when
+        they are done.
+    augment, views: an Augmentation, and of how many epochs the views are labelled; training replays them.
+    tokenizer: that the rows were made with: its hash is kept, and a student with another one is refused. A language
+        model's padded output layer is cut to its tokens.
+    seed: of what is drawn (sampled).
+    progress: whether to show a bar.
+
+    Cut off at any moment, the same call goes on with the shards that are missing; where all are there, it only opens
+    them. Under `accelerate launch` or torchrun each process makes its share of the shards, in one folder.
+
+    DataError where something else is at `path` (naming each field that differs), and where the disk has no room or
+    does not take a file. TargetError, naming the row, where the teacher gives no distribution.
+    """
+    if min(batch_size, views, rows_per_shard or 1) < 1:
+        raise ConfigError(
+            f"batch_size, views and rows_per_shard are 1 or more, but are {batch_size}, {views} and {rows_per_shard}."
+        )
+    if views > 1 and augment is None:
+        raise ConfigError(
+            f"{views} views without augmentation would all be the same; give one (--jitter; in Python augment=), or "
+            "views=1."
+        )
+    if isinstance(kind, str):
+        kind = kind_from(kind, **options)
+    elif options:
+        raise ConfigError(f"{', '.join(options)} cannot be given beside {kind}, which has its options already.")
+    teacher, rows = as_teacher(teacher), rows_of(transfer_set)
+    if rows.is_language:
+        _require_language(teacher, augment, tokenizer)
+    state, folder = this_process(), Folder(path)
+    asking = Asking(teacher, kind, rows, augment, views, seed, settle(teacher, state.device))
+    plan, positions = _plan(asking, transfer_set, tokenizer, batch_size, rows_per_shard)
+    found = found_plan(folder)
+    if found is not None:
+        if rows_per_shard is None:  # a guess from the first batch, which may be of another size now
+            plan = replace(plan, rows_per_shard=found.rows_per_shard)
+        found.require_same(plan, str(folder))
+    if isinstance(found, Manifest):
+        if state.is_main_process:
+            folder.remove(UNFINISHED)  # cut off right after the manifest
+        return open(path)
+    writer = Writer(folder, plan, kind.parquet())
+    state.wait_for_everyone()  # all have looked at what is there before anything is written
+    if state.is_main_process:
+        if found is None:
+            require_room(folder, plan, positions)
+        writer.begin(asking.head)
+    state.wait_for_everyone()
+    mine = [shard for shard in writer.missing() if shard % state.num_processes == state.process_index]
+    with Progress(disable=not (progress and state.is_main_process), transient=True) as bar:
+        task = bar.add_task("rows", total=sum(len(plan.rows_of(shard)) for shard in mine))
+        _make(mine, asking, writer, batch_size, partial(bar.advance, task))
+    state.wait_for_everyone()
+    if state.is_main_process:
+        writer.finish()
+    state.wait_for_everyone()
+    return open(path)
+
+
+def _make(shards: list[int], asking: Asking, writer: Writer, batch_size: int, done: Callable[[int], Any]) -> None:
+    """Asks about these shards' rows; a thread beside keeps what was said before. `done(n)` counts rows.
+
+    The thread has one piece of work at a time, so what fails there is raised here before the next one begins.
+    """
+    plan, working = writer.plan, Future[None]()
+    working.set_result(None)
+    with ThreadPoolExecutor(1) as beside:
+        for shard in shards:
+            kept, generator = Gathered(), asking.generator(shard)
+            for asked in asking.ask(plan.rows_of(shard), plan, batch_size):
+                working.result()
+                working = beside.submit(asking.keep, asked, plan, generator, kept)
+                done(len(asked.table))
+            working.result()
+            working = beside.submit(_write, writer, shard, kept)
+        working.result()
+
+
+def _write(writer: Writer, shard: int, kept: Gathered) -> None:
+    writer.write(shard, kept.table(), kept.positions)
+
+
+def _plan(
+    asking: Asking, transfer_set: Any, tokenizer: Any, batch_size: int, rows_per_shard: int | None
+) -> tuple[Plan, int]:
+    """What the set is, all of it known before the first row is kept; and how many positions it has, at most."""
+    rows, said = asking.rows, asking.first(batch_size)
+    content, positions = rows.survey(said.positions_are)
+    if rows_per_shard is None:
+        size = said.row_bytes + asking.views * positions / len(rows) * bytes_per_position(said.columns)
+        rows_per_shard = min(len(rows), max(1, int(SHARD_BYTES / size)))
+    plan = Plan(
+        kind=asking.kind.settings(),
+        classes=said.classes,
+        hidden_size=said.hidden_size,
+        dtype=said.dtype,
+        positions_are=said.positions_are,
+        columns=rows.columns | said.columns,
+        rows=len(rows),
+        rows_per_shard=rows_per_shard,
+        teacher=asking.teacher.fingerprint(),
+        dataset=content,
+        label_names=_label_names(asking.teacher, transfer_set, said.classes),
+        tokenizer=None if tokenizer is None else tokenizer_hash(tokenizer),
+        chat_template=None if tokenizer is None else template_hash(tokenizer),
+        augmentation=None if asking.augment is None else repr(asking.augment),
+        augmentation_seed=getattr(asking.augment, "seed", None),
+        views=asking.views,
+        seed=asking.seed,
+    )
+    return plan, positions
+
+
+def _label_names(teacher: Teacher, transfer_set: Any, classes: int) -> tuple[str, ...] | None:
+    """The names of the classes, as teacher and transfer set both have them."""
+    said = {who: getattr(of, "label_names", None) for who, of in (("teacher", teacher), ("transfer set", transfer_set))}
+    known: dict[str, Sequence[str]] = {f"the {who}": tuple(names) for who, names in said.items() if names}
+    check_label_names(known)
+    labels = getattr(transfer_set, "num_classes", None) or 0
+    if labels > classes:
+        raise DataError(
+            f"The transfer set has {labels} classes and the teacher speaks of {classes}; give the teacher of these "
+            "classes."
+        )
+    names = next((tuple(names) for names in known.values()), None)
+    if names is not None and len(names) != classes:
+        raise DataError(
+            f"The teacher speaks of {classes} classes, but {next(iter(known))} names {len(names)}; correct the names, "
+            "or give the teacher of these classes."
+        )
+    return names
+
+
+def _require_language(teacher: Teacher, augment: Any, tokenizer: Any) -> None:
+    """Refuses what cannot be asked about text, and cuts padded output layers to the tokenizer's tokens."""
+    if augment is not None:
+        raise ConfigError("The rows of language models are labelled as they are; leave augment out.")
+    for network in networks_of(teacher) or []:
+        if getattr(getattr(base_of(network), "config", None), "is_encoder_decoder", False):
+            raise ConfigError(
+                f"{type(network).__name__} is an encoder-decoder, whose batches are made with it; train with the live "
+                "teacher."
+            )
+    if tokenizer is not None:
+        for member in getattr(teacher, "members", [teacher]):
+            if isinstance(member, ModelTeacher):
+                member.classes = shared_vocabulary(tokenizer, tokenizer)

@@ -1,0 +1,273 @@
+"""A labelled transfer set, opened: batches of examples with what the teacher said about them.
+
+    labelled = limbeck.open("runs/labelled")
+    labelled = labelled.with_dataset(labelled.dataset.shuffle(seed=0).filter(long_enough))
+    DistillTrainer(student, labelled.teacher, objective, config, train_dataset=labelled)
+
+Targets are columns of their examples, so whatever is done to the rows is done to both.
+What this file does not know: how the files came about, models, losses.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from limbeck.errors import DataError
+from limbeck.networks.asking import TARGET_PREFIX, TEACHER_PREFIX
+from limbeck.store.columns import Chunks, Kept, to_numpy
+from limbeck.store.folder import Folder
+from limbeck.store.manifest import Manifest
+from limbeck.store.reading import read_head, read_manifest, read_rows, require_files
+from limbeck.store.teacher import StoredTeacher
+from limbeck.transfer.rows import as_input, random_part
+from limbeck.transfer.text.collate import Pad
+
+Batch = dict[str, Tensor]
+Read = Callable[[str], tuple[np.ndarray, np.ndarray | None]]
+"""A column's name -> its values and, of lists, the length of each: what `to_numpy` returns."""
+
+_AT_ONCE = 2**16  # rows of one column
+
+
+def open(path: Any, cache_dir: str | None = None) -> "Labelled":  # limbeck.open
+    """The labelled transfer set in a folder, or behind an fsspec URL.
+
+    cache_dir: where datasets keeps the copy of the rows that it maps into memory; by default its own.
+
+    DataError, naming file or field, where the set is unfinished, from a newer Limbeck, lacks a file or a part of one,
+    or has a manifest that was changed. What is in the files is checked by `verify`.
+    """
+    folder = Folder(path)
+    manifest = read_manifest(folder)
+    require_files(folder, manifest)
+    return Labelled(folder, manifest, cache_dir)
+
+
+class Labelled(Dataset):
+    """Examples with what a teacher said about them; made by `limbeck.open` and `limbeck.label`.
+
+    Its batches hold the inputs as the teacher read them (language models': padded), `labels`, `row_id`, and the
+    columns `target_*`, one entry per compared position, which `teacher` reads.
+    """
+
+    def __init__(self, folder: Folder, manifest: Manifest, cache_dir: str | None = None, dataset: Any = None):
+        self.folder, self.manifest, self.cache_dir = folder, manifest, cache_dir
+        self._dataset = dataset
+        self._views: dict[str, Chunks] = {}  # of columns that were read
+
+    @property
+    def dataset(self) -> Any:
+        """The rows as a `datasets.Dataset`, mapped into memory; read at the first use."""
+        if self._dataset is None:
+            self._dataset = read_rows(self.folder, self.manifest, self.cache_dir)
+        return self._dataset
+
+    @cached_property
+    def teacher(self) -> StoredTeacher:
+        """What speaks to the trainer in the teacher's place."""
+        return StoredTeacher(self.manifest, read_head(self.folder, self.manifest))
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, where they were known."""
+        return self.manifest.label_names
+
+    @property
+    def num_classes(self) -> int:
+        """Of which the teacher spoke."""
+        return self.manifest.classes
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        """`[N]`, or `[N, L]`; None where there are none, and for language models, whose labels are lists."""
+        kept = self.manifest.columns.get("labels")
+        return None if kept is None or kept.is_list else self._column("labels")
+
+    @cached_property
+    def row_ids(self) -> Tensor:
+        """int64 `[N]`."""
+        return self._column("row_id")
+
+    def __len__(self) -> int:
+        return self.manifest.rows if self._dataset is None else len(self._dataset)
+
+    def __getitems__(self, places: Sequence[int]) -> Batch:
+        """The batch of these examples, at least one; DataError where there is none at one of the places."""
+        there = self._there(places)
+        if not len(there):
+            raise DataError(f"A batch needs at least one of the {len(self):,} examples, but got no place.")
+        if self._rows is None:
+            table = self._arrow[there.tolist()]
+            return batch_of(
+                lambda name: to_numpy(table.column(name), self.manifest.columns[name]), self.manifest.columns
+            )
+        rows = self._rows[there]
+        return batch_of(lambda name: self._chunks(name).at(rows), self.manifest.columns)
+
+    def __getitem__(self, place: int) -> Batch:
+        """One example, without the batch's axis; its targets `[positions, ...]` where it has several."""
+        batch = self.__getitems__([range(len(self))[place]])
+        whole = self.manifest.positions_are == "examples"
+        return {n: v[0] if whole or not n.startswith(TARGET_PREFIX) else v for n, v in batch.items()}
+
+    @cached_property
+    def _arrow(self) -> Any:
+        return self.dataset.with_format("arrow")
+
+    def _chunks(self, name: str) -> Chunks:
+        if name not in self._views:
+            self._views[name] = Chunks(self.dataset.data.column(name), self.manifest.columns[name])
+        return self._views[name]
+
+    @cached_property
+    def _rows(self) -> np.ndarray | None:
+        """Where in the dataset's table each row lies, `[N]`: a shuffled dataset does not say it, but row ids do.
+
+        Several times faster than asking datasets for rows; None where an id stands there twice.
+        """
+        column = self.dataset.data.column("row_id")
+        there = to_numpy(column, self.manifest.columns["row_id"])[0]
+        order = np.argsort(there, kind="stable")
+        ordered = there[order]
+        if (ordered[1:] == ordered[:-1]).any():
+            return None
+        return np.asarray(order[np.searchsorted(ordered, self.row_ids.numpy())])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without views of mapped files, which a worker that is spawned would be sent as copies."""
+        return self.__dict__ | {"_views": {}}
+
+    def with_dataset(self, changed: Any) -> "Labelled":
+        """The same with rows that `datasets` has shuffled, filtered, chosen or repeated.
+
+        changed: made of `dataset`; of other sets' rows, `joined` asks whether they belong together. DataError where
+        columns are gone or are kept otherwise.
+        """
+        found, wanted = changed.features.arrow_schema, self.dataset.features.arrow_schema
+        for name in self.manifest.columns:
+            have = found.field(name).type if name in found.names else "nothing"
+            if have != wanted.field(name).type:
+                raise DataError(
+                    f"The changed rows must have {name!r} as {wanted.field(name).type}, but have {have}; shuffle, "
+                    "filter, select and concatenate leave columns as they are."
+                )
+        if len(changed) == 0:
+            raise DataError("A labelled transfer set needs at least one row, but the changed one has none.")
+        return Labelled(self.folder, self.manifest, self.cache_dir, changed)
+
+    def joined(self, *others: "Labelled") -> "Labelled":
+        """The rows of this set, then those of others that the same teacher labelled alike.
+
+        DataError, naming the field, where another teacher, kind, tokenizer or augmentation made one of them.
+        """
+        for other in others:
+            self.teacher.require_labelled("transfer", other)
+        return self.with_dataset(datasets.concatenate_datasets([self.dataset, *(other.dataset for other in others)]))
+
+    def select(self, indices: Any) -> "Labelled":
+        """The examples at these places (numbers, or a bool mask `[N]`), in this order; DataError if there is none."""
+        places = torch.as_tensor(indices)
+        if places.dtype == torch.bool:
+            if places.shape != (len(self),):
+                raise DataError(f"A bool mask has one entry per example, {len(self)}, but is {list(places.shape)}.")
+            places = places.nonzero().squeeze(1)
+        return self.with_dataset(self.dataset.select(self._there(places.tolist()).tolist()))
+
+    def _there(self, places: Sequence[int]) -> np.ndarray:
+        """These places, counted from the first example; DataError where one of them has none."""
+        there = np.asarray(places, np.int64)
+        beyond = there[(there < -len(self)) | (there >= len(self))]
+        if len(beyond):
+            raise DataError(
+                f"There are {len(self):,} examples, at the places 0 to {len(self) - 1:,}, but got {beyond[0]:,}."
+            )
+        return np.where(there < 0, there + len(self), there)
+
+    def split(self, fraction: float, seed: int = 0) -> tuple["Labelled", "Labelled"]:
+        """`(rest, part)`, as of a TransferSet: by row ids, each class in its share."""
+        chosen = random_part(self.row_ids, self.labels, fraction, seed)
+        return self.select(~chosen), self.select(chosen)
+
+    def __repr__(self) -> str:
+        of = self.manifest
+        what = ", ".join(f"{name}={value}" for name, value in of.kind.items() if name != "kind")
+        return f"Labelled({len(self):,} examples, {of.kind['kind']}({what}) over {of.classes:,} classes, {self.folder})"
+
+    def _column(self, name: str) -> Tensor:
+        rows, kept = self.dataset.select_columns([name]).with_format("arrow"), self.manifest.columns[name]
+        starts = range(0, len(rows), _AT_ONCE)  # datasets makes a table of each row that was chosen
+        return torch.from_numpy(
+            np.concatenate([to_numpy(rows[start : start + _AT_ONCE].column(name), kept)[0] for start in starts])
+        )
+
+
+def batch_of(read: Read, columns: Mapping[str, Kept]) -> Batch:
+    """Rows as they are kept, as the batch that is read of them: by the teacher once, and by every student.
+
+    Labels that are lists are a language model's. Inputs come first, then `labels`, `row_id` and what targets there
+    are, `[positions, (views,) width]`, zero where a batch has positions that are padding.
+    """
+    is_language = "labels" in columns and columns["labels"].is_list
+    batch = _padded(read, columns) if is_language else _examples(read, columns)
+    for name, kept in columns.items():
+        if not name.startswith(TARGET_PREFIX):
+            continue
+        said, lengths = read(name)
+        if kept.shape in ((), (None,)):  # one number of each position
+            said = said[..., None]
+        if lengths is not None and not is_language:
+            said = _at_tokens(said, lengths, next(iter(batch.values())).shape[1])
+        batch[name] = _tensor(said)
+    return batch
+
+
+_OF_TEXTS = ("input_ids", "labels", TEACHER_PREFIX + "input_ids", TEACHER_PREFIX + "labels")
+
+
+def _padded(read: Read, columns: Mapping[str, Kept]) -> Batch:
+    """Rows of `tokenise`."""
+    rows: list[dict[str, Any]] = [{"row_id": i} for i in read("row_id")[0].tolist()]
+    for name in _OF_TEXTS:
+        if name in columns:
+            values, lengths = read(name)
+            assert lengths is not None  # each is a list
+            for row, own in zip(rows, np.split(values, np.cumsum(lengths)[:-1]), strict=True):
+                row[name] = own
+    return Pad(0)(rows)  # whatever fills up is masked
+
+
+def _examples(read: Read, columns: Mapping[str, Kept]) -> Batch:
+    """Rows of a TransferSet, as it gathers them."""
+    batch: Batch = {}
+    for name, kept in columns.items():
+        if name.startswith(TARGET_PREFIX):
+            continue
+        values, lengths = read(name)
+        if lengths is None:
+            tensor = _tensor(values)
+            batch[name] = tensor if name in ("labels", "row_id") else as_input(tensor)
+        else:
+            wide = np.full((len(lengths), lengths.max()), kept.padding, np.int64)
+            wide[np.arange(wide.shape[1]) < lengths[:, None]] = values
+            batch[name] = torch.from_numpy(wide)
+    if "labels" in batch and batch["labels"].ndim > 1:
+        batch["labels"] = batch["labels"][:, : next(iter(batch.values())).shape[1]]
+    return batch
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    """Views of what Arrow holds must not be written to, so they are copied."""
+    return torch.from_numpy(np.require(values, requirements="W"))
+
+
+def _at_tokens(said: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+    """What was said of each example's own tokens, `[sum of lengths, ...]`, in a padded batch's `[n * width, ...]`."""
+    everywhere = np.zeros((len(lengths), width, *said.shape[1:]), said.dtype)
+    everywhere[np.arange(width) < lengths[:, None]] = said
+    return everywhere.reshape(-1, *said.shape[1:])

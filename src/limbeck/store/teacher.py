@@ -1,0 +1,143 @@
+"""A teacher that has spoken: its words are columns of the batch.
+
+What this file does not know: where batches come from, the objective.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import ConfigError, DataError
+from limbeck.losses.targets import Head, SoftTargets
+from limbeck.networks.asking import TARGET_PREFIX, Batch
+from limbeck.store.kinds import kind_of
+from limbeck.store.manifest import Manifest, differences
+from limbeck.transfer.text.vocabulary import template_hash, tokenizer_hash
+
+Augment = Callable[[Batch, int], Batch]
+
+
+class StoredTeacher:
+    """Reads what a teacher said out of the batch's own columns `target_*`; `labelled.teacher` is one.
+
+    manifest: of the labelled transfer set. head: the teacher's output layer, where its hidden states are kept.
+    """
+
+    def __init__(self, manifest: Manifest, head: Head | None = None):
+        self.manifest, self.head = manifest, head
+        self.kind = kind_of(manifest.kind)
+
+    def __call__(self, batch: Batch) -> SoftTargets:
+        """What was said about the batch's examples, position by position."""
+        missing = [name for name in self.manifest.targets if name not in batch]
+        if missing:
+            raise DataError(
+                f"The batch has no {missing[0]!r}, only {sorted(batch)}: a stored teacher speaks of labelled examples "
+                "alone; take batches from limbeck.open(path), or from a part of it."
+            )
+        said: dict[str, Tensor] = {name.removeprefix(TARGET_PREFIX): batch[name] for name in self.manifest.targets}
+        if any(column.ndim > 2 for column in said.values()):
+            raise DataError(
+                f"These targets are of {self.manifest.views} augmented views ({self.manifest.augmentation}), which "
+                "only training replays; evaluate, or tune, on examples that were labelled without augmentation."
+            )
+        return self.kind.decode(said, self.manifest.classes, self.head)
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, where they were known."""
+        return self.manifest.label_names
+
+    @property
+    def one_view(self) -> bool:
+        """Whether the targets hold for the examples as they are, without augmentation."""
+        return self.manifest.augmentation is None
+
+    def fingerprint(self) -> str:
+        """The fingerprint of the teacher that spoke."""
+        return self.manifest.teacher
+
+    def to(self, device: torch.device | str) -> "StoredTeacher":
+        """Moves the output layer, if there is one."""
+        self.head = None if self.head is None else self.head.to(device)
+        return self
+
+    in_batch = True  # it reads what the batch holds, and no model stands behind it
+
+    def prepare(
+        self, sets: Mapping[str, Any], tokenizer: Any, augment: Augment | None
+    ) -> tuple[int | None, Augment | None]:
+        """To how many classes an output layer is cut, and the augmentation that shows the views that were labelled.
+
+        sets: "transfer" and evaluation sets, by name. Raises what `require_labelled`, `classes_of` and `replayed` do.
+        """
+        for who, examples in sets.items():
+            self.require_labelled(who, examples)
+        return self.classes_of(tokenizer), self.replayed(augment)
+
+    def require_labelled(self, who: str, examples: Any) -> None:
+        """DataError unless the targets of these examples are this teacher's."""
+        theirs = getattr(examples, "manifest", None)
+        if not isinstance(theirs, Manifest):
+            raise DataError(
+                f"The {who} set is a {type(examples).__name__} without stored targets, which is all that this teacher "
+                "can say; use limbeck.open(path), a part of it (split), or a set labelled by the same teacher."
+            )
+        same = ["teacher", "kind", "classes", "tokenizer"]
+        if who == "transfer":  # others are read as they are
+            same += ["augmentation", "augmentation_seed", "views"]
+        mine, others = ({name: getattr(of, name) for name in same} for of in (self.manifest, theirs))
+        if different := differences(mine, others):
+            raise DataError(
+                f"The {who} set {getattr(examples, 'folder', '')} was labelled otherwise than this teacher's:\n"
+                + "\n".join(different)
+            )
+
+    def classes_of(self, tokenizer: Any) -> int | None:
+        """To how many classes an output layer is cut: the stored ones, if this is the tokenizer they were cut to.
+
+        DataError, field by field, where it is another one; None where the targets were stored without a tokenizer.
+        """
+        if tokenizer is None or self.manifest.tokenizer is None:
+            return None
+        stored = {"tokenizer": self.manifest.tokenizer, "chat_template": self.manifest.chat_template}
+        given = {"tokenizer": tokenizer_hash(tokenizer), "chat_template": template_hash(tokenizer)}
+        if different := differences(stored, given):
+            raise DataError(
+                "The stored targets were made with another tokenizer than the student's; give theirs (--tokenizer; in "
+                "Python processing_class=), or label again. They differ in:\n" + "\n".join(different)
+            )
+        return self.manifest.classes
+
+    def replayed(self, augment: Augment | None) -> Augment | None:
+        """An augmentation that shows in every epoch the view that was labelled, with what was said of it.
+
+        ConfigError where it is not the one that the views were labelled with.
+        """
+        stored, seed = self.manifest.augmentation, self.manifest.augmentation_seed
+        if stored is None:
+            return augment  # of none, or the trainer refuses it
+        if repr(augment) != stored or getattr(augment, "seed", None) != seed:
+            raise ConfigError(
+                f"The stored targets are of views made by {stored} with seed {seed}, but training has "
+                f"{'no augmentation' if augment is None else f'{augment!r}'}; give the same one (--jitter; in Python "
+                "augment=)."
+            )
+        return _Replay(augment, self.manifest)
+
+
+class _Replay:
+    """`(batch, epoch) -> batch`: epoch e shows view e modulo the number of views, and its targets."""
+
+    def __init__(self, augment: Any, manifest: Manifest):
+        self.augment, self.manifest = augment, manifest
+
+    def __call__(self, batch: Batch, epoch: int) -> Batch:
+        view = epoch % self.manifest.views
+        said = {name: batch[name][:, view] for name in self.manifest.targets}
+        return {**self.augment(batch, view), **said}
+
+    def __repr__(self) -> str:
+        return f"{self.augment!r}, replaying {self.manifest.views} stored views"

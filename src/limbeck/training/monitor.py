@@ -1,0 +1,68 @@
+"""What is measured at each position while a student is trained, and how it is averaged.
+
+What this file does not know: models, how batches are put together.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from limbeck.losses.metrics import position_statistics
+from limbeck.losses.numbers import NO_LABEL
+from limbeck.losses.objective import Objective
+from limbeck.losses.targets import Head, SoftTargets
+from limbeck.networks.halves import ROWS
+
+OF_LABELS = ("correct", "nll", "brier", "hard_loss")
+OF_TEACHER = ("agreement", "acceptance", "forward_kl", "reverse_kl")
+"""Statistics that only positions with a label have, and only those where the teacher speaks of every class."""
+
+
+def measured(
+    objective: Objective, logits: Tensor, targets: SoftTargets | None, labels: Tensor | None
+) -> dict[str, Tensor]:
+    """Statistics and both terms of n positions, name -> `[n]`; what cannot be known is left out.
+
+    logits `[n, C]`: the student's. labels `[n]`: -100 is no label.
+    """
+    soft, hard = objective.per_position(logits, targets, labels)
+    log_p = None
+    if targets is not None and targets.complete:
+        log_p = targets.all_log_probs(1.0)
+    statistics = position_statistics(logits, log_p, labels)
+    unknown = {*(OF_LABELS if labels is None else ()), *(OF_TEACHER if log_p is None else ())}
+    columns = {name: values for name, values in statistics.items() if name not in unknown}
+    said = {"soft_loss": soft, "hard_loss": hard, "labelled": None if labels is None else labels != NO_LABEL}
+    return columns | {name: values for name, values in said.items() if values is not None}
+
+
+def measured_in_chunks(
+    objective: Objective, hidden: Tensor, head: Head, targets: SoftTargets | None, labels: Tensor
+) -> dict[str, Tensor]:
+    """The same of hidden states `[n, H]`, whose logits exist a few rows at a time."""
+    chunks = [slice(start, start + ROWS) for start in range(0, max(1, len(hidden)), ROWS)]
+    parts = [
+        measured(objective, head(hidden[rows]), None if targets is None else targets[rows], labels[rows])
+        for rows in chunks
+    ]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def means_of(objective: Objective, columns: Mapping[str, Tensor]) -> dict[str, float]:
+    """The weighted mean of each statistic `[n]` over the positions that have it, and the objective's value."""
+    column = dict(columns)
+    weight = column.pop("weight").clamp(min=0)  # Trainer pads with -100
+    labelled = column.pop("labelled", weight).clamp(min=0)
+    means = {}
+    for name, values in column.items():
+        share = weight * labelled if name in OF_LABELS else weight
+        if share.sum() > 0:
+            values = torch.where(share > 0, values, 0.0)  # what is nan or infinite elsewhere does not count
+            means[name] = float((values * share).sum() / share.sum())
+    if "correct" in means:
+        means["accuracy"] = means.pop("correct")
+    soft, hard = means.get("soft_loss"), means.get("hard_loss")
+    if soft is not None or hard is not None:
+        means["loss"] = objective.soft_scale * (soft or 0.0) + objective.hard_weight * (hard or 0.0)
+    return means

@@ -1,0 +1,238 @@
+"""What is refused before training begins: sets, labels, teachers and students that do not belong together.
+
+One batch is read and put through teacher and student, without gradient and without touching the random state.
+What this file does not know: how training goes on after that.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
+from limbeck.losses.divergences import forward_kl
+from limbeck.losses.numbers import NO_LABEL
+from limbeck.losses.objective import Objective
+from limbeck.losses.targets import DenseTargets, MixedTargets, SoftTargets
+from limbeck.networks.asking import Batch, label_names_of, logits_of, networks_of, teacher_view
+from limbeck.networks.checks import check_label_names, check_labels, refuse_probabilities
+from limbeck.networks.halves import base_of, is_language_model, keeps_apart, logits_are_heads
+from limbeck.networks.modes import evaluating
+from limbeck.networks.positions import (
+    Positions,
+    next_token_positions,
+    packed_examples,
+    positions_of,
+    require_same_completions,
+)
+from limbeck.teachers.model import Teacher
+
+log = logging.getLogger("limbeck")
+
+HALF = {torch.float16, torch.bfloat16}
+
+
+def check_student(student: nn.Module, teacher: Teacher | None, transfer_set: Any, evaluation_set: Any = None) -> None:
+    """Whether there is something to train, on some examples, with classes that are called alike."""
+    if len(transfer_set) == 0:
+        raise DataError("The transfer set is empty; training needs at least one example.")
+    apart = None if getattr(teacher, "shares_student", False) else teacher  # a PEFT model without its adapter
+    shared = {id(p) for model in networks_of(apart) or [] for p in model.parameters()} & {
+        id(p) for p in student.parameters()
+    }
+    if shared:
+        raise ModelError(
+            "Teacher and student share parameters, and a teacher is frozen; pass copy.deepcopy(model) as one of them."
+        )
+    if not any(p.requires_grad for p in student.parameters()):
+        raise ModelError(
+            "No parameter of the student requires a gradient, so nothing could be learned; call "
+            "student.requires_grad_() on what is to be trained. (A model that once was a teacher has been frozen.)"
+        )
+    half = sorted({str(p.dtype) for p in student.parameters() if p.requires_grad and p.dtype in HALF})
+    if half:
+        log.warning(
+            "The student's weights are %s, where steps of less than about a 256th of a weight are lost; train "
+            "student.float(), with bf16=True to multiply in bfloat16 all the same.",
+            " and ".join(half),
+        )
+    said = {
+        "the teacher": getattr(teacher, "label_names", None),
+        "the student": label_names_of(student),
+        "the transfer set": getattr(transfer_set, "label_names", None),
+        "the evaluation set": getattr(evaluation_set, "label_names", None),
+    }
+    check_label_names({who: names for who, names in said.items() if names})
+
+
+def check_classes(
+    classes: int, objective: Objective, batch: Batch, transfer_set: Any, evaluation_set: Any = None
+) -> None:
+    """Whether sets speak of as many classes as the student has outputs, and have the labels that are learned."""
+    for who, examples in (("transfer", transfer_set), ("evaluation", evaluation_set)):
+        names, labels = getattr(examples, "label_names", None), getattr(examples, "labels", None)
+        if names and len(names) != classes:
+            raise ShapeError(
+                f"The {who} set has {len(names)} classes and the student {classes} outputs; it needs one output per "
+                "class. Change the student's last layer."
+            )
+        if isinstance(labels, Tensor):
+            check_labels(labels, classes, f" of the {who} set")
+    labels = getattr(transfer_set, "labels", None)
+    if objective.hard_weight and isinstance(labels, Tensor) and (labels == NO_LABEL).all():
+        raise ConfigError("hard_weight is above 0 but every label is -100; give labels, or hard_weight=0.")
+    if "labels" in batch:
+        check_labels(batch["labels"], classes)  # of sets that do not show all their labels
+    elif objective.hard_weight:
+        raise ConfigError(
+            "hard_weight is above 0 but the batches have no labels; give labels, or hard_weight=0 and a teacher."
+        )
+
+
+def check_batch(student: nn.Module, teacher: Teacher | None, objective: Objective, batch: Batch) -> Tensor:
+    """The student's logits for a batch, if teacher and student speak of the same classes in finite logits."""
+    with _asked_only(student):
+        logits = logits_of(student, batch)
+        targets = teacher(batch) if teacher is not None and objective.soft_weight else None
+    if logits.ndim < 2:
+        raise ShapeError(f"The student must return logits [n, C], but returned the shape {list(logits.shape)}.")
+    if not logits.isfinite().all():
+        raise ModelError("The student's logits are not finite for the first batch; look at its weights or its inputs.")
+    refuse_probabilities(logits, "student", "leave its softmax out")
+    if (weights := batch.get("weights")) is not None and not (weights >= 0).all():
+        raise DataError("The weights of positions must be 0 or more, but the first batch has others; correct them.")
+    if targets is not None:
+        _check_targets(objective, logits.shape[-1], positions_of(batch, logits.ndim - 1), targets, batch)
+    return logits
+
+
+def check_language_batch(
+    student: Any, teacher: Teacher | None, objective: Objective, batch: Batch, classes: int | None = None
+) -> bool:
+    """The same of a language model; whether its states and its output layer can stand for its logits.
+
+    classes: what both are cut to.
+    """
+    if getattr(base_of(student).config, "is_encoder_decoder", False):
+        _check_encoded(type(student).__name__, batch)
+    positions = next_token_positions(batch)
+    if not len(positions.row_ids(batch)):
+        raise DataError("No token of the first batch is to be predicted: every label is -100, or stands first.")
+    classes = classes or len(base_of(student).get_output_embeddings().weight)
+    check_labels(batch["labels"], classes)
+    if "teacher_labels" in batch:
+        require_same_completions(batch, teacher_view(batch))
+    check_packing(student, teacher if objective.soft_weight else None, batch)
+    with _asked_only(student):
+        in_halves = logits_are_heads(student, batch)
+        targets = teacher(batch) if teacher is not None and objective.soft_weight else None
+    if not in_halves:
+        log.warning(
+            "The logits of the student, %s, are not a product of its last states; they are made as a whole.",
+            type(student).__name__,
+        )
+    if targets is not None:
+        _check_targets(objective, classes, positions, targets, batch)
+    return in_halves
+
+
+def _check_encoded(name: str, batch: Batch) -> None:
+    """DataError where an encoder-decoder has nothing to decode, or its encoder reads what its decoder is to write."""
+    if "decoder_input_ids" not in batch:
+        raise DataError(
+            f"{name} is an encoder-decoder, and its batches need decoder_input_ids beside labels; use "
+            "transformers.DataCollatorForSeq2Seq(tokenizer, model=student) as data_collator, in Python: the command "
+            "trains none."
+        )
+    ids, labels = batch["input_ids"], batch["labels"]
+    if ids.shape != labels.shape:
+        return
+    learned, real = labels != NO_LABEL, batch.get("attention_mask", torch.ones_like(ids)) != 0
+    prompt = real & (learned.cumsum(-1) == 0)  # a target begins with its first token, even where it is the source
+    if bool(learned.any() and (ids == labels)[learned].all() and (prompt.any(-1) | ~learned.any(-1)).all()):
+        raise DataError(
+            f"{name} is an encoder-decoder, and its encoder reads what its decoder is to write: in the first batch the "
+            "labels are the input_ids that they stand beside, after a prompt, as limbeck.tokenise makes them for "
+            "causal models. Give rows whose input_ids are the source alone and whose labels are the target alone."
+        )
+
+
+def check_packing(student: Any, teacher: Teacher | None, batch: Batch) -> None:
+    """Whether student and teacher keep the examples of a batch of packed rows apart; of others nothing is asked."""
+    _require_apart("student", student, batch)
+    for network in networks_of(teacher) or []:
+        if is_language_model(network):
+            _require_apart("teacher", network, teacher_view(batch))
+
+
+def _require_apart(who: str, model: Any, batch: Batch) -> None:
+    """ConfigError if a model lets the examples of packed rows see each other."""
+    examples = packed_examples(batch)
+    if not examples:
+        return
+    why = "to it they are one text"
+    try:
+        with _asked_only(model):
+            if keeps_apart(model, batch, examples):
+                return
+    except (TypeError, ValueError) as error:  # of a forward that does not know position_ids
+        why = f"asked to, it says {str(error)!r}"
+    inner = base_of(model)
+    raise ConfigError(
+        f"The rows are packed, and the {who} must read their examples apart, but {type(inner).__name__} with "
+        f"attn_implementation={getattr(inner.config, '_attn_implementation', None)!r} does not: {why}. Load it with "
+        'attn_implementation="sdpa" or "eager" (flash attention reads packed rows in batches of one row only), or '
+        "train without packing (limbeck.pack, --packing), as models that are recurrent or make their own masks must be."
+    )
+
+
+@contextmanager
+def _asked_only(student: nn.Module) -> Iterator[None]:
+    """In eval mode, without gradient, and as if it had not been asked."""
+    with torch.random.fork_rng(), evaluating([student]):
+        yield
+
+
+def _check_targets(objective: Objective, classes: int, compared: Positions, targets: SoftTargets, batch: Batch) -> None:
+    positions = torch.Size(compared.shape).numel()
+    if compared.rows is not None and targets.num_classes != classes:
+        raise ShapeError(
+            f"The teacher's output layer has {targets.num_classes} classes and the student's {classes}. If both have "
+            "the same tokenizer and a padded output layer, give it (--tokenizer; in Python processing_class and "
+            "teacher_tokenizer): both layers are cut to the tokens that exist."
+        )
+    if targets.num_classes != classes:
+        raise ShapeError(
+            f"The teacher speaks of {targets.num_classes} classes and the student of {classes}; both need one output "
+            "per class of the same set of classes. Change the student's last layer, or give another teacher."
+        )
+    if len(targets) != positions:
+        raise ShapeError(
+            f"The teacher spoke of {len(targets)} positions, but the batch has {positions} for the student; the "
+            "teacher must return one row per position of the batch."
+        )
+    members = targets.members if isinstance(targets, MixedTargets) else [targets]
+    for member in members:
+        if isinstance(member, DenseTargets):
+            refuse_probabilities(
+                member.logits,
+                "teacher",
+                "return probs.log(), or DenseTargets.from_probs(probs), or leave its softmax out",
+            )
+    bad = compared.compared(targets.bad_rows(objective.divergence))
+    if bad.any():
+        row = int(compared.row_ids(batch).cpu()[bad.cpu()][0])
+        if compared.compared(targets.bad_rows(forward_kl)).any():  # finite wherever there is a distribution at all
+            raise TargetError(
+                f"The teacher gave nan, infinity or an impossible distribution for the example with row_id {row} "
+                f"({int(bad.sum())} of {len(bad)} positions of the first batch); look at that example, or at the "
+                "teacher's dtype."
+            )
+        raise TargetError(
+            f"The teacher gives some class a probability of zero for the example with row_id {row}, where "
+            f"{objective.divergence.name} is infinite; use skewed_reverse_kl, forward_kl or jensen_shannon."
+        )
+    targets.compared_by(objective.divergence, objective.temperature)

@@ -1,0 +1,493 @@
+"""DistillTrainer: transformers' Trainer, with a teacher and an Objective in the place of the model's own loss.
+
+Loops, devices, mixed precision, accumulation, logging, resuming: Trainer's and Accelerate's. Written here: what a
+batch is worth (objective, counts), what is measured (metrics), and that nothing cut off is resumed from.
+
+What this file does not know: how the loss is computed, what teachers and transfer sets are made of.
+"""
+
+import logging
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, default_data_collator
+
+from limbeck.errors import CheckpointError, ConfigError, DataError, TargetError
+from limbeck.losses.linear import linear_divergence
+from limbeck.losses.objective import Counts, Loss, Objective
+from limbeck.losses.targets import Head, SoftTargets
+from limbeck.networks.asking import Batch, logits_of
+from limbeck.networks.checks import check_rows
+from limbeck.networks.folder import write_model
+from limbeck.networks.halves import (
+    base_of,
+    head_of,
+    is_language_model,
+    logits_are_heads,
+    require_positions,
+    within_forward,
+)
+from limbeck.networks.mlp import MLP
+from limbeck.networks.positions import Positions, next_token_positions, positions_of
+from limbeck.teachers.model import ModelTeacher, as_teacher
+from limbeck.training.checkpoints import newest_whole, require_whole, rotate, seal
+from limbeck.training.monitor import means_of, measured, measured_in_chunks
+from limbeck.training.plan import check_batch, check_classes, check_language_batch, check_packing, check_student
+from limbeck.transfer.text.collate import Pad
+from limbeck.transfer.text.vocabulary import shared_vocabulary
+
+log = logging.getLogger("limbeck")
+
+T = TypeVar("T")
+
+
+@dataclass
+class DistillConfig(TrainingArguments):
+    """transformers.TrainingArguments with the defaults that distillation needs.
+
+    A loss of nan is logged as nan, no column of a batch is thrown away, early stopping goes on counting where a
+    checkpoint left off, and nothing is reported elsewhere unless `report_to` asks for it.
+    """
+
+    output_dir: str | None = "runs/student"
+    logging_nan_inf_filter: bool = False
+    remove_unused_columns: bool | None = False
+    report_to: str | list[str] | None = "none"
+    restore_callback_states_from_checkpoint: bool = True
+    dataloader_pin_memory: bool = field(default_factory=torch.accelerator.is_available)
+    label_names: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # bf16 works there only where it is said
+        super().__post_init__()
+        _refuse_arguments(self)
+        if self.label_names is None:
+            self.label_names = ["labels"]
+
+
+class DistillTrainer(Trainer):
+    """Trains a student on an Objective: towards a teacher, towards labels, or both.
+
+    student: any nn.Module or transformers model (image, text or token classification).
+    teacher: a network, a teacher, a classifier with predict_proba or a function of the batch; None for labels alone.
+    objective: by default soft targets at T = 2 where there is a teacher, labels where there is none.
+    args: DistillConfig, or TrainingArguments with remove_unused_columns and logging_nan_inf_filter off.
+    train_dataset, eval_dataset: TransferSets, or any dataset whose batches are dicts of tensors; labels optional.
+    augment: `(batch, epoch) -> batch`, the same view for teacher and student; training only.
+    processing_class, teacher_tokenizer: the tokenizers of two language models, which must be one; output layers that
+        are padded to more classes than it has are cut to those. Not needed where both have as many.
+    impl: of linear_divergence, which language models are trained with; "reference" makes all logits.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Any = None,
+        objective: Objective | None = None,
+        args: TrainingArguments | None = None,
+        *,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        augment: Callable[[Batch, int], Batch] | None = None,
+        data_collator: Callable[[Any], Batch] | None = None,
+        processing_class: Any = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        teacher_tokenizer: Any = None,
+        impl: str = "auto",
+        optimizers: tuple[Any, Any] = (None, None),
+    ):
+        _refuse_arguments(args := args or DistillConfig())
+        self.teacher = None if teacher is None else as_teacher(teacher)
+        if teacher_tokenizer is not None and processing_class is None:
+            raise ConfigError("teacher_tokenizer is compared with the student's; give that as processing_class.")
+        self.classes = None if teacher_tokenizer is None else shared_vocabulary(processing_class, teacher_tokenizer)
+        if self.classes is not None:
+            for member in getattr(self.teacher, "members", [self.teacher]):
+                if isinstance(member, ModelTeacher):
+                    member.classes = self.classes
+        hard_only = Objective(soft_weight=0.0, hard_weight=1.0)
+        self.objective = objective or (Objective() if teacher is not None else hard_only)
+        self.augment, self.impl = augment, impl
+        self.teacher_passes = self.teacher is not None and self.objective.soft_weight > 0
+        if self.objective.soft_weight and self.teacher is None:
+            raise ConfigError("The objective has a soft_weight but there is no teacher; give one, or soft_weight=0.")
+        if augment is not None and self.teacher_passes and getattr(self.teacher, "one_view", False):
+            raise ConfigError(
+                "A recorded teacher, or a stored one, spoke of the examples as they are, so its words are wrong for an "
+                "augmented view; leave augment (--jitter) out, label views of it (limbeck.label, or limbeck label "
+                "--jitter), or train with the live teacher."
+            )
+        prepare = getattr(self.teacher, "prepare", None)
+        if prepare is not None and self.teacher_passes:
+            evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
+            sets = {who: of for who, of in {"transfer": train_dataset, **evaluated}.items() if of is not None}
+            classes, self.augment = prepare(sets, processing_class, augment)
+            self.classes = classes or self.classes
+        constraint = student.max_norm if isinstance(student, MLP) else None
+        extra = [MaxNorm(constraint)] if constraint else []
+        self._next_tokens = is_language_model(student)
+        if data_collator is None and self._next_tokens:
+            data_collator = Pad(0)  # of no consequence: padding is masked
+        super().__init__(
+            model=student,
+            args=args,
+            data_collator=_AsGathered(data_collator or default_data_collator),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=self._summarise,
+            callbacks=[*callbacks, *extra],
+            optimizers=optimizers,
+        )
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the global counts itself
+        if self.teacher is not None and hasattr(self.teacher, "to"):
+            self.teacher.to(self.args.device)
+        self._position_axes = 1  # 2 where every token is a position: check sees it
+        # whether a language model's states and output layer can stand for its logits; None until it was tried
+        self._in_halves: bool | None = None if self._next_tokens else False
+        self._resumed_with: list[int] = []  # patience of each EarlyStoppingCallback, which a checkpoint brings too
+        if self._next_tokens and args.n_gpu > 1:
+            raise ConfigError(
+                f"One process has {args.n_gpu} GPUs, and language models are trained with one process per GPU; start "
+                "with torchrun or accelerate launch, or show it one GPU."
+            )
+        self._forget()
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Trains; every setting, label and the first batch are checked before.
+
+        resume_from_checkpoint: a checkpoint's folder, or True for the newest whole one in output_dir.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = str(self.last_checkpoint())
+        elif resume_from_checkpoint:
+            resume_from_checkpoint = str(require_whole(resume_from_checkpoint))
+        elif any(Path(str(self.args.output_dir)).glob("checkpoint-*")):
+            log.warning("%s holds checkpoints of an earlier run; resuming may find those.", self.args.output_dir)
+        self._forget()
+        self.check()
+        if resume_from_checkpoint:
+            self._resumed_with = [callback.early_stopping_patience for callback in self._early_stopping()]
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def check(self) -> None:
+        """Refuses what cannot work before a step is taken: train calls it."""
+        if not hasattr(self.train_dataset, "__len__"):
+            raise DataError(
+                "Training needs a train_dataset whose length is known, such as a TransferSet, but got "
+                f"{type(self.train_dataset).__name__}."
+            )
+        sets = self.train_dataset, self.eval_dataset
+        check_student(self.model, self.teacher if self.teacher_passes else None, *sets)
+        if self._next_tokens:
+            classes = self.classes or len(base_of(self.model).get_output_embeddings().weight)
+            for examples in filter(None, sets):
+                rows = examples.dataset if hasattr(examples, "manifest") else examples  # of a labelled transfer set
+                check_rows(self.model, self.teacher if self.teacher_passes else None, rows, classes)
+        batch = self._first_batch(self.train_dataset, self.args.train_batch_size)
+        if self.augment is not None:
+            batch = self.augment(batch, 0)
+        if self._next_tokens:
+            self._in_halves = check_language_batch(self.model, self.teacher, self.objective, batch, self.classes)
+            if "position_ids" in getattr(self.eval_dataset, "column_names", ()):
+                measured_on = self._first_batch(self.eval_dataset, self.args.eval_batch_size)
+                check_packing(self.model, self.teacher if self.teacher_passes else None, measured_on)
+            return
+        logits = check_batch(self.model, self.teacher, self.objective, batch)
+        check_classes(logits.shape[-1], self.objective, batch, *sets)
+        self._position_axes = logits.ndim - 1
+
+    def _first_batch(self, examples: Any, size: int) -> Batch:
+        gather = getattr(examples, "__getitems__", lambda rows: [examples[i] for i in rows])
+        batch: Batch = self._prepare_inputs(self.data_collator(gather(list(range(min(len(examples), size))))))
+        return batch
+
+    def last_checkpoint(self) -> Path:
+        """The newest whole checkpoint in output_dir; a newer one that is not is skipped with a warning."""
+        newest, skipped = newest_whole(str(self.args.output_dir))
+        for checkpoint, wrong in skipped.items():
+            log.warning("%s is skipped: %s.", checkpoint, wrong)
+        if newest is None:
+            raise CheckpointError(f"{self.args.output_dir} holds no whole checkpoint; train without resuming.")
+        if skipped:
+            log.warning("Resuming from %s.", newest)
+        return newest
+
+    def _forget(self) -> None:
+        """What is noted between logs, so that a second training begins as the first did."""
+        self._logged: dict[str, Tensor] = {}  # part -> (sum, count) since the last log, on the device
+        self._first_bad_row = torch.tensor(-1, device=self.args.device)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """This batch's share of the loss of the global batch."""
+        if self.augment is not None and model.training:
+            inputs = self.augment(inputs, int(self.state.epoch or 0))
+        counts = Counts(*num_items_in_batch) if num_items_in_batch is not None else None
+        logits = None
+        if self._in_halves:
+            loss = self._without_logits(model, inputs, partial(self._loss_of_states, counts))
+        else:
+            logits, positions = self._ask_student(model, inputs)
+            targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
+            loss = self.objective(
+                logits, targets, positions.labels, mask=positions.mask, weights=positions.weights, counts=counts
+            )
+        for name, part in loss.parts.items():
+            self._logged[name] = self._logged.get(name, 0) + torch.stack([part.sum, part.count])
+        share = loss.mean
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            share = share * self.accelerator.num_processes  # DDP takes the mean over processes of what is a sum
+        return (share, {"logits": logits}) if return_outputs else share
+
+    def _ask_student(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Positions]:
+        """The logits at the positions, `[*shape, C]`."""
+        logits = logits_of(model, inputs)
+        if not self._next_tokens:
+            return logits, positions_of(inputs, logits.ndim - 1)
+        positions = next_token_positions(inputs)
+        return require_positions(logits, inputs, "student")[positions.rows, : self.classes], positions
+
+    def _without_logits(self, model: nn.Module, inputs: Batch, then: Callable[..., T]) -> T:
+        """`then(hidden [n, H], head, targets, positions)` of a language model, whose logits are never made."""
+        positions = next_token_positions(inputs)
+        targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
+        student = self.accelerator.unwrap_model(model, keep_torch_compile=False)
+
+        def read(hidden: Tensor) -> T:
+            head = head_of(student)
+            assert head is not None  # logits_are_heads found it
+            head = head if self.classes is None else head.first(self.classes)
+            return then(require_positions(hidden, inputs, "student")[positions.rows], head, targets, positions)
+
+        with self.accelerator.autocast():
+            found: T = within_forward(model, student, inputs, read)
+        return found
+
+    def _loss_of_states(
+        self, counts: Counts | None, hidden: Tensor, head: Head, targets: SoftTargets | None, positions: Positions
+    ) -> Loss:
+        return linear_divergence(
+            hidden,
+            head.weight,
+            targets,
+            self.objective,
+            positions.labels,
+            weights=positions.weights,
+            counts=counts,
+            bias=head.bias,
+            logit_scale=head.logit_scale,
+            softcap=head.softcap,
+            impl=self.impl,
+        )
+
+    def _measured_of_states(
+        self, hidden: Tensor, head: Head, targets: SoftTargets | None, positions: Positions
+    ) -> tuple[Positions, dict[str, Tensor]]:
+        assert positions.labels is not None  # each is of a next token
+        return positions, measured_in_chunks(self.objective, hidden, head, targets, positions.labels)
+
+    def _ask_teacher(self, inputs: Batch, positions: Positions) -> SoftTargets:
+        with self.accelerator.autocast():
+            targets = self.teacher(inputs)  # type: ignore[misc]  # asked only where there is one
+        bad = positions.compared(targets.bad_rows(self.objective.divergence))
+        found = torch.where(bad.any(), positions.row_ids(inputs)[bad.int().argmax()], -1) if len(bad) else -1
+        self._first_bad_row = torch.where(self._first_bad_row < 0, found, self._first_bad_row)
+        return targets
+
+    def _raise_bad_targets(self) -> None:
+        row = int(self._first_bad_row)
+        if row >= 0:
+            raise TargetError(
+                f"The teacher gave nan, infinity or an impossible distribution for the example with row_id {row}; "
+                "look at that example, or at the teacher's dtype. The last checkpoint was written before."
+            )
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor | None:
+        """The counts of both terms over the global batch, `[2]`, also where there are no labels."""
+        if not batch_samples:
+            return None
+        each = [self._positions(batch).counts() for batch in batch_samples]
+        counts = torch.stack([torch.stack(c) for c in each]).sum(0).to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            counts = self.accelerator.gather(counts).view(-1, 2).sum(0)
+        return counts
+
+    def _positions(self, batch: Batch) -> Positions:
+        return next_token_positions(batch) if self._next_tokens else positions_of(batch, self._position_axes)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the two terms, each the mean over its own positions since the last log, to the training loss."""
+        self._raise_bad_targets()
+        if "loss" in logs:
+            for name, part in self._logged.items():
+                total, count = self.accelerator.reduce(part, "sum").tolist()
+                logs[f"{name}_loss"] = total / count if count else math.nan
+            self._logged = {}
+        super().log(logs, start_time)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[None, Tensor, Tensor]:
+        """Statistics per position in the place of logits: `[n, L, m]`, L = 1 for whole examples."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            if self._next_tokens and self._in_halves is None:  # before training, which finds out at once
+                check_packing(
+                    self.accelerator.unwrap_model(model), self.teacher if self.teacher_passes else None, inputs
+                )
+                self._in_halves = logits_are_heads(self.accelerator.unwrap_model(model), inputs)
+            if self._in_halves:
+                positions, columns = self._without_logits(model, inputs, self._measured_of_states)
+            else:
+                logits, positions = self._ask_student(model, inputs)
+                targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
+                labels = None if positions.labels is None else positions.labels.reshape(-1)
+                columns = measured(self.objective, logits.reshape(-1, logits.shape[-1]), targets, labels)
+        columns["weight"] = positions.weight()
+        self._columns = list(columns)
+        stacked = positions.in_batch(
+            torch.stack([values.float().reshape(-1) for values in columns.values()], -1), inputs
+        )
+        return None, stacked, stacked[..., :0]
+
+    def _summarise(self, prediction: Any) -> dict[str, float]:
+        """The mean of each statistic over the positions that have it, and the objective's value."""
+        rows = torch.as_tensor(prediction.predictions).flatten(0, 1).double()
+        return means_of(self.objective, dict(zip(self._columns, rows.unbind(-1), strict=True)))
+
+    def _run_epoch(self, *given: Any, **named: Any) -> None:
+        """Takes no step of a run that has ended: Trainer, when it resumes one, takes one more or goes on to the end."""
+        resumed, self._resumed_with = self._resumed_with, []
+        for callback, patience in zip(self._early_stopping(), resumed, strict=False):  # as of the checkpoint,
+            callback.early_stopping_patience = patience  # but for this, which may be another one now
+            self.control.should_training_stop |= callback.early_stopping_patience_counter >= patience
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        if not self.control.should_training_stop:
+            super()._run_epoch(*given, **named)
+
+    def _early_stopping(self) -> list[EarlyStoppingCallback]:
+        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, EarlyStoppingCallback)]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """The weights of a checkpoint, all of them or CheckpointError."""
+        try:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        except (RuntimeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{resume_from_checkpoint} does not hold this student: {error}. Resume with the student that the run "
+                "began with, or train without resuming."
+            ) from error
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Weights that were not loaded are an error here, but for those that others are tied to."""
+        weights = self.model.state_dict()
+        missing = set(load_result.missing_keys)
+        loaded = {weights[name].data_ptr() for name in weights.keys() - missing}
+        wrong = [name for name in missing if weights[name].data_ptr() not in loaded] + load_result.unexpected_keys
+        if wrong:
+            raise RuntimeError(f"{', '.join(sorted(wrong)[:3])} are not the same weights ({len(wrong)} in all)")
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Trainer's checkpoint, sealed once it is whole; older ones are deleted only after that."""
+        self._raise_bad_targets()
+        run = self._get_output_dir(trial=trial)
+        checkpoint = Path(run) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(checkpoint, ignore_errors=True)  # cut off, or of an earlier run: no file of it may stay
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal(checkpoint)
+            best = self.state.best_model_checkpoint
+            rotate(run, limit, [checkpoint, best] if best else [checkpoint])
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes the student as a whole; every process calls it, and the first one writes."""
+        in_shards = self.is_fsdp_enabled and "FULL" not in str(self.accelerator.state.fsdp_plugin.state_dict_type)
+        if in_shards and not _internal_call:  # as checkpoints are, and where Trainer writes nothing
+            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """A student's folder, as `limbeck.load` opens it: no pickled arguments beside it.
+
+        state_dict: the whole weights, where this process holds shards of them (FSDP, DeepSpeed's ZeRO-3).
+        """
+        if self.args.should_save:
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            names = getattr(self.train_dataset, "label_names", None)
+            student = self.accelerator.unwrap_model(self.model)
+            write_model(student, folder, label_names=names, tokenizer=self.processing_class, weights=state_dict or None)
+
+
+class MaxNorm(TrainerCallback):
+    """Bounds the L2 norm of the weights that come into each unit, after every optimizer step (arXiv 1207.0580).
+
+    It holds for every linear and convolutional layer of the student but the last one.
+    """
+
+    def __init__(self, max_norm: float):
+        self.max_norm = max_norm
+
+    @torch.no_grad()
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Scales the rows that have grown too long."""
+        layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+        for layer in layers[:-1]:
+            layer.weight.renorm_(2, 0, self.max_norm)
+
+
+def _refuse_arguments(args: TrainingArguments) -> None:
+    """Arguments of Trainer's that an Objective has no place for."""
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"{name} must be 1 or more, but is {getattr(args, name)}.")
+    if args.logging_nan_inf_filter:
+        raise ConfigError("logging_nan_inf_filter hides a loss of nan behind an average; set it to False.")
+    if args.remove_unused_columns:
+        raise ConfigError("remove_unused_columns throws away what teachers read; set it to False.")
+    if args.label_smoothing_factor:
+        raise ConfigError(
+            "label_smoothing_factor is not part of an Objective and would be ignored; leave it at 0. A soft_weight "
+            "and a teacher say more than smoothed labels."
+        )
+    if args.batch_eval_metrics or not args.eval_do_concat_batches:
+        raise ConfigError(
+            "batch_eval_metrics and eval_do_concat_batches=False are for metrics of one's own; leave them out: "
+            "statistics are kept of each position, never its logits."
+        )
+
+
+class _AsGathered:
+    """A collator that leaves a batch that the dataset gathered as it is."""
+
+    def __init__(self, collate: Callable[[Any], Batch]):
+        self.collate = collate
+
+    def __call__(self, gathered: Any) -> Batch:
+        if isinstance(gathered, Mapping):
+            return gathered
+        if self.collate is default_data_collator and not isinstance(gathered[0], Mapping):
+            raise DataError(
+                "Examples must be dicts of tensors, column by column, but the data set gives "
+                f"{type(gathered[0]).__name__}; make a TransferSet of it (limbeck.arrays), or give a data_collator."
+            )
+        return self.collate(gathered)

@@ -1,0 +1,1 @@
+"""Text: records become rows of token ids, padded or packed into batches."""

@@ -1,0 +1,396 @@
+"""Records in TRL's formats as token ids, and which of the tokens are learned.
+
+    records = Dataset.from_list([{"prompt": "2 + 2 =", "completion": " 4"}])
+    tokenise(records, tokenizer)[0]
+    # {"row_id": 0, "length": 6, "input_ids": [17, 1343, 362, 796, 604, 50256],
+    #  "labels": [-100, -100, -100, -100, 604, 50256]}
+
+A record is pieces of text, each learned or not; every piece is tokenised by itself and the ids are joined. So the
+ids of a prompt are what a model is given when it has to answer, and the ids of an answer do not depend on what
+stands before it: student and teacher learn and speak of the same tokens, however different their prompts are.
+
+What this file does not know: padding, batches, models, where records are read from.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+
+from limbeck.errors import ConfigError, DataError
+from limbeck.losses.numbers import NO_LABEL
+from limbeck.networks.asking import TEACHER_PREFIX
+from limbeck.transfer import arrow
+from limbeck.transfer.text.chat import Piece, chat_pieces
+
+log = logging.getLogger("limbeck")
+
+
+def tokenise(
+    records: Any,
+    tokenizer: Any,
+    *,
+    assistant: str = "all",
+    max_length: int | None = None,
+    teacher_max_length: int | None = None,
+    num_proc: int | None = None,
+    progress: bool = False,
+) -> Any:
+    """A `datasets.Dataset` of token ids from one of records; its columns decide the format:
+
+    `text`: every token is learned but the first, which nothing predicts.
+    `prompt`, `completion` (strings): the completion's tokens are learned. It is tokenised as text that goes on,
+        without the space that some tokenizers put before every text; a prompt should end where the model begins.
+    `messages` (a list of `role`, `content`): rendered by the tokenizer's chat template; what the assistant says is
+        learned, with the token that ends its turn. That is what the template marks with {% generation %}; where it
+        marks nothing, what it adds to its own rendering of the turns before. What follows the last assistant turn
+        is left out.
+    `teacher_prompt` beside prompt and completion, or `teacher_messages` beside messages: what the teacher reads in
+        their place. The learned tokens of both sides must be the same, and are compared row by row.
+
+    The EOS token is appended to a text and to a completion that do not end with it, and is learned, whatever the
+    padding token is; a chat template writes its own. A BOS token, if the tokenizer adds one, comes before a text and
+    before a prompt that do not begin with it. Other columns are left out.
+
+    assistant: "all" turns of the assistant, or the "last" one alone.
+    max_length: of a row, in tokens: what the student's model can read. The tokenizer's model_max_length holds too,
+        if it has one. Rows are cut at their end, and a warning counts rows and tokens.
+    teacher_max_length: of a teacher's row; by default the tokenizer's model_max_length. Where one side loses learned
+        tokens, so does the other.
+    num_proc: of `Dataset.map`, which also keeps the result: of records from files, the next call finds it.
+    progress: whether to show its progress bar.
+
+    Columns: `row_id` (the record's own `row_id`, else its place), `input_ids` and `labels` of one length (labels are
+    the ids themselves, not shifted, and -100 where a token is not learned), `length` (of input_ids), and
+    `teacher_input_ids`, `teacher_labels`. A row of whose learned tokens none is left within max_length is dropped,
+    and a warning counts these. DataError where columns, a chat template or an EOS token are missing, where a
+    completion is empty or the sides differ: with the rows, all looked at first; and where no row is left.
+    """
+    if assistant not in ("all", "last"):
+        raise ConfigError(f'assistant must be "all" or "last", but is {assistant!r}.')
+    kind, sides = _format_of(records)
+    _check_tokenizer(tokenizer, kind)
+    own = _own_limit(tokenizer)
+    limits = [_limit("max_length", max_length, own)]
+    if len(sides) > 1:  # the tokenizer's own limit is the student's: another one for the teacher is meant so
+        limits.append(_limit("teacher_max_length", teacher_max_length, None if teacher_max_length else own))
+    settings = {
+        "tokenizer": tokenizer,
+        "kind": kind,
+        "sides": sides,
+        "assistant": assistant,
+        "limits": limits,
+        "opening": [] if kind == "messages" else _opening(tokenizer),
+    }
+    with progress_bar(progress):
+        said = records.map(
+            _tokenise,
+            batched=True,
+            with_indices=True,
+            fn_kwargs=settings,
+            remove_columns=records.column_names,
+            features=_features(sides),
+            num_proc=num_proc,
+            desc="Tokenising",
+        )
+    _refuse_faults(said)
+    return _report(said, limits).remove_columns([_FAULT, *_COUNTS])
+
+
+_FORMATS = {"messages": ("messages",), "prompt": ("prompt", "completion"), "text": ("text",)}
+_TEACHERS = {"messages": "teacher_messages", "prompt": "teacher_prompt"}
+
+# Of each row, for the one who counts: what is wrong with it; tokens and learned tokens cut off; learned ones left.
+_FAULT, _CUT, _UNLEARNED, _LEARNED = "_fault", "_cut", "_unlearned", "_learned"
+_COUNTS = (_CUT, _UNLEARNED, _LEARNED)
+
+
+def _format_of(records: Any) -> tuple[str, tuple[str, ...]]:
+    """The format, and the column that each side reads: the student's, and the teacher's where it has its own."""
+    if not isinstance(records, datasets.Dataset):
+        raise DataError(
+            f"Records must be a datasets.Dataset, but are a {type(records).__name__}; take a split of a DatasetDict, "
+            "or make one by Dataset.from_list."
+        )
+    found = [name for name in records.column_names if name != "row_id"]
+    fitting = [kind for kind, columns in _FORMATS.items() if set(columns) <= set(found)]
+    if len(fitting) != 1:
+        how = "fits several of these" if fitting else "fits none of these"
+        raise DataError(
+            f"Records need the columns `text`, or `prompt` and `completion`, or `messages`, but {found} {how}; rename "
+            "or remove columns (in Python rename_columns, select_columns), or name that of a text by --text_column."
+        )
+    kind = fitting[0]
+    teachers = [name for name in found if name in _TEACHERS.values()]
+    if teachers and teachers != [_TEACHERS.get(kind)]:
+        raise DataError(
+            f"`teacher_prompt` goes with `prompt` and `completion`, `teacher_messages` with `messages`, but {found} "
+            f"has {teachers}; text has nothing that the teacher could read in its place."
+        )
+    if kind == "messages" and "tools" in found:
+        raise DataError("Tools are not rendered: write such records as `prompt` and `completion`, or remove `tools`.")
+    for name in (*_FORMATS[kind], *teachers):
+        right = arrow.is_list(records, name) if kind == "messages" else arrow.is_text(records, name)
+        if not right:
+            wanted = "lists of {role, content}" if kind == "messages" else "strings"
+            raise DataError(f"`{name}` must hold {wanted}, but has the type {arrow.kind(records, name)}.")
+    if len(records) == 0:
+        raise DataError("There must be a record to learn from, but there is none.")
+    return kind, (_FORMATS[kind][0], *teachers)
+
+
+def _check_tokenizer(tokenizer: Any, kind: str) -> None:
+    if kind == "messages" and not tokenizer.chat_template:
+        raise DataError(
+            "`messages` need a chat template, but the tokenizer has none: take the tokenizer of an instruction-tuned "
+            "model, set tokenizer.chat_template, or write the records as `prompt` and `completion`."
+        )
+    if kind != "messages" and tokenizer.eos_token_id is None:
+        raise DataError("A text must end with an EOS token, but the tokenizer has none; set tokenizer.eos_token.")
+
+
+def _own_limit(tokenizer: Any) -> int | None:
+    limit = tokenizer.model_max_length
+    return int(limit) if limit < 1e9 else None  # transformers writes a huge number where it knows none
+
+
+def _limit(name: str, given: int | None, own: int | None) -> int | None:
+    if given is not None and given < 2:
+        raise ConfigError(f"{name} must be at least 2, one token to read and one to learn, but is {given}.")
+    return min((limit for limit in (given, own) if limit is not None), default=None)
+
+
+def _opening(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before a text: the BOS token, or nothing."""
+    full, plain = tokenizer("a").input_ids, _encode(tokenizer, ["a"])[0]
+    return list(full[: full.index(plain[0]) if plain else full.count(tokenizer.bos_token_id)])
+
+
+def _features(sides: Sequence[str]) -> Any:
+    ids, count = datasets.List(datasets.Value("int32")), datasets.Value("int32")
+    columns = {"row_id": datasets.Value("int64"), "input_ids": ids, "labels": ids, "length": count}
+    if len(sides) > 1:
+        columns |= {TEACHER_PREFIX + "input_ids": ids, TEACHER_PREFIX + "labels": ids}
+    return datasets.Features({**columns, _FAULT: datasets.Value("string"), **dict.fromkeys(_COUNTS, count)})
+
+
+@contextmanager
+def progress_bar(shown: bool) -> Iterator[None]:
+    """Shows the bars of `datasets`, or none."""
+    if shown or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+
+
+@dataclass
+class _Tokens:
+    """A row as one side reads it: ids, and whether each is learned."""
+
+    ids: list[int]
+    learned: list[bool]
+
+    def labels(self) -> list[int]:
+        return [token if learned else NO_LABEL for token, learned in zip(self.ids, self.learned, strict=True)]
+
+    def targets(self) -> list[int]:
+        return [token for token, learned in zip(self.ids, self.learned, strict=True) if learned]
+
+
+def _tokenise(
+    batch: Mapping[str, list[Any]],
+    places: list[int],
+    tokenizer: Any,
+    kind: str,
+    sides: Sequence[str],
+    assistant: str,
+    limits: Sequence[int | None],
+    opening: list[int],
+) -> dict[str, list[Any]]:
+    """Of a batch of records, for datasets.map. What is wrong with a row is noted, so that all are counted."""
+    faults: list[str | None] = [None] * len(places)
+    read: list[list[_Tokens]] = []  # by side and row
+    for side in sides:
+        pieces: list[list[Piece]] = []
+        for row in range(len(places)):
+            record = {name: values[row] for name, values in batch.items()}
+            try:
+                pieces.append(_pieces(record, side, kind, tokenizer, assistant))
+            except DataError as error:
+                pieces.append([])
+                faults[row] = faults[row] or str(error)
+        read.append(_join(tokenizer, pieces, opening, ends=kind != "messages", faults=faults))
+    columns: dict[str, list[Any]] = {name: [] for name in _features(sides)}
+    for row, place in enumerate(places):
+        rows = [side[row] for side in read]
+        _unlearn_first(rows)
+        fault = faults[row] or _fault(rows, tokenizer, sides)
+        length, targets = sum(len(tokens.ids) for tokens in rows), len(rows[0].targets())
+        _cut(rows, limits)
+        columns["row_id"].append(batch["row_id"][row] if "row_id" in batch else place)
+        columns["length"].append(len(rows[0].ids))
+        for prefix, tokens in zip(("", TEACHER_PREFIX), rows, strict=False):
+            columns[prefix + "input_ids"].append(tokens.ids)
+            columns[prefix + "labels"].append(tokens.labels())
+        left = len(rows[0].targets())
+        columns[_FAULT].append(fault)
+        columns[_CUT].append(length - sum(len(tokens.ids) for tokens in rows))
+        columns[_UNLEARNED].append(targets - left)
+        columns[_LEARNED].append(left)
+    return columns
+
+
+def _pieces(record: Mapping[str, Any], side: str, kind: str, tokenizer: Any, assistant: str) -> list[Piece]:
+    """A record as one side reads it. DataError where it cannot be used."""
+    for name in (side, *_FORMATS[kind][1:]):
+        if record[name] is None:
+            raise DataError(f"it has no `{name}`")
+    if kind == "messages":
+        return chat_pieces(record[side], tokenizer, assistant)
+    if kind == "text":
+        if not record["text"]:
+            raise DataError("its `text` is empty")
+        return [(record["text"], True)]
+    if not record["completion"]:
+        raise DataError("its `completion` is empty")
+    return [(record[side], False), (record["completion"], True)]
+
+
+def _join(
+    tokenizer: Any, rows: Sequence[Sequence[Piece]], opening: list[int], ends: bool, faults: list[str | None]
+) -> list[_Tokens]:
+    """The ids of each row's pieces; `opening` before them, and EOS behind them where `ends`."""
+    kept = [[piece for piece in pieces if piece[0]] for pieces in rows]
+    firsts = iter(_encode(tokenizer, [pieces[0][0] for pieces in kept if pieces]))
+    others = iter(_continue(tokenizer, [text for pieces in kept for text, _ in pieces[1:]]))
+    joined = []
+    for row, pieces in enumerate(kept):
+        tokens = _Tokens([], [])
+        for place, (text, learned) in enumerate(pieces):
+            ids = next(others) if place else next(firsts)
+            if ids is None:
+                faults[row] = faults[row] or f"the tokenizer cannot go on with {text[:40]!r} after other text"
+                continue
+            if learned and not ids:
+                faults[row] = faults[row] or f"the tokenizer finds no token in {text[:40]!r}"
+            if place == 0 and ids[: len(opening)] != opening:
+                tokens = _Tokens(list(opening), [False] * len(opening))
+            tokens.ids += ids
+            tokens.learned += [learned] * len(ids)
+        if ends and pieces and tokens.ids[-1:] != [tokenizer.eos_token_id]:
+            tokens.ids.append(tokenizer.eos_token_id)
+            tokens.learned.append(True)
+        joined.append(tokens)
+    return joined
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    said = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    return [list(ids) for ids in said["input_ids"]]
+
+
+def _continue(tokenizer: Any, texts: list[str]) -> list[list[int] | None]:
+    """The ids of each text as what goes on after another one; None where that cannot be told.
+
+    Some tokenizers put a blank before whatever they read. There the text is read after a mark whose ids are cut off
+    again; a text that melts together with one mark is read after the next.
+    """
+    first = tokenizer.convert_ids_to_tokens(_encode(tokenizer, ["a"])[0][:1])
+    if not (first and first[0].startswith(("▁", "Ġ"))):
+        return list(_encode(tokenizer, texts))
+    found: list[list[int] | None] = [None] * len(texts)
+    for mark in ("\n", ".", "a"):
+        left = [place for place, ids in enumerate(found) if ids is None]
+        head, *whole = _encode(tokenizer, [mark, *(mark + texts[place] for place in left)])
+        for place, ids in zip(left, whole, strict=True):
+            if ids[: len(head)] == head:
+                found[place] = ids[len(head) :]
+    return found
+
+
+def _unlearn_first(sides: Sequence[_Tokens]) -> None:
+    """Nothing predicts the token that a row begins with: where it is learned on one side, it is on neither."""
+    if any(side.learned[:1] == [True] for side in sides):
+        for side in sides:
+            if True in side.learned:
+                side.learned[side.learned.index(True)] = False
+
+
+def _fault(sides: Sequence[_Tokens], tokenizer: Any, names: Sequence[str]) -> str | None:
+    student, *teacher = [side.targets() for side in sides]
+    if not student:
+        return "none of its tokens is learned"
+    for other in teacher:
+        if other != student:
+            differ = (i for i, (a, b) in enumerate(zip(student, other, strict=False)) if a != b)
+            place = next(differ, min(len(student), len(other)))
+            ours, theirs = (tokenizer.decode(ids[place : place + 8]) for ids in (student, other))
+            return (
+                f"student and teacher must learn the same tokens, but from token {place} on these are {ours!r} "
+                f"({len(student)} in all) after `{names[0]}` and {theirs!r} ({len(other)} in all) after `{names[1]}`"
+            )
+    return None
+
+
+def _cut(sides: Sequence[_Tokens], limits: Sequence[int | None]) -> None:
+    """Shortens each side to its limit, and all of them to the same learned tokens."""
+    counts = [sum(side.learned[:limit]) for side, limit in zip(sides, limits, strict=True)]
+    for side, limit in zip(sides, limits, strict=True):
+        ends = [place + 1 for place, learned in enumerate(side.learned) if learned][: min(counts)]
+        whole = sum(side.learned) == min(counts)
+        end = len(side.ids[:limit]) if whole else max(ends, default=0)
+        side.ids, side.learned = side.ids[:end], side.learned[:end]
+
+
+def _refuse_faults(said: Any) -> None:
+    faults = arrow.column(said, _FAULT)
+    (bad,) = np.nonzero(faults.is_valid().to_numpy(zero_copy_only=False))
+    if len(bad):
+        ids = arrow.column(said, "row_id").to_numpy()[bad]
+        more = ", ..." if len(bad) > 10 else ""
+        raise DataError(
+            f"{len(bad)} of {len(said)} rows cannot be learned from (row_id {', '.join(map(str, ids[:10]))}{more}); "
+            f"mend or remove them. Row {ids[0]}: {faults[int(bad[0])].as_py()}."
+        )
+
+
+def _report(said: Any, limits: Sequence[int | None]) -> Any:
+    """The rows that something can be learned from; what was cut and dropped is said."""
+    cut, unlearned, learned = (arrow.column(said, name).to_numpy() for name in _COUNTS)
+    whose = zip(limits, ("", " of the teacher"), strict=False)
+    named = " and ".join(f"{limit} tokens{of}" for limit, of in whose if limit is not None)
+    dropped = learned == 0
+    if dropped.all():
+        raise DataError(
+            f"None of {len(said)} rows has a learned token within {named}: their prompts are longer; raise max_length "
+            "or shorten the prompts."
+        )
+    if dropped.any():
+        log.warning(
+            "%d of %d rows are dropped: their prompts leave no learned token within %s.",
+            dropped.sum(),
+            len(said),
+            named,
+        )
+    shorter = (cut > 0) & ~dropped
+    if shorter.any():
+        log.warning(
+            "%d of %d rows are cut at their end to %s: %d tokens are lost, %d of %d learned ones.",
+            shorter.sum(),
+            len(said),
+            named,
+            cut[shorter].sum(),
+            unlearned[shorter].sum(),
+            (learned + unlearned)[~dropped].sum(),
+        )
+    return said.select(np.flatnonzero(~dropped)) if dropped.any() else said
