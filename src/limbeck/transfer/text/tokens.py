@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import DataError
+from limbeck.losses.numbers import NO_LABEL
 from limbeck.transfer import arrow
-from limbeck.transfer.rows import NO_LABEL
 
 _CUT, _WORD = "is_cut", "word"  # of each text: whether it was too long; of each token: the word that it begins
 
