@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from limbeck.errors import TargetError
 from limbeck.losses.divergences import forward_kl, reverse_kl
+from limbeck.losses.objective import Objective
 from limbeck.losses.targets import (
     DenseTargets,
     Head,
@@ -21,6 +23,7 @@ from limbeck.losses.targets import (
     as_targets,
     concatenate,
 )
+from limbeck.training.monitor import measured
 
 INF, NAN = math.inf, math.nan
 N, C, BAD = 6, 7, 3  # positions, classes, the row that is spoiled
@@ -233,6 +236,69 @@ def test_spread_is_what_autograd_gives_through_the_events(kind: Kind) -> None:
     (expected,) = torch.autograd.grad(log_q, student, slope)
     found = targets.spread(slope, STUDENT, log_q.detach())  # type: ignore[attr-defined]
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+@every
+def test_what_is_complete_speaks_of_every_class_without_a_student(kind: Kind) -> None:
+    """Oracle: the events against a uniform student. Its classes are known by where its own log q stand."""
+    targets = kind.make()
+    if not targets.complete:
+        with pytest.raises(TargetError, match="all classes"):
+            targets.all_log_probs(T)
+        return
+    student = logits(5).log_softmax(-1)
+    log_q, log_p = targets.events(student, T)
+    at = (log_q[:, :, None] == student[:, None, :]).to(log_p.dtype)  # [n, E, C]: which class each event is
+    assert bool((at.sum(-1) == 1).all() and (at.sum(1) == 1).all())
+    torch.testing.assert_close(targets.all_log_probs(T), torch.einsum("ne,nec->nc", log_p, at), rtol=1e-6, atol=1e-6)
+
+
+def test_a_complete_kind_of_ones_own_has_its_divergences_and_agreement_measured() -> None:
+    """A kind that no file of ours knows, beside dense targets of the same logits."""
+
+    class Own(DenseTargets):
+        pass
+
+    class Foreign:
+        """Only the protocol, and nothing inherited."""
+
+        def __init__(self, inner: SoftTargets):
+            self.inner = inner
+
+        num_classes, complete = C, True
+
+        def __len__(self) -> int:
+            return len(self.inner)
+
+        def __getitem__(self, rows: Any) -> Any:
+            return Foreign(self.inner[rows])
+
+        def to(self, device: Any) -> Any:
+            return Foreign(self.inner.to(device))
+
+        def events(self, student_log_probs: Tensor, temperature: float) -> Any:
+            return self.inner.events(student_log_probs, temperature)
+
+        def all_log_probs(self, temperature: float) -> Tensor:
+            return self.inner.all_log_probs(temperature)
+
+        def spread(self, slope: Tensor, student_log_probs: Tensor, log_q: Tensor) -> Tensor:
+            return self.inner.spread(slope, student_log_probs, log_q)
+
+        def compared_by(self, divergence: Any, temperature: float) -> Any:
+            return divergence
+
+        def bad_rows(self, divergence: Any) -> Tensor:
+            return self.inner.bad_rows(divergence)
+
+    dense = DenseTargets(logits(1))
+    expected = measured(Objective(temperature=T), logits(2), dense, None)
+    assert {"forward_kl", "reverse_kl", "agreement", "acceptance"} <= expected.keys()
+    for targets in (Own(dense.logits), Foreign(dense)):
+        found = measured(Objective(temperature=T), logits(2), as_targets(targets), None)
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            torch.testing.assert_close(found[name], values)
 
 
 @every
