@@ -379,7 +379,8 @@ def test_an_experiment_with_nonsense_is_drawn_and_its_texts_are_text():
 
 
 def test_the_schema_is_the_one_that_is_written():
-    from limbeck import export, tuning, verdict
+    from limbeck import export, tuning
+    from limbeck.evaluation import verdict
     from limbeck.report import reading
     from limbeck.report import tuning as drawn
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, RandomSampler
 
 from limbeck.errors import DataError
-from limbeck.losses.objective import NO_LABEL as OBJECTIVES_NO_LABEL
-from limbeck.transfer import NO_LABEL, TransferSet, arrays, collate
+from limbeck.losses.numbers import NO_LABEL
+from limbeck.transfer import TransferSet, arrays, collate
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 3, 4), dtype=np.uint8)
 LABELS = np.arange(20) % 4
@@ -170,7 +170,7 @@ def test_repr() -> None:
 
 
 def test_no_label_means_the_same_everywhere() -> None:
-    assert NO_LABEL == OBJECTIVES_NO_LABEL
+    assert NO_LABEL == -100
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ from limbeck.evaluation.verdict import (
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import brier, confidence, fit_temperature, nll, position_statistics
 from limbeck.losses.numbers import NO_LABEL
-from limbeck.losses.targets import DenseTargets
+from limbeck.losses.targets import DenseTargets, is_complete
 from limbeck.networks.asking import Batch, device_of, inputs_of, label_names_of, logits_of, teacher_view
 from limbeck.networks.checks import check_label_names, refuse_probabilities
 from limbeck.networks.cost import latency_ms, size_of
@@ -328,7 +328,7 @@ def _teacher_log_probs(teacher: Any, batch: Batch) -> Tensor:
     if isinstance(teacher, nn.Module):  # asked as it is: as_teacher would freeze the user's module
         teacher = partial(_dense, teacher)
     targets = as_teacher(teacher)(batch)
-    if not targets.complete:
+    if not is_complete(targets):
         raise TargetError(
             "An evaluation compares the probabilities of all classes, but this teacher gives "
             f"{type(targets).__name__}; evaluate with the teacher that they were made from."

@@ -25,7 +25,7 @@ from limbeck.evaluation.roles import by_role, joined
 from limbeck.evaluation.verdict import EXAMPLES_SHOWN, SCHEMA, VERSION
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import position_statistics
-from limbeck.losses.targets import SoftTargets
+from limbeck.losses.targets import SoftTargets, is_complete
 from limbeck.networks.asking import TEACHER_PREFIX, Batch, device_of, networks_of
 from limbeck.networks.checks import check_rows
 from limbeck.networks.cost import size_of
@@ -231,7 +231,7 @@ def _view(role: str, batch: Batch) -> Batch:
 
 def _log_probs(said: SoftTargets, role: str) -> Tensor:
     """`[n, C]` at T = 1, float32."""
-    if not said.complete:
+    if not is_complete(said):
         raise TargetError(
             "An evaluation compares the probabilities of all classes, but this teacher gives "
             f"{type(said).__name__}; evaluate with the teacher that they were made from."

@@ -27,6 +27,11 @@ MASKED = -1000.0
 it has no probability at any temperature, and would drag down the mean of a tail."""
 
 
+REQUIRED = ("__len__", "__getitem__", "num_classes", "to", "events", "compared_by", "bad_rows")
+"""What a kind of a user's own must have. Without `complete` (and then `all_log_probs`) the student is not compared with
+it class by class in logs; without `spread` its gradient comes back through autograd."""
+
+
 @runtime_checkable
 class SoftTargets(Protocol):
     """What a teacher said about `len(targets)` positions over `num_classes` classes."""
@@ -75,11 +80,17 @@ def as_targets(said: Any) -> SoftTargets:
     """A teacher's words as SoftTargets: a tensor `[..., C]` of logits becomes DenseTargets `[n, C]`."""
     if isinstance(said, Tensor):
         return DenseTargets(said.reshape(-1, said.shape[-1]))
-    if isinstance(said, SoftTargets):
-        return said
+    if all(hasattr(said, name) for name in REQUIRED):
+        targets: SoftTargets = said
+        return targets
     raise TargetError(
         f"A teacher must return logits (a tensor [n, C]) or SoftTargets, but it returned {type(said).__name__}."
     )
+
+
+def is_complete(targets: Any) -> bool:
+    """Whether targets speak of every class without a student; a kind of a user's own that does not say so does not."""
+    return bool(getattr(targets, "complete", False))
 
 
 def concatenate(targets: Sequence[SoftTargets]) -> SoftTargets:
@@ -543,7 +554,7 @@ class MixedTargets:
                 "The members of an ensemble must speak of the same rows and classes, but their (n, C) are "
                 f"{sorted(shapes)}."
             )
-        if not all(member.complete for member in self.members):
+        if not all(is_complete(member) for member in self.members):
             raise TargetError(
                 "Sparse and sampled targets of several teachers speak of different classes and cannot be mixed; "
                 "mix the teachers first and keep the top classes of the mixture."

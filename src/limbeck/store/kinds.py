@@ -27,7 +27,15 @@ from torch.nn import functional as F
 from limbeck.errors import ConfigError, DataError, ShapeError, TargetError
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.linear.memory import keep_freed_memory
-from limbeck.losses.targets import DenseTargets, Head, HiddenTargets, SampledTargets, SoftTargets, SparseTargets
+from limbeck.losses.targets import (
+    DenseTargets,
+    Head,
+    HiddenTargets,
+    SampledTargets,
+    SoftTargets,
+    SparseTargets,
+    is_complete,
+)
 
 _MADE = 7 * 2**20  # logits made of hidden states at once: many rows of a matmul, in memory that the allocator keeps
 _CHUNK = 2**20  # logits worked on at once by a CPU: few enough that the copies stay in its cache
@@ -346,7 +354,7 @@ def _by_rows(
 
 def _softened(targets: SoftTargets, temperature: float) -> Iterator[tuple[int, Tensor]]:
     """(first row, logits of some rows), whose softmax is what the targets say at the temperature."""
-    if not targets.complete:
+    if not is_complete(targets):
         raise TargetError(
             f"{type(targets).__name__} speak of some classes only, and cannot be kept again; label with a teacher that "
             "speaks of every class."

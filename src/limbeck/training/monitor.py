@@ -11,7 +11,7 @@ from torch import Tensor
 from limbeck.losses.metrics import position_statistics
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
-from limbeck.losses.targets import Head, SoftTargets
+from limbeck.losses.targets import Head, SoftTargets, is_complete
 from limbeck.networks.halves import ROWS
 
 OF_LABELS = ("correct", "nll", "brier", "hard_loss")
@@ -28,7 +28,7 @@ def measured(
     """
     soft, hard = objective.per_position(logits, targets, labels)
     log_p = None
-    if targets is not None and targets.complete:
+    if targets is not None and is_complete(targets):
         log_p = targets.all_log_probs(1.0)
     statistics = position_statistics(logits, log_p, labels)
     unknown = {*(OF_LABELS if labels is None else ()), *(OF_TEACHER if log_p is None else ())}
