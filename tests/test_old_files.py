@@ -19,6 +19,7 @@ import torch
 import transformers
 import yaml
 from old_files import make
+from packaging.version import Version
 from torch import Tensor
 
 import limbeck
@@ -27,9 +28,13 @@ gc.freeze()  # Trainer collects garbage whenever it starts, and the libraries ab
 RECORDED = json.loads((make.HERE / "recorded.json").read_text())
 PLAIN_SETS = [name for name in (*make.IMAGE_SETS, *make.TEXT_SETS) if name != "views"]
 
-same_configuration = pytest.mark.skipif(
+same_transformers = pytest.mark.skipif(
     transformers.__version__ != RECORDED["transformers"],
     reason="the fingerprint of a transformers model holds its configuration, whose fields change with transformers",
+)
+with_these_arguments = pytest.mark.skipif(
+    Version(transformers.__version__) < Version(RECORDED["transformers"]),
+    reason="the settings of a run hold every training argument that transformers had then",
 )
 
 
@@ -75,16 +80,57 @@ def test_a_language_model_has_its_logits_and_tokenizer(name: str) -> None:
     assert transformers.AutoTokenizer.from_pretrained(name)("six and 3 is")["input_ids"] == RECORDED["tokens"]
 
 
-@pytest.mark.parametrize("name", RECORDED["fingerprints"])
-def test_fingerprints_are_the_same_bytes(name: str, request: pytest.FixtureRequest) -> None:
-    if name == "language model" and transformers.__version__ != RECORDED["transformers"]:
-        pytest.skip(same_configuration.kwargs["reason"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=same_transformers) if name == "language model" else name
+        for name in RECORDED["fingerprints"]
+    ],
+)
+def test_fingerprints_are_the_same_bytes(name: str) -> None:
     assert make.members()[name].fingerprint() == RECORDED["fingerprints"][name]
 
 
 # Runs
 
 
+def test_the_results_of_a_run_open_and_are_drawn(limbeck_says: Callable[..., Any]) -> None:
+    results = limbeck.read_results("run/results.json")
+    assert list(results["roles"]) == ["teacher", "student", "baseline"]
+    assert [point["step"] for point in results["curves"]["student"] if "loss" in point] == [2, 4, 6]
+    assert limbeck_says("report", "run", "--output", "page.html")[0] == 0
+    page = html.unescape(Path("page.html").read_text())
+    search, exported = (json.loads(Path(name).read_text()) for name in ("tuned/tune.json", "run/export.json"))
+    assert results["tuned"]["sentence"] == search["sentence"]
+    for sentence in (results["verdict"]["sentence"], search["sentence"]):
+        assert sentence in page
+    assert f"{exported['onnx']['bytes'] / 1000:.2f}" in page  # kB
+    for role in ("teacher", "student", "baseline"):
+        assert f"{results['roles'][role]['accuracy']['mean'] * 100:.2f}" in page
+
+
+@with_these_arguments
+def test_the_settings_of_a_run_train_the_same_student_again(limbeck_says: Callable[..., Any]) -> None:
+    settings = yaml.safe_load(Path("run/config.yaml").read_text())
+    results = limbeck.read_results("run/results.json")
+    assert settings == {name: value for name, value in results["settings"].items() if value is not None}
+    code, _, err = limbeck_says("distill", "--config", "run/config.yaml", "--output_dir", "again")
+    assert (code, err) == (0, "")
+    assert_same_numbers("again/results.json", "run/results.json")
+    for role in ("student", "baseline"):
+        assert_same_weights(limbeck.load(f"again/{role}"), limbeck.load(f"run/{role}"))
+    tuned = limbeck.read_results("again/results.json")["tuned"]
+    assert len(tuned.pop("differs")) == len(results["tuned"].pop("differs")) == 2  # other labels, other steps
+    assert tuned == results["tuned"]
+    again = yaml.safe_load(Path("again/config.yaml").read_text())
+    assert {name: again.get(name) for name in settings} == settings | {"output_dir": "again"}
+    logs = [[json.loads(line) for line in Path(run, "log.jsonl").read_text().splitlines()] for run in ("again", "run")]
+    for line, expected in zip(*logs, strict=True):
+        kept = {name: expected[name] for name in ("step", "loss", "soft_loss", "hard_loss") if name in expected}
+        assert {name: line[name] for name in kept} == pytest.approx(kept, rel=1e-3)
+
+
+@with_these_arguments
 def test_a_run_is_resumed_from_its_checkpoint_by_the_command(limbeck_says: Callable[..., Any]) -> None:
     shutil.copytree("run", "expected")
     code, out, err = limbeck_says("distill", "--config", "run/config.yaml", "--resume")
@@ -158,15 +204,26 @@ def test_an_old_student_is_exported_as_it_was(old: Path) -> None:
 # Searches
 
 
+def test_a_search_is_drawn(limbeck_says: Callable[..., Any]) -> None:
+    assert limbeck_says("report", "tuned", "--output", "page.html")[0] == 0
+    search = json.loads(Path("tuned/tune.json").read_text())
+    page = html.unescape(Path("page.html").read_text())
+    assert search["sentence"] in page
+    for candidate in search["candidates"]:
+        assert f"{candidate['nll']['mean']:.4f}" in page
+
+
 def test_a_search_is_gone_on_with_and_trains_nothing_again(limbeck_says: Callable[..., Any]) -> None:
-    before = json.loads(Path("tuned/tune.json").read_text())
     code, _, err = limbeck_says(*make.TUNE)
     assert (code, err) == (0, "")
-    assert json.loads(Path("tuned/tune.json").read_text()) == before  # the trials' seconds too
-    settings = yaml.safe_load(Path("tuned/distill.yaml").read_text())
-    assert settings == yaml.safe_load((make.HERE / "tuned" / "distill.yaml").read_text())
+    found, before = (json.loads((folder / "tuned/tune.json").read_text()) for folder in (Path(), make.HERE))
+    for name in ("settings", "asked", "best", "candidates", "trials"):  # of the trials their seconds too
+        assert found[name] == before[name]
+    settings, before = (yaml.safe_load((folder / "tuned/distill.yaml").read_text()) for folder in (Path(), make.HERE))
+    assert {name: settings.get(name) for name in before} == before
 
 
+@with_these_arguments
 def test_a_run_is_trained_with_what_a_search_chose(limbeck_says: Callable[..., Any]) -> None:
     code, _, err = limbeck_says("distill", "--config", "tuned/distill.yaml", "--output_dir", "chosen")
     assert (code, err) == (0, "")
@@ -188,6 +245,7 @@ def test_the_results_of_a_language_model_open_and_are_drawn(limbeck_says: Callab
     assert f"{results['roles']['student']['perplexity']['mean']:,.2f}" in page
 
 
+@with_these_arguments
 def test_the_settings_of_a_language_model_train_the_same_student_again(limbeck_says: Callable[..., Any]) -> None:
     code, _, err = limbeck_says("distill", "--config", "language_run/config.yaml", "--output_dir", "again")
     assert (code, err) == (0, "")
@@ -222,7 +280,7 @@ def test_a_labelled_set_is_whole(name: str, limbeck_says: Callable[..., Any]) ->
 
 
 @pytest.mark.parametrize(
-    "name", [*make.IMAGE_SETS, *(pytest.param(name, marks=same_configuration) for name in make.TEXT_SETS)]
+    "name", [*make.IMAGE_SETS, *(pytest.param(name, marks=same_transformers) for name in make.TEXT_SETS)]
 )
 def test_a_labelled_set_is_made_with_the_same_plan(name: str, old: Path) -> None:
     """The hashes of teacher, examples and tokenizer and all settings are the stored ones, or label would refuse."""
@@ -231,6 +289,27 @@ def test_a_labelled_set_is_made_with_the_same_plan(name: str, old: Path) -> None
     make.labelled(name, old / "sets")
     assert sorted(Path("sets", name).iterdir()) == files
     assert [path.read_bytes() for path in files] == before
+
+
+def test_a_labelled_set_knows_its_tokenizer() -> None:
+    """Its hash is the stored one, or the trainer would refuse, as it does another one."""
+    stored = json.loads(Path("sets/text_top_k/manifest.json").read_text())["tokenizer"]
+    opened, tokenizer = limbeck.open("sets/text_top_k"), transformers.ByT5Tokenizer(extra_ids=0)
+    config = limbeck.DistillConfig(
+        output_dir="elsewhere", max_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True
+    )
+
+    def train() -> int:
+        trainer = limbeck.DistillTrainer(
+            make.writer(), opened.teacher, limbeck.Objective(), config, train_dataset=opened, processing_class=tokenizer
+        )
+        trainer.train()
+        return trainer.state.global_step
+
+    assert train() == 1
+    tokenizer.add_tokens(["another"])
+    with pytest.raises(limbeck.DataError, match=stored):
+        train()
 
 
 def test_another_teacher_is_told_from_the_one_that_labelled(old: Path) -> None:
