@@ -269,12 +269,13 @@ class TestEvery:
         student = Student(9, 70, 8)
         logits = TARGETS["dense"](9, 70).logits.double()  # type: ignore[attr-defined]  # in float32 the shift would round
         objective = Objective(temperature=T, hard_weight=0.5)
+        student.bias = student.bias.double()
         before = student.run(impl, DenseTargets(logits), objective, torch.float64)
         student.bias = student.bias + 3.0
         shifted = DenseTargets(logits - 5.0)
         after = student.run(impl, shifted, objective, torch.float64)
         for a, b in zip(after, before, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
     def test_equal_models_are_at_zero_with_no_gradient(self, impl: str) -> None:
         student = Student(9, 70, 8)
