@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from limbeck._version import __version__
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
 from limbeck.evaluation.dark_knowledge import DarkKnowledge
-from limbeck.evaluation.roles import by_role, joined
+from limbeck.evaluation.roles import by_role, joined, require_complete
 from limbeck.evaluation.verdict import (
     EXAMPLES_SHOWN,
     MOST_CLASSES_DRAWN,
@@ -46,7 +46,7 @@ from limbeck.evaluation.verdict import (
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import brier, confidence, fit_temperature, nll, position_statistics
 from limbeck.losses.numbers import NO_LABEL
-from limbeck.losses.targets import DenseTargets, is_complete
+from limbeck.losses.targets import DenseTargets
 from limbeck.networks.asking import Batch, device_of, inputs_of, label_names_of, logits_of, teacher_view
 from limbeck.networks.checks import check_label_names, refuse_probabilities
 from limbeck.networks.cost import latency_ms, size_of
@@ -328,11 +328,7 @@ def _teacher_log_probs(teacher: Any, batch: Batch) -> Tensor:
     if isinstance(teacher, nn.Module):  # asked as it is: as_teacher would freeze the user's module
         teacher = partial(_dense, teacher)
     targets = as_teacher(teacher)(batch)
-    if not is_complete(targets):
-        raise TargetError(
-            "An evaluation compares the probabilities of all classes, but this teacher gives "
-            f"{type(targets).__name__}; evaluate with the teacher that they were made from."
-        )
+    require_complete(targets)
     if isinstance(targets, DenseTargets) and len(targets) > 1:
         refuse_probabilities(targets.logits, "teacher", "leave its softmax out, or return probs.log()")
     bad = targets.bad_rows(forward_kl)

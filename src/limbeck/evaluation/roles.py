@@ -1,4 +1,4 @@
-"""Who is compared: teacher, students and their baselines, one per seed.
+"""Who is compared: teacher, students and their baselines, one per seed; what a teacher must give for it.
 
 What this file does not know: what the models are asked.
 """
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.errors import ConfigError
+from limbeck.errors import ConfigError, TargetError
+from limbeck.losses.targets import SoftTargets, is_complete
 
 
 def by_role(student: Any, baseline: Any = None, teacher: Any = None) -> dict[str, list[Any]]:
@@ -28,6 +29,16 @@ def by_role(student: Any, baseline: Any = None, teacher: Any = None) -> dict[str
             "baseline per student, trained with the same seed."
         )
     return {role: members for role, members in models.items() if members}
+
+
+def require_complete(targets: SoftTargets) -> None:
+    """TargetError unless a teacher's targets give the probabilities of all classes."""
+    if not is_complete(targets):
+        raise TargetError(
+            "An evaluation compares the probabilities of all classes, but this teacher gives "
+            f"{type(targets).__name__}; evaluate with the teacher that they were made from. (A kind of your own that "
+            "gives them says so by `complete` and `all_log_probs`, see limbeck.SoftTargets.)"
+        )
 
 
 def joined(parts: Sequence[Mapping[str, Tensor]], name: str) -> np.ndarray:

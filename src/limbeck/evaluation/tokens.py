@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from limbeck._version import __version__
-from limbeck.errors import ConfigError, DataError, ModelError, TargetError
+from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.evaluation.generation import ends_of, prompts_of, speed_of_draft, written
 from limbeck.evaluation.intervals import json_ready
 from limbeck.evaluation.language_verdict import Tokens, judge_tokens, role_results
-from limbeck.evaluation.roles import by_role, joined
+from limbeck.evaluation.roles import by_role, joined, require_complete
 from limbeck.evaluation.verdict import EXAMPLES_SHOWN, SCHEMA, VERSION
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import position_statistics
-from limbeck.losses.targets import SoftTargets, is_complete
+from limbeck.losses.targets import SoftTargets
 from limbeck.networks.asking import TEACHER_PREFIX, Batch, device_of, networks_of
 from limbeck.networks.checks import check_rows
 from limbeck.networks.cost import size_of
@@ -231,11 +231,7 @@ def _view(role: str, batch: Batch) -> Batch:
 
 def _log_probs(said: SoftTargets, role: str) -> Tensor:
     """`[n, C]` at T = 1, float32."""
-    if not is_complete(said):
-        raise TargetError(
-            "An evaluation compares the probabilities of all classes, but this teacher gives "
-            f"{type(said).__name__}; evaluate with the teacher that they were made from."
-        )
+    require_complete(said)
     bad = said.bad_rows(forward_kl)
     log_probs = said.all_log_probs(1.0).float()
     if bool(bad.any() | log_probs.isnan().any()):

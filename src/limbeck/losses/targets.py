@@ -137,25 +137,30 @@ class _Rows:
         pairs = ((f.name, getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
         return [(name, value) for name, value in pairs if isinstance(value, Tensor)]
 
+
+class _EveryClass:
+    """Targets whose events are the classes themselves; a kind adds `all_log_probs`."""
+
     @property
     def complete(self) -> bool:
-        """Whether every class is an event of its own."""
+        """Every class is an event."""
         return True
+
+    def events(self: SoftTargets, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """All classes: the teacher's log-probabilities beside the student's, as they are."""
+        return student_log_probs, self.all_log_probs(temperature)
 
     def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
         """Every divergence applies as it is."""
         return divergence
 
     def spread(self, slope: Tensor, student_log_probs: Tensor, log_q: Tensor) -> Tensor:
-        """From events to classes: `slope [n, E]` = d value / d log_q in, d value / d student_log_probs `[n, C]` out.
-
-        What autograd would give through `events`, which gave the `log_q`; here every class is an event.
-        """
+        """Every class is an event."""
         return slope
 
 
 @dataclass(frozen=True, eq=False)
-class DenseTargets(_Rows):
+class DenseTargets(_EveryClass, _Rows):
     """Logits `[n, C]` over all classes (E = C). Log-probabilities are logits too; probabilities are not."""
 
     logits: Tensor
@@ -179,10 +184,6 @@ class DenseTargets(_Rows):
     def all_log_probs(self, temperature: float) -> Tensor:
         """`log_softmax(v / T)` `[n, C]`."""
         return tempered(self.logits, temperature)
-
-    def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """All classes: `log_softmax(v / T)` beside the student's."""
-        return student_log_probs, self.all_log_probs(temperature)
 
     def bad_rows(self, divergence: Divergence) -> Tensor:
         """Rows with nan, +inf or only -inf; with any -inf, where the divergence is infinite there."""
@@ -243,7 +244,7 @@ class Head:
 
 
 @dataclass(frozen=True, eq=False)
-class HiddenTargets(_Rows):
+class HiddenTargets(_EveryClass, _Rows):
     """The teacher's last hidden states `[n, H]` and its output layer: every class at every temperature (E = C).
 
     Lossless, and small: where `linear_divergence` uses them, the logits of a few rows at a time are made and thrown
@@ -279,10 +280,6 @@ class HiddenTargets(_Rows):
     def all_log_probs(self, temperature: float) -> Tensor:
         """`log_softmax(v / T)` `[n, C]`."""
         return tempered(self.logits, temperature)
-
-    def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """All classes: `log_softmax(v / T)` beside the student's."""
-        return student_log_probs, self.all_log_probs(temperature)
 
     def bad_rows(self, divergence: Divergence) -> Tensor:
         """Rows whose hidden states are not all finite; an output layer that is not is seen in the loss."""
@@ -380,7 +377,7 @@ class SparseTargets(_Rows):
         """The K classes, then the tail; the student's tail is a logsumexp, never log(1 - sum)."""
         kept = student_log_probs.gather(-1, self.ids)
         log_p = self._log_p(temperature)
-        if self.ids.shape[1] == self.classes:
+        if self.complete:
             return kept, log_p
         others = student_log_probs.scatter(-1, self.ids, -torch.inf)
         empty = others.detach().amax(-1, keepdim=True) == -torch.inf  # where a logsumexp has no gradient
@@ -389,13 +386,12 @@ class SparseTargets(_Rows):
 
     def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
         """Refuses logit matching over a tail, and temperatures that the tail cannot be read at."""
-        complete = self.ids.shape[1] == self.classes
-        if divergence == logit_matching and not complete:
+        if divergence == logit_matching and not self.complete:
             raise ObjectiveError(
                 f"logit_matching needs every class, but these targets keep {self.ids.shape[1]} of {self.classes}; "
                 "use dense targets or another divergence."
             )
-        if temperature != self.made_at and not complete:
+        if temperature != self.made_at and not self.complete:
             if self.tail_mean is None:
                 raise ObjectiveError(
                     f"These sparse targets hold the teacher at temperature {self.made_at:g} and cannot be read at "
@@ -432,7 +428,7 @@ class SparseTargets(_Rows):
     def _log_p(self, temperature: float) -> Tensor:
         log_probs = widened(self.log_probs)
         beta = self.made_at / temperature
-        if self.ids.shape[1] == self.classes:
+        if self.complete:
             return log_probs if beta == 1 else (log_probs * beta).log_softmax(-1)
         tail = self.tail
         if tail is None:  # what is left of 1; a sum rounded up to 1 leaves nothing
@@ -527,7 +523,7 @@ class SampledTargets(_Rows):
 
 
 @dataclass(frozen=True, eq=False)
-class MixedTargets:
+class MixedTargets(_EveryClass):
     """An ensemble's targets, mixed where they are used.
 
     members: targets over all classes, of the same n and C.
@@ -575,11 +571,6 @@ class MixedTargets:
         """The same targets on another device."""
         return replace(self, members=[member.to(device) for member in self.members])
 
-    @property
-    def complete(self) -> bool:
-        """Every class is an event."""
-        return True
-
     def all_log_probs(self, temperature: float) -> Tensor:
         """The mixture of the members' softened log-probabilities, `[n, C]`."""
         assert self.weights is not None  # set in __post_init__
@@ -588,18 +579,6 @@ class MixedTargets:
         if self.mean == "arithmetic":
             return torch.stack([log_p + math.log(w) for log_p, w in each]).logsumexp(0)
         return torch.stack([log_p * w for log_p, w in each]).sum(0).log_softmax(-1)
-
-    def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """All classes; the mixture of the members' softened log-probabilities."""
-        return student_log_probs, self.all_log_probs(temperature)
-
-    def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
-        """Every divergence applies as it is."""
-        return divergence
-
-    def spread(self, slope: Tensor, student_log_probs: Tensor, log_q: Tensor) -> Tensor:
-        """Every class is an event."""
-        return slope
 
     def bad_rows(self, divergence: Divergence) -> Tensor:
         """Rows where any member, or the mixture, is no distribution that `divergence` can use."""

@@ -174,7 +174,7 @@ class Lab:
         """What a net says about every example, `[n, C]`; the test set by default."""
         examples = self.test if examples is None else examples
         said = limbeck.record(net, examples).targets
-        logits: Tensor = said.logits if isinstance(said, limbeck.DenseTargets) else log_probs(said)
+        logits: Tensor = said.logits if isinstance(said, limbeck.DenseTargets) else said.all_log_probs(1.0)
         return logits
 
     def right(self, net: Any, examples: Any = None) -> np.ndarray:
@@ -247,11 +247,6 @@ def bf16_is_faster() -> bool:
             float((a @ b.T).sum())
             seconds[dtype] = time.perf_counter() - started
     return seconds[torch.bfloat16] < seconds[torch.float32]
-
-
-def log_probs(targets: limbeck.SoftTargets, temperature: float = 1.0) -> Tensor:
-    """The teacher's log-probabilities over all classes, `[n, C]`."""
-    return targets.all_log_probs(temperature)
 
 
 def right(logits: Tensor, labels: Tensor) -> np.ndarray:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import limbeck
 from limbeck import FunctionTeacher, Specialist, Specialists, TransferSet, shift_bias
-from limbeck.paper.lab import ON_LABELS, Lab, log_probs, row
+from limbeck.paper.lab import ON_LABELS, Lab, row
 
 KEPT = limbeck.Objective(temperature=1.0, soft_weight=1.0, hard_weight=1.0)
 DISTILLED = limbeck.Objective(temperature=2.0, hard_weight=0.5)
@@ -30,7 +30,7 @@ def run(lab: Lab, clusters: int = 3) -> dict[str, Any]:
     """Errors of the generalist, with specialists, with full-class specialists, and distilled back into one net."""
     generalist = lab.fit("generalist", lab.small, ON_LABELS)
     said = limbeck.record(generalist, lab.train)
-    groups = cluster(log_probs(said.targets).exp(), clusters)
+    groups = cluster(said.targets.all_log_probs(1.0).exp(), clusters)
     experts, full = [], []
     labels: Tensor = lab.train.labels
     for m, group in enumerate(groups):

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from limbeck.errors import ConfigError, DataError, ShapeError, TargetError
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.linear.memory import keep_freed_memory
+from limbeck.losses.numbers import widened
 from limbeck.losses.targets import (
     DenseTargets,
     Head,
@@ -362,10 +363,9 @@ def _softened(targets: SoftTargets, temperature: float) -> Iterator[tuple[int, T
     keep_freed_memory()
     for start, some in _parts(targets, _MADE // targets.num_classes):
         if isinstance(some, DenseTargets | HiddenTargets):
-            logits = some.logits.detach()
-            logits = logits if logits.dtype == torch.float64 else logits.float()
+            logits = widened(some.logits.detach())
             logits = logits if temperature == 1 else logits / temperature
-        else:  # every class is an event, whatever the student says
+        else:
             logits = some.all_log_probs(temperature).detach()
         rows = _CHUNK // targets.num_classes if logits.device.type == "cpu" else len(logits)
         for further, few in _parts(logits, rows):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import ModelError, ShapeError
-from limbeck.losses.targets import DenseTargets, SoftTargets
+from limbeck.losses.targets import DenseTargets
 from limbeck.networks.asking import Batch
 from limbeck.teachers.model import Teacher, as_teacher
 
@@ -61,8 +61,8 @@ class Specialists:
 
     def __call__(self, batch: Batch) -> DenseTargets:
         """log q of Eq. 5, `[n, C]`, for each case of the batch."""
-        general = _log_probs(self.generalist(batch))
-        special = [_log_probs(specialist(batch)) for specialist in self.specialists]
+        general = self.generalist(batch).all_log_probs(1.0)
+        special = [specialist(batch).all_log_probs(1.0) for specialist in self.specialists]
         return DenseTargets(solve(general, special, self.classes, self.active(general)).float())
 
     def active(self, general: Tensor) -> Tensor:
@@ -135,7 +135,3 @@ def _membership(classes: Sequence[Sequence[int]], total: int, device: torch.devi
     for m, own in enumerate(classes):
         member[m, list(own)] = True
     return member
-
-
-def _log_probs(targets: SoftTargets) -> Tensor:
-    return targets.all_log_probs(1.0)

@@ -125,9 +125,8 @@ def _scaled(gradient: Tensor | None, dtype: torch.dtype, factor: Tensor) -> Tens
     """In place where the dtype is that of the result, else rounded once."""
     if gradient is None:
         return None
-    factor = factor.to(wide_dtype(gradient.dtype)).expand(
-        1
-    )  # without an axis it would be rounded to the gradient's dtype
+    # without an axis it would be rounded to the gradient's dtype
+    factor = factor.to(wide_dtype(gradient.dtype)).expand(1)
     return torch.mul(gradient, factor, out=gradient if gradient.dtype == dtype else gradient.new_empty(0, dtype=dtype))
 
 
