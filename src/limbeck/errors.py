@@ -2,7 +2,7 @@
 
     LimbeckError
     ├── ObjectiveError (ValueError)   a temperature, weight or divergence that cannot be used
-    ├── TargetError (ValueError)      a teacher said something that is no distribution over the classes
+    ├── TargetError (ValueError)      a teacher gave something that is not a probability distribution
     ├── ShapeError (ValueError)       shapes or numbers of classes that do not fit together
     ├── DataError (ValueError)        a transfer set, file or label that cannot be used
     ├── ModelError (ValueError)       a folder, name or object that is not the model it should be
@@ -23,7 +23,7 @@ class ObjectiveError(LimbeckError, ValueError):
 
 
 class TargetError(LimbeckError, ValueError):
-    """A teacher said something that is no distribution over the classes."""
+    """A teacher gave something that is not a probability distribution over the classes."""
 
 
 class ShapeError(LimbeckError, ValueError):

@@ -340,7 +340,7 @@ def test_an_export_is_shown_with_the_student_that_it_is_of(tmp_path):
     sizes = [cells[1:] for cells in page.rows() if cells[0] == "size"]
     assert sizes[1] == ["9.64 kB", "12.4 kB", "5.22 kB"], "the first is that of the roles"
     said = " ".join(text for _, text in page.all("p"))
-    assert "student.onnx, student.int8.onnx. Asked about 120 examples of the test, and timed anew, on the CPU" in said
+    assert "student.onnx, student.int8.onnx. Measured on 120 examples of the test, on the CPU" in said
     for strange in ("{", '{"mine": 1}', json.dumps(exported() | {"student": ours, "version": 2})):
         (tmp_path / "export.json").write_text(strange)
         write_report(tmp_path, tmp_path / "report.html")

@@ -23,7 +23,7 @@ from limbeck.losses.numbers import NO_LABEL
 
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0, 20.0)
 LIKELIEST = 10
-"""Of so many classes the mean target is kept where there are more than are kept in full."""
+"""For how many classes the mean target is written where there are too many to write all."""
 
 
 OVER_T = ("entropy", "off_top", "evenness", "student_soft", "untrained_soft")

@@ -19,7 +19,7 @@ from limbeck.networks.halves import base_of, position_limit
 from limbeck.networks.modes import evaluating
 
 PROMPT = 32
-"""Of a text that is learned from its beginning, at most so many tokens (and a quarter of it) are the prompt."""
+"""The prompt of a text that is learned from its beginning: at most this many tokens, and at most a quarter of it."""
 
 
 def prompts_of(row: Mapping[str, Any]) -> tuple[list[int], list[int], list[int]]:

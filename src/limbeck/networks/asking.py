@@ -2,7 +2,7 @@
 
 A batch is a dict of tensors whose first axis is the example. The columns in `NOT_INPUTS` speak about the
 examples; all others are inputs. Columns named `teacher_X` are the teacher's own view of input `X`, columns named
-`target_X` are what a teacher has said of the examples.
+`target_X` hold a teacher's stored targets.
 
 What this file does not know: losses, targets, training.
 """
@@ -38,21 +38,21 @@ def logits_of(model: Any, batch: Batch) -> Tensor:
     if named and "use_cache" in names:
         named["use_cache"] = False  # nothing is generated, and beside a cache packed rows are read as one text
     if takes_all and (named or not names):
-        said = model(**inputs)
+        output = model(**inputs)
     elif named:
-        said = model(**named)
+        output = model(**named)
     elif len(inputs) == 1:
-        said = model(next(iter(inputs.values())))
+        output = model(next(iter(inputs.values())))
     else:
         raise ModelError(
             f"The batch has the columns {sorted(inputs)} and {type(model).__name__} takes {sorted(names)}: name the "
             "columns after the parameters of forward, or leave a single input column."
         )
-    logits = getattr(said, "logits", said)
+    logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
         raise ModelError(
             f"{type(model).__name__} must return logits, as a tensor or as an output with .logits, but returned "
-            f"{type(said).__name__}."
+            f"{type(output).__name__}."
         )
     return logits if back is None else logits.to(back)
 

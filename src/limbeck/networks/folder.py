@@ -68,8 +68,8 @@ def save(
 ) -> Path:
     """Writes a student to a folder that `load` opens again; an older one there is replaced as a whole.
 
-    label_names: of the classes in order; the student's own by default.
-    tokenizer: of a text model, written beside it.
+    label_names: the names of the classes in order; by default those that the student carries.
+    tokenizer: a text model's tokenizer, written beside it.
     Raises ModelError where the folder holds anything that is no model, which would be lost.
     """
     path = Path(folder).absolute()

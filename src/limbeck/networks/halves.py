@@ -18,7 +18,8 @@ ROWS = 128
 """So many rows of a language model's logits are made at a time where they are measured."""
 
 TOKENS = 16
-"""Of an example, on which it is proven that the two halves make the whole, and that packed rows keep it apart."""
+"""How many tokens of an example the checks read: that states and output layer give the logits, and that packed rows
+keep examples apart."""
 
 
 def is_language_model(model: Any) -> bool:
@@ -105,7 +106,7 @@ def _without_autocast(model: nn.Module) -> Callable[..., Any]:
 
 
 def _tolerance(weight: Tensor) -> float:
-    """Of what is computed in two ways in the dtype of the weights, relative to its norm."""
+    """The largest difference, relative to the norm, between two ways to compute one thing in the dtype of the weights."""
     return 1e-4 if weight.dtype in (torch.float32, torch.float64) else 2e-2
 
 

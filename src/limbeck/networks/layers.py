@@ -92,16 +92,16 @@ def _stacks_and_depths(model: Any) -> tuple[dict[str, int], dict[str, int]]:
             f"{name} is made of several networks ({', '.join(parts)}), and take_layers cuts models of one; cut the one "
             "that is to be smaller, and put them together again."
         )
-    said = {key: value for key in DEPTHS if isinstance(value := getattr(model.config, key, None), int) and value > 0}
+    depths = {key: value for key in DEPTHS if isinstance(value := getattr(model.config, key, None), int) and value > 0}
     lists = _outermost_lists(model)
-    stacks = {path: length for path, length in lists.items() if length in said.values()}
+    stacks = {path: length for path, length in lists.items() if length in depths.values()}
     if not stacks:
         raise ModelError(
             f"No layers were found in {name}: take_layers looks for an nn.ModuleList as long as the configuration says "
-            f"in {', '.join(DEPTHS)}; it says {said or 'none of them'}, and the lists are {lists or 'none'}. Layers "
+            f"in {', '.join(DEPTHS)}; it says {depths or 'none of them'}, and the lists are {lists or 'none'}. Layers "
             "that share their weights cannot be cut; build a smaller model from a configuration."
         )
-    return stacks, {key: value for key, value in said.items() if value in stacks.values()}
+    return stacks, {key: value for key, value in depths.items() if value in stacks.values()}
 
 
 def _outermost_lists(model: nn.Module) -> dict[str, int]:

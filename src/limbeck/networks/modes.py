@@ -3,7 +3,7 @@
     with evaluating([student, teacher]):      # eval mode, no gradient
         logits = student(inputs)
 
-What this file does not know: what the networks are asked.
+What this file does not know: what the networks compute.
 """
 
 from collections.abc import Iterable, Iterator

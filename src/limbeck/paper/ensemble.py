@@ -19,8 +19,8 @@ def run(lab: Lab) -> dict[str, Any]:
     share = {}
     for mean in ("arithmetic", "geometric"):
         ensemble = limbeck.Ensemble(nets, mean=mean)
-        said = limbeck.record(ensemble, lab.train)
-        students = [lab.fit(f"{mean}-{s}", lab.small, DISTILLED, teacher=said, seed=s) for s in range(lab.seeds)]
+        recorded = limbeck.record(ensemble, lab.train)
+        students = [lab.fit(f"{mean}-{s}", lab.small, DISTILLED, teacher=recorded, seed=s) for s in range(lab.seeds)]
         ten = row(f"ten nets, {mean} mean", [lab.right(ensemble)], paper="61.1 % frames right")
         learned = row(f"one student of the ten, {mean} mean", [lab.right(s) for s in students], "60.8 % frames right")
         gain = alone["errors"]["mean"] - ten["errors"]["mean"]

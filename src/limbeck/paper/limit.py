@@ -19,12 +19,12 @@ HIGH = 100.0
 def run(lab: Lab) -> dict[str, Any]:
     """The relative error of Eq. 4 over T with its slope, and what the two students have in common."""
     teacher = lab.fit("teacher-small", lambda: lab.net(100, 100), ON_LABELS)
-    said = limbeck.record(teacher, lab.train)
+    recorded = limbeck.record(teacher, lab.train)
     soft = limbeck.Objective(limbeck.forward_kl, temperature=HIGH)
     match = limbeck.Objective(limbeck.logit_matching, temperature=HIGH)
     seeds = range(lab.seeds)
-    softened = [lab.fit(f"soft-T100-{s}", lab.small, soft, teacher=said, seed=s) for s in seeds]
-    matched = [lab.fit(f"matched-{s}", lab.small, match, teacher=said, seed=s) for s in seeds]
+    softened = [lab.fit(f"soft-T100-{s}", lab.small, soft, teacher=recorded, seed=s) for s in seeds]
+    matched = [lab.fit(f"matched-{s}", lab.small, match, teacher=recorded, seed=s) for s in seeds]
     z, v = lab.logits(softened[0]).double(), lab.logits(teacher).double()
     temperatures = np.geomspace(1, 1000, 31)
     errors = [relative_error(z, v, float(t)) for t in temperatures]

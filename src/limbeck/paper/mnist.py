@@ -12,11 +12,11 @@ SOFT = limbeck.Objective(temperature=20.0)
 def run(lab: Lab) -> dict[str, Any]:
     """Errors of the teacher, of the small net on labels, and of the small net with soft targets at T = 20."""
     teacher = lab.teacher()
-    said = limbeck.record(teacher, lab.train)  # the transfer set has no translations: one pass serves all
+    recorded = limbeck.record(teacher, lab.train)  # the transfer set has no translations: one pass serves all
     seeds = range(lab.seeds)
     hard = [lab.fit(f"hard-{s}", lab.small, ON_LABELS, seed=s) for s in seeds]
-    both = [lab.fit(f"distilled-{s}", lab.small, BOTH, teacher=said, seed=s) for s in seeds]
-    soft = [lab.fit(f"soft-{s}", lab.small, SOFT, teacher=said, seed=s) for s in seeds]
+    both = [lab.fit(f"distilled-{s}", lab.small, BOTH, teacher=recorded, seed=s) for s in seeds]
+    soft = [lab.fit(f"soft-{s}", lab.small, SOFT, teacher=recorded, seed=s) for s in seeds]
     judged = limbeck.evaluate(both, lab.test, baseline=hard, teacher=teacher, latency=False)
     return lab.write(
         "mnist",

@@ -31,10 +31,10 @@ def run(lab: Lab) -> dict[str, Any]:
     rows, offsets = [], {}
     for name, classes, shifted, paper, paper_after in SECTIONS:
         transfer_set = seen.select(torch.isin(seen.labels, torch.tensor(classes)))
-        said = limbeck.record(teacher, transfer_set)
+        recorded = limbeck.record(teacher, transfer_set)
         tag = name.replace(" ", "-")
         nets = [
-            lab.fit(f"{tag}-{s}", lab.small, BOTH, teacher=said, transfer_set=transfer_set, seed=s)
+            lab.fit(f"{tag}-{s}", lab.small, BOTH, teacher=recorded, transfer_set=transfer_set, seed=s)
             for s in range(lab.seeds)
         ]
         logits = [lab.logits(net) for net in nets]

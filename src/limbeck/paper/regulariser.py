@@ -17,7 +17,7 @@ def run(lab: Lab) -> dict[str, Any]:
     rest, few = lab.train.split(share, seed=0)
     _, watched = rest.split(1 / 6, seed=1)  # early stopping looks here, never at the test set
     full = lab.fit("all-hard", lab.small, ON_LABELS)
-    said = limbeck.record(full, few)
+    recorded = limbeck.record(full, few)
     seeds, steps = range(lab.seeds), {"transfer_set": few}
     every = max(1, len(lab.train) // BATCH // 4)
     watch = {
@@ -37,7 +37,7 @@ def run(lab: Lab) -> dict[str, Any]:
         )
         for s in seeds
     ]
-    soft = [lab.fit(f"few-soft-{s}", lab.small, SOFT, teacher=said, seed=s, **steps) for s in seeds]
+    soft = [lab.fit(f"few-soft-{s}", lab.small, SOFT, teacher=recorded, seed=s, **steps) for s in seeds]
 
     def line(name: str, nets: list[Any], trained_on: Any, paper: str) -> dict[str, Any]:
         train = sum(float(lab.right(net, trained_on).mean()) for net in nets) / len(nets)

@@ -29,8 +29,8 @@ DISTILLED = limbeck.Objective(temperature=2.0, hard_weight=0.5)
 def run(lab: Lab, clusters: int = 3) -> dict[str, Any]:
     """Errors of the generalist, with specialists, with full-class specialists, and distilled back into one net."""
     generalist = lab.fit("generalist", lab.small, ON_LABELS)
-    said = limbeck.record(generalist, lab.train)
-    groups = cluster(said.targets.all_log_probs(1.0).exp(), clusters)
+    recorded = limbeck.record(generalist, lab.train)
+    groups = cluster(recorded.targets.all_log_probs(1.0).exp(), clusters)
     experts, full = [], []
     labels: Tensor = lab.train.labels
     for m, group in enumerate(groups):
@@ -60,7 +60,7 @@ def run(lab: Lab, clusters: int = 3) -> dict[str, Any]:
                 f"full-specialist-{m}",
                 lambda: copy.deepcopy(generalist).requires_grad_(True),
                 KEPT,
-                teacher=said,
+                teacher=recorded,
                 transfer_set=hard_where_special,
                 epochs=lab.budget.student_epochs / 5,
                 learning_rate=lab.budget.student_rate / 3,

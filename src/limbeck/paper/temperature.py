@@ -15,14 +15,14 @@ SAID = {30: "2.5 to 4 clearly better", 300: "above 8 all alike", 800: "above 8 a
 def run(lab: Lab) -> dict[str, Any]:
     """Errors by width and temperature, hard labels and soft targets; results.json and temperature.png."""
     widths = (8, 30) if lab.small_data else WIDTHS[lab.budget_name]
-    said = limbeck.record(lab.teacher(), lab.train)
+    recorded = limbeck.record(lab.teacher(), lab.train)
     rows = []
     for width in widths:
         for temperature in TEMPERATURES:
             objective = limbeck.Objective(temperature=temperature, hard_weight=0.1)
             make = partial(lab.net, width, width)
             nets = [
-                lab.fit(f"{width}-T{temperature:g}-{s}", make, objective, teacher=said, seed=s)
+                lab.fit(f"{width}-T{temperature:g}-{s}", make, objective, teacher=recorded, seed=s)
                 for s in range(lab.seeds)
             ]
             name = f"{width} units, T = {temperature:g}"

@@ -27,7 +27,7 @@ MENDED = 0.8
 """What may be left of the calibration error after temperature scaling, for that to be advised."""
 
 HALF = 0.5
-"""Of the gap to the teacher, below which there is more to be had."""
+"""The share of the gap to the teacher below which the page advises to try for more."""
 
 NEVER, KNOWN, FEWEST = 0.1, 0.6, 5
 """A class that the student gets right less often than the first, the teacher more often than the second, of so many."""

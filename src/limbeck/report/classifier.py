@@ -177,9 +177,9 @@ def _distributions(example: Any) -> dict[str, list[float]]:
     listed = items(example, "classes")
     found = {role: numbers(example, "log_probs", role) for role in ("teacher", "student", "baseline")}
     probs = {
-        role: [0.0 if v is None else math.exp(min(v, 0.0)) for v in said]  # null is the log of 0
-        for role, said in found.items()
-        if said and len(said) == len(listed)
+        role: [0.0 if v is None else math.exp(min(v, 0.0)) for v in log_probs]  # null is the log of 0
+        for role, log_probs in found.items()
+        if log_probs and len(log_probs) == len(listed)
     }
     return probs if {"teacher", "student"} <= probs.keys() and all(isinstance(c, int) for c in listed) else {}
 
@@ -187,10 +187,10 @@ def _distributions(example: Any) -> dict[str, list[float]]:
 def _card(results: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str, Any]:
     """An example, and the likeliest classes of each role."""
     probs, listed = _distributions(example), items(example, "classes")
-    said = []
+    predictions = []
     for role, ps in probs.items():
         best = sorted(range(len(ps)), key=lambda i: -ps[i])[:LIKELIEST]
-        said.append((role, [(class_name(results, listed[i]), ps[i]) for i in best]))
+        predictions.append((role, [(class_name(results, listed[i]), ps[i]) for i in best]))
     label = at(example, "label")
     return {
         "row_id": _row_id(example),
@@ -198,8 +198,8 @@ def _card(results: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str, A
         "kl": number(example, "forward_kl"),
         "image": _image(at(example, "image")),
         "text": short(str(at(example, "text")), MOST_TEXT) if at(example, "text") else None,
-        "said": said,
-        "long": any(len(name) > SHORT_NAME for _, likeliest in said for name, _ in likeliest),
+        "predictions": predictions,
+        "long": any(len(name) > SHORT_NAME for _, likeliest in predictions for name, _ in likeliest),
     }
 
 

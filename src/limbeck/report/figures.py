@@ -131,10 +131,12 @@ def lines(
             radii = one.radii or [3.0] * len(at_points)
             parts += [_dot(a, b, r, one) for (a, b), r in zip(at_points, radii, strict=True)]
         parts += [_path([(x.at(a), y.at(b)), (x.at(a), y.at(c))], f"span {one.kind}") for a, b, c in one.spans]
-    said = "; ".join(f"{one.name}: {written(one.points[0][1])} to {written(one.points[-1][1])}" for one in series)
+    summary = "; ".join(f"{one.name}: {written(one.points[0][1])} to {written(one.points[-1][1])}" for one in series)
     signs = {(False, False): "line", (False, True): "dashed", (True, False): "dot", (True, True): "hollow"}
     legend = [(one.name, one.kind, signs[one.radii is not None, one.dashed]) for one in series]
-    return Figure(title, svg(f"{title}. {f'{y_label} over {x_label}. ' if y_label else ''}{said}", parts), legend, note)
+    return Figure(
+        title, svg(f"{title}. {f'{y_label} over {x_label}. ' if y_label else ''}{summary}", parts), legend, note
+    )
 
 
 def interval(
@@ -166,9 +168,9 @@ def interval(
     parts.append(Markup('<circle class="dot student" cx="{:.1f}" cy="{}" r="6"/>').format(x.at(mean), line + 6))
     side = "start" if x.at(mean) < 60 else "end" if x.at(mean) > WIDTH - 60 else "middle"
     parts.append(text(x.at(mean), line + 24, "student", "named student", side))
-    said = f"student {written(mean)}, interval {written(low)} to {written(high)}, from baseline at 0"
-    said += "" if teacher is None else f"; teacher {written(teacher)}"
-    return Figure(title, svg(f"{title}: {said}. {label}", parts, height))
+    summary = f"student {written(mean)}, interval {written(low)} to {written(high)}, from baseline at 0"
+    summary += "" if teacher is None else f"; teacher {written(teacher)}"
+    return Figure(title, svg(f"{title}: {summary}. {label}", parts, height))
 
 
 def svg(label: str, parts: Sequence[Markup], height: float = HEIGHT, width: float = WIDTH) -> Markup:

@@ -17,7 +17,7 @@ MOST_DRAWN, MOST_WRITTEN = 40, 12
 """Up to this many classes: every cell is drawn; every cell has its value written in it."""
 
 INK = (83, 116, 232)
-"""Of a picture, whose opacity is the value: it is read on light and on dark paper."""
+"""The colour of a heat map, whose opacity is the value: it can be read on light and on dark paper."""
 
 STRONGEST = 0.55
 """Opacity of the largest value: ink on it can still be read."""

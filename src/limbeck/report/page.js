@@ -58,12 +58,12 @@ if (explorer !== null) {
     } else {
       fill.style.width = `${100 * share}%`;
     }
-    const said = document.createElement("span");
-    said.className = "value";
-    said.textContent = value === null ? "" : written(value);
+    const shown = document.createElement("span");
+    shown.className = "value";
+    shown.textContent = value === null ? "" : written(value);
     td.dataset.value = value === null ? "" : value;
     track.append(fill);
-    td.append(track, said);
+    td.append(track, shown);
     return td;
   };
 

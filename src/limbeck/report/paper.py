@@ -10,7 +10,7 @@ from limbeck.report.figures import KINDS, Figure, Series, lines
 from limbeck.report.reading import at, items, number
 from limbeck.report.words import percent, plain, short, whole
 
-SAID = {
+REPORTED = {
     "mnist": (
         "A small net learns from a big one",
         "section 3",
@@ -65,13 +65,13 @@ MOST_NAME, MOST_TEXT = 120, 300
 def sections(results: Mapping[str, Any]) -> dict[str, Any]:
     """What the template paper.html shows."""
     experiment = str(at(results, "experiment"))
-    title, section, text = SAID.get(experiment, (experiment, "", ""))
+    title, section, text = REPORTED.get(experiment, (experiment, "", ""))
     rows = items(results, "rows")
     shares = [name for name in SHARES if any(number(row, name) is not None for row in rows)]
     return {
         "experiment": experiment,
         "title": short(title, MOST_NAME),
-        "said": f"{section.capitalize()}: {text}" if text else "",
+        "reference": f"{section.capitalize()}: {text}" if text else "",
         "sentence": str(at(results, "verdict", "sentence") or ""),
         "examples": number(results, "test_examples"),
         "shares": [_words(name) for name in shares],

@@ -108,10 +108,10 @@ def smaller(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     tiles = []
     ours, theirs = (number(results, "roles", role, "parameters") for role in ("student", "teacher"))
     if ours and theirs:
-        said = f"fewer parameters than the teacher: {ours:,.0f} of {theirs:,.0f}"
+        caption = f"fewer parameters than the teacher: {ours:,.0f} of {theirs:,.0f}"
         if ours >= theirs:
-            said = f"as many parameters as the teacher: {ours:,.0f} to {theirs:,.0f}"
-        tiles.append((times(max(ours, theirs) / min(ours, theirs)), said))
+            caption = f"as many parameters as the teacher: {ours:,.0f} to {theirs:,.0f}"
+        tiles.append((times(max(ours, theirs) / min(ours, theirs)), caption))
     ours, theirs = (number(results, "roles", role, "latency_ms", "batch_1") for role in ("student", "teacher"))
     if ours and theirs:
         tiles.append((times(theirs / ours), f"as fast as the teacher, one at a time: {plain(ours)} ms"))
@@ -130,12 +130,12 @@ def files(results: Mapping[str, Any]) -> dict[str, Any] | None:
         if any(cells := ["" if (v := number(export, form, *path)) is None else written(v) for form in forms])
     ]
     examples, threads = number(export, "examples"), number(export, "threads")
-    asked = "inputs drawn at random" if at(export, "drawn") else "examples of the test"
-    said = "" if examples is None else f"Asked about {whole(examples)} {asked}, and timed anew"
-    said += "" if threads is None else f", on the CPU with {whole(threads)} thread{'s' if threads > 1 else ''}"
+    inputs = "inputs drawn at random" if at(export, "drawn") else "examples of the test"
+    note = "" if examples is None else f"Measured on {whole(examples)} {inputs}"
+    note += "" if threads is None else f", on the CPU with {whole(threads)} thread{'s' if threads > 1 else ''}"
     named = [short(str(name), MOST_SETTING) for form in forms if (name := at(export, form, "file")) is not None]
-    said = ". ".join(part for part in (", ".join(named), said) if part)
-    return {"forms": list(forms.values()), "rows": rows, "said": f"{said}."}
+    note = ". ".join(part for part in (", ".join(named), note) if part)
+    return {"forms": list(forms.values()), "rows": rows, "note": f"{note}."}
 
 
 def curves(results: Mapping[str, Any]) -> list[Figure]:
@@ -145,11 +145,11 @@ def curves(results: Mapping[str, Any]) -> list[Figure]:
     for part, title in titles.items():
         series = []
         for role in ("student", "baseline"):
-            for name, said, dashed in ((part, "training", False), (f"eval_{part}", "validation", True)):
+            for name, split, dashed in ((part, "training", False), (f"eval_{part}", "validation", True)):
                 points_ = _points(items(results, "curves", role), name)
                 if part == "soft_loss" and role == "baseline":
                     continue  # it has no teacher to learn from
-                series.append(Series(f"{role}, {said}", role, points_, dashed))
+                series.append(Series(f"{role}, {split}", role, points_, dashed))
         if any(one.points for one in series) and not (part == "loss" and found):
             unit = "loss" if part == "loss" else "nats, before its weight"
             drawn = lines(title, series, "step", unit)
@@ -163,8 +163,8 @@ def settings(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not isinstance(given, Mapping):
         return []
     texts = {str(k): v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in given.items()}
-    said = {k: v for k, v in texts.items() if v not in ("null", "[]", "{}", "") and not k.endswith("_token")}
-    return [(k, short(v, MOST_SETTING)) for k, v in said.items()]
+    shown = {k: v for k, v in texts.items() if v not in ("null", "[]", "{}", "") and not k.endswith("_token")}
+    return [(k, short(v, MOST_SETTING)) for k, v in shown.items()]
 
 
 def chosen_temperature(results: Mapping[str, Any], temperatures: Sequence[float]) -> float:

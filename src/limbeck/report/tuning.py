@@ -21,7 +21,7 @@ MEASURES = {
 AXES = ("temperature", "hard_weight")
 MOST_WORDS = 60
 MARGIN = 0.08
-"""Of a drawing's height, above and below what is drawn."""
+"""The margin above and below what is drawn, as a share of the height."""
 
 
 def sections(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,12 +38,12 @@ def choice(found: Any, settings: Any = None) -> dict[str, Any] | None:
     if not rows or measure not in tuple(MEASURES) or (settings is not None and best is None):
         return None
     shown = [name for name in MEASURES if any(number(row, name) is not None for row in rows)]
-    asked, used = _pair(best), _pair(settings)
+    chosen, used = _pair(best), _pair(settings)
     return {
         "title": _named(best) or "Not chosen yet",
         "sentence": str(at(found, "sentence") or ""),
         "how": _how(found),
-        "other": _named(settings) if None not in (*asked, *used) and asked != used else "",
+        "other": _named(settings) if None not in (*chosen, *used) and chosen != used else "",
         "differs": listed([short(str(what), MOST_WORDS) for what in items(found, "differs")]),
         "measure": MEASURES[measure][1],
         "figures": [one for name in shown if (one := _over_temperature(name, rows, best)) is not None],
@@ -83,9 +83,9 @@ def _advise(found: Mapping[str, Any]) -> list[Advice]:
     firsts = {name: row for name in known for row in ranked(often, name, best)[:1]}
     others = {name: row for name, row in firsts.items() if _pair(row) != _pair(best)}
     if others:
-        said = "; ".join(f"{MEASURES[name][0]}: {_named(row)}" for name, row in others.items())
+        choices = "; ".join(f"{MEASURES[name][0]}: {_named(row)}" for name, row in others.items())
         text = (
-            f"Of those that were trained as often, another measure would have chosen otherwise ({said}). Which one "
+            f"Of those that were trained as often, another measure would have chosen otherwise ({choices}). Which one "
             "counts is yours to say: --measure."
         )
         advice.append(Advice("warning", "The measures do not agree", text))
@@ -122,14 +122,14 @@ def _how(found: Any) -> str:
     temperatures, weights = ([plain(v) for v in numbers(found, "asked", f"{name}s") if v is not None] for name in AXES)
     seeds, keep = number(found, "asked", "seeds"), number(found, "asked", "keep")
     held_out = str(at(found, "settings", "validation") or "").rpartition(",")[0]
-    said = ""
+    tried = ""
     if temperatures and weights:
-        said = f"Tried: T = {listed(temperatures)}, each with hard_weight {listed(weights)}. "
+        tried = f"Tried: T = {listed(temperatures)}, each with hard_weight {listed(weights)}. "
     if seeds and seeds > 1 and keep:
         further = "all of them" if keep >= 1 else f"the best {percent(keep, 0)} of them"
-        said += f"All were trained once, and {further} again with each further seed, up to {whole(seeds)}. "
+        tried += f"All were trained once, and {further} again with each further seed, up to {whole(seeds)}. "
     apart = f" of {held_out.replace(' examples', '')} examples held out of training" if held_out else ""
-    return f"{said}Students are compared by what they predict at T = 1{apart}; no test was read."
+    return f"{tried}Students are compared by what they predict at T = 1{apart}; no test was read."
 
 
 def _row(row: Any, shown: list[str], best: Any) -> dict[str, Any]:

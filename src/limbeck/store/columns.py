@@ -133,7 +133,7 @@ class Digest:
                 of_values.update("".join(json.dumps(x, default=repr) + "\n" for x in rows.to_pylist()).encode())
 
     def hexdigest(self) -> str:
-        """Of all rows so far."""
+        """The digest of all rows so far."""
         parts = [f"{column} {n.hexdigest()} {v.hexdigest()}" for column, (n, v) in sorted(self._columns.items())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

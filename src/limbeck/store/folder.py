@@ -61,7 +61,7 @@ class Folder:
             return content
 
     def sha256(self, name: str) -> str:
-        """Of what is on the disk."""
+        """The digest of the bytes on the disk."""
         with self.open(name) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -80,7 +80,7 @@ class Labelled(Dataset):
 
     @property
     def num_classes(self) -> int:
-        """Of which the teacher spoke."""
+        """The number of classes that the teacher speaks about."""
         return self.manifest.classes
 
     @cached_property

@@ -124,7 +124,7 @@ def require_room(folder: Folder, plan: Plan, positions: int) -> None:
 
 
 def bytes_per_position(targets: Mapping[str, Kept]) -> int:
-    """Of one view, uncompressed."""
+    """The uncompressed bytes of one row of one view."""
     return sum(kept.bytes for kept in targets.values())
 
 

@@ -58,7 +58,7 @@ def collate(batch: Batch) -> Batch:
 def distinct_row_ids(lengths: Mapping[str, int]) -> dict[str, Tensor]:
     """Row ids of the splits of one source, `[N]` each: no two examples share one, of whatever splits they are.
 
-    What was said of a training example is then never taken for what was said of a test example.
+    A stored target or a draw of a training example is then never taken for a test example's.
     """
     ids = torch.split(torch.arange(sum(lengths.values())), list(lengths.values()))
     return dict(zip(lengths, ids, strict=True))

@@ -57,7 +57,7 @@ def table(
     image_column: guessed where there is one. Becomes `pixel_values` `[n, C, H, W]` float32 in [0, 1].
     feature_columns: numbers; guessed: all but the label's. Becomes `inputs` `[n, F]` float32.
     label_column: guessed: `label`, `labels`, `ner_tags`, or the only ClassLabel; "" = there are no labels.
-    column_names: of CSV and TSV files without a header line.
+    column_names: the names of the columns of CSV and TSV files that have no header line.
 
     Classes are those of the training split (the first one where none is called train): strings in sorted order,
     ClassLabels with their names, whole numbers as they are. DataError where anything is missing or ambiguous.
@@ -131,10 +131,10 @@ def load_splits(source: Any, column_names: Sequence[str] | None = None) -> dict[
         if isinstance(error, DataError):
             raise
         what = f"{text} cannot be read" if files else f"{text} is no file or folder here, and no data set on the hub"
-        said = error.__cause__ or error  # datasets wraps what was wrong into "an error occurred"
+        cause = error.__cause__ or error  # datasets wraps what was wrong into "an error occurred"
         tabular = any(file.suffix in (".csv", ".tsv") or any(file.glob("*.[ct]sv")) for file in files)
         hint = _HEADERS if tabular else ""
-        raise DataError(f"{what}: {said}\n{hint}".rstrip()) from error
+        raise DataError(f"{what}: {cause}\n{hint}".rstrip()) from error
 
 
 def _load_files(files: Sequence[Path], column_names: Sequence[str] | None) -> dict[str, Any]:

@@ -30,17 +30,17 @@ def chat_pieces(messages: Sequence[Mapping[str, Any]], tokenizer: Any, assistant
     DataError where there is no such turn, or it is empty, or cannot be told from the rest.
     """
     # columns of a dataset have every key in every message; a template asks which ones there are
-    said = [{key: value for key, value in message.items() if value is not None} for message in messages]
-    turns = [place for place, message in enumerate(said) if message.get("role") == "assistant"]
+    conversation = [{key: value for key, value in message.items() if value is not None} for message in messages]
+    turns = [place for place, message in enumerate(conversation) if message.get("role") == "assistant"]
     if not turns:
-        raise DataError(f"no message has the role assistant, only {sorted({str(m.get('role')) for m in said})}")
-    said = said[: turns[-1] + 1]
+        raise DataError(f"no message has the role assistant, only {sorted({str(m.get('role')) for m in conversation})}")
+    conversation = conversation[: turns[-1] + 1]
     turns = turns if assistant == "all" else turns[-1:]
     for turn in turns:
-        if not any(value for key, value in said[turn].items() if key != "role"):
+        if not any(value for key, value in conversation[turn].items() if key != "role"):
             raise DataError(f"message {turn}, of the assistant, is empty")
     try:
-        text, spans = (_marked if _marks_turns(tokenizer) else _grown)(said, turns, tokenizer)
+        text, spans = (_marked if _marks_turns(tokenizer) else _grown)(conversation, turns, tokenizer)
     except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -88,7 +88,9 @@ def _grown(messages: list[dict[str, Any]], turns: Sequence[int], tokenizer: Any)
     text, spans = render(messages), []
     for turn in turns:
         if turn == 0:
-            raise DataError("its first message is the assistant's, and the chat template does not mark what is said")
+            raise DataError(
+                "its first message is the assistant's, and the chat template does not mark the assistant's turns"
+            )
         before, after = render(messages[:turn], ask=True), render(messages[: turn + 1])
         if not (after.startswith(before) and text.startswith(after)):
             raise DataError(
@@ -102,8 +104,8 @@ def _grown(messages: list[dict[str, Any]], turns: Sequence[int], tokenizer: Any)
 
 def _end_of_turn(text: str, tokenizer: Any) -> int:
     """Where the assistant stops: after the token that ends its turn; blanks behind it are the template's."""
-    said = text.rstrip()
-    return len(said) if said.endswith(_added_tokens(tokenizer)) else len(text)
+    stripped = text.rstrip()
+    return len(stripped) if stripped.endswith(_added_tokens(tokenizer)) else len(text)
 
 
 def _added_tokens(tokenizer: Any) -> tuple[str, ...]:

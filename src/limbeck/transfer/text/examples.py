@@ -57,9 +57,9 @@ def tokenise(
     before a prompt that do not begin with it. Other columns are left out.
 
     assistant: "all" turns of the assistant, or the "last" one alone.
-    max_length: of a row, in tokens: what the student's model can read. The tokenizer's model_max_length holds too,
+    max_length: the length of a row, in tokens: what the student's model can read. The tokenizer's model_max_length holds too,
         if it has one. Rows are cut at their end, and a warning counts rows and tokens.
-    teacher_max_length: of a teacher's row; by default the tokenizer's model_max_length. Where one side loses learned
+    teacher_max_length: the length of a teacher's row, in tokens; by default the tokenizer's model_max_length. Where one side loses learned
         tokens, so does the other.
     num_proc: of `Dataset.map`, which also keeps the result: of records from files, the next call finds it.
     progress: whether to show its progress bar.
@@ -87,7 +87,7 @@ def tokenise(
         "opening": [] if kind == "messages" else _opening(tokenizer),
     }
     with progress_bar(progress):
-        said = records.map(
+        tokenised = records.map(
             _tokenise,
             batched=True,
             with_indices=True,
@@ -97,8 +97,8 @@ def tokenise(
             num_proc=num_proc,
             desc="Tokenising",
         )
-    _refuse_faults(said)
-    return _report(said, limits).remove_columns([_FAULT, *_COUNTS])
+    _refuse_faults(tokenised)
+    return _report(tokenised, limits).remove_columns([_FAULT, *_COUNTS])
 
 
 _FORMATS = {"messages": ("messages",), "prompt": ("prompt", "completion"), "text": ("text",)}
@@ -215,7 +215,7 @@ def _tokenise(
     limits: Sequence[int | None],
     opening: list[int],
 ) -> dict[str, list[Any]]:
-    """Of a batch of records, for datasets.map. What is wrong with a row is noted, so that all are counted."""
+    """The token columns of a batch of records, for datasets.map. Faulty rows are marked, so that all are counted."""
     faults: list[str | None] = [None] * len(places)
     read: list[list[_Tokens]] = []  # by side and row
     for side in sides:
@@ -295,8 +295,8 @@ def _join(
 def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     if not texts:
         return []
-    said = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    return [list(ids) for ids in said["input_ids"]]
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    return [list(ids) for ids in encoded["input_ids"]]
 
 
 def _continue(tokenizer: Any, texts: list[str]) -> list[list[int] | None]:
@@ -352,34 +352,34 @@ def _cut(sides: Sequence[_Tokens], limits: Sequence[int | None]) -> None:
         side.ids, side.learned = side.ids[:end], side.learned[:end]
 
 
-def _refuse_faults(said: Any) -> None:
-    faults = arrow.column(said, _FAULT)
+def _refuse_faults(tokenised: Any) -> None:
+    faults = arrow.column(tokenised, _FAULT)
     (bad,) = np.nonzero(faults.is_valid().to_numpy(zero_copy_only=False))
     if len(bad):
-        ids = arrow.column(said, "row_id").to_numpy()[bad]
+        ids = arrow.column(tokenised, "row_id").to_numpy()[bad]
         more = ", ..." if len(bad) > 10 else ""
         raise DataError(
-            f"{len(bad)} of {len(said)} rows cannot be learned from (row_id {', '.join(map(str, ids[:10]))}{more}); "
+            f"{len(bad)} of {len(tokenised)} rows cannot be learned from (row_id {', '.join(map(str, ids[:10]))}{more}); "
             f"mend or remove them. Row {ids[0]}: {faults[int(bad[0])].as_py()}."
         )
 
 
-def _report(said: Any, limits: Sequence[int | None]) -> Any:
-    """The rows that something can be learned from; what was cut and dropped is said."""
-    cut, unlearned, learned = (arrow.column(said, name).to_numpy() for name in _COUNTS)
+def _report(tokenised: Any, limits: Sequence[int | None]) -> Any:
+    """The rows that something can be learned from; logs how many were truncated and dropped."""
+    cut, unlearned, learned = (arrow.column(tokenised, name).to_numpy() for name in _COUNTS)
     whose = zip(limits, ("", " of the teacher"), strict=False)
     named = " and ".join(f"{limit} tokens{of}" for limit, of in whose if limit is not None)
     dropped = learned == 0
     if dropped.all():
         raise DataError(
-            f"None of {len(said)} rows has a learned token within {named}: their prompts are longer; raise max_length "
+            f"None of {len(tokenised)} rows has a learned token within {named}: their prompts are longer; raise max_length "
             "or shorten the prompts."
         )
     if dropped.any():
         log.warning(
             "%d of %d rows are dropped: their prompts leave no learned token within %s.",
             dropped.sum(),
-            len(said),
+            len(tokenised),
             named,
         )
     shorter = (cut > 0) & ~dropped
@@ -387,10 +387,10 @@ def _report(said: Any, limits: Sequence[int | None]) -> Any:
         log.warning(
             "%d of %d rows are cut at their end to %s: %d tokens are lost, %d of %d learned ones.",
             shorter.sum(),
-            len(said),
+            len(tokenised),
             named,
             cut[shorter].sum(),
             unlearned[shorter].sum(),
             (learned + unlearned)[~dropped].sum(),
         )
-    return said.select(np.flatnonzero(~dropped)) if dropped.any() else said
+    return tokenised.select(np.flatnonzero(~dropped)) if dropped.any() else tokenised

@@ -40,8 +40,9 @@ def pack(
     Examples are put together by first-fit decreasing within each 1,000 rows: the same rows in the same order give the
     same result, and it keeps about their order.
 
-    max_length: of a packed row, in tokens. It may exceed what a model reads at once, since positions begin again.
-    teacher_max_length: of a packed row of the teacher, where the rows have its own view; by default max_length.
+    max_length: the length of a packed row, in tokens. It may exceed what a model reads at once, since positions begin again.
+    teacher_max_length: the length of the teacher's packed row, in tokens, where the rows have teacher columns; by
+        default max_length.
     num_proc, progress: as of `tokenise`. With workers, companions are looked for in the rows of each.
 
     Columns: `input_ids`, `labels`, `position_ids` (from 0 in each example) and `row_id` (of the example that a token
@@ -81,7 +82,7 @@ def _sides_of(rows: Any) -> list[str]:
     if needed - found or found - needed - {"length"}:
         raise DataError(
             f"What is packed has the columns {sorted(needed)} that limbeck.tokenise makes, but these rows have "
-            f"{sorted(found)}; pack rows of tokenise, each once, and before anything else is said of their tokens."
+            f"{sorted(found)}; pack rows of tokenise, each once, before any other column per token is added."
         )
     if len(rows) == 0:
         raise DataError("There must be a row to pack, but there is none.")
@@ -127,7 +128,7 @@ def _features(prefixes: Sequence[str]) -> Any:
 
 
 def _pack(batch: Mapping[str, Any], prefixes: Sequence[str], limits: Sequence[int]) -> dict[str, list[Any]]:
-    """Of a batch of rows, for datasets.map."""
+    """The packed rows of a batch of rows, for datasets.map."""
     lengths = np.array([[len(ids) for ids in batch[prefix + "input_ids"]] for prefix in prefixes]).T  # [rows, sides]
     columns: dict[str, list[Any]] = {name: [] for name in _features(prefixes)}
     for together in _first_fit_decreasing(lengths, np.array(limits)):

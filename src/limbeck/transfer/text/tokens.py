@@ -119,17 +119,17 @@ def without_words(columns: dict[str, Ragged]) -> dict[str, Ragged]:
 def _encode(
     batch: Mapping[str, list[Any]], text: Sequence[str], tokenizer: Any, max_length: int, words: bool
 ) -> dict[str, list[Any]]:
-    """Of a batch of texts, for datasets.map."""
+    """The token columns of a batch of texts, for datasets.map."""
 
     def tokenise(rows: Sequence[int], most: int) -> Any:
         texts = [[batch[name][row] for row in rows] for name in text]
         return tokenizer(*texts, truncation=True, max_length=most, is_split_into_words=words)
 
     everyone = range(len(batch[text[0]]))
-    said = tokenise(everyone, max_length + 1)  # one more than there may be shows which texts are too long
-    columns = {name: list(values) for name, values in said.items()}
+    encoded = tokenise(everyone, max_length + 1)  # one more than there may be shows which texts are too long
+    columns = {name: list(values) for name, values in encoded.items()}
     if words:
-        columns[_WORD] = [_begun_words(said.word_ids(row)) for row in everyone]
+        columns[_WORD] = [_begun_words(encoded.word_ids(row)) for row in everyone]
     cut = [row for row in everyone if len(columns["input_ids"][row]) > max_length]
     if cut:
         again = tokenise(cut, max_length)
@@ -138,7 +138,7 @@ def _encode(
                 columns[name][row] = again[name][place]
             if words:
                 columns[_WORD][row] = _begun_words(again.word_ids(place))
-    return {**columns, _CUT: [len(said["input_ids"][row]) > max_length for row in everyone]}
+    return {**columns, _CUT: [len(encoded["input_ids"][row]) > max_length for row in everyone]}
 
 
 def _begun_words(words: Sequence[int | None]) -> list[int]:
