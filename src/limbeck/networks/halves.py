@@ -106,7 +106,7 @@ def _without_autocast(model: nn.Module) -> Callable[..., Any]:
 
 
 def _tolerance(weight: Tensor) -> float:
-    """The largest difference, relative to the norm, between two ways to compute one thing in the dtype of the weights."""
+    """The largest relative difference between two ways to compute one thing in the dtype of the weights."""
     return 1e-4 if weight.dtype in (torch.float32, torch.float64) else 2e-2
 
 

@@ -57,9 +57,10 @@ def tokenise(
     before a prompt that do not begin with it. Other columns are left out.
 
     assistant: "all" turns of the assistant, or the "last" one alone.
-    max_length: the length of a row, in tokens: what the student's model can read. The tokenizer's model_max_length holds too,
-        if it has one. Rows are cut at their end, and a warning counts rows and tokens.
-    teacher_max_length: the length of a teacher's row, in tokens; by default the tokenizer's model_max_length. Where one side loses learned
+    max_length: the longest row, in tokens, that the student can read. The tokenizer's model_max_length, if it has
+        one, holds too. Rows are cut at their end, and a warning counts rows and tokens.
+    teacher_max_length: the longest row of the teacher, in tokens; by default the tokenizer's model_max_length.
+        Where one side loses learned
         tokens, so does the other.
     num_proc: of `Dataset.map`, which also keeps the result: of records from files, the next call finds it.
     progress: whether to show its progress bar.
@@ -359,7 +360,8 @@ def _refuse_faults(tokenised: Any) -> None:
         ids = arrow.column(tokenised, "row_id").to_numpy()[bad]
         more = ", ..." if len(bad) > 10 else ""
         raise DataError(
-            f"{len(bad)} of {len(tokenised)} rows cannot be learned from (row_id {', '.join(map(str, ids[:10]))}{more}); "
+            f"{len(bad)} of {len(tokenised)} rows cannot be learned from "
+            f"(row_id {', '.join(map(str, ids[:10]))}{more}); "
             f"mend or remove them. Row {ids[0]}: {faults[int(bad[0])].as_py()}."
         )
 
@@ -372,7 +374,8 @@ def _report(tokenised: Any, limits: Sequence[int | None]) -> Any:
     dropped = learned == 0
     if dropped.all():
         raise DataError(
-            f"None of {len(tokenised)} rows has a learned token within {named}: their prompts are longer; raise max_length "
+            f"None of {len(tokenised)} rows has a learned token within {named}: their prompts are longer; "
+            "raise max_length "
             "or shorten the prompts."
         )
     if dropped.any():
