@@ -29,7 +29,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import Batch, inputs_of, label_names_of, logits_of
 from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.halves import is_language_model
-from limbeck.teachers.model import fingerprint_of
+from limbeck.teachers import fingerprint_of
 
 SCHEMA, VERSION = "limbeck.export", 1
 

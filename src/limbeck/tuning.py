@@ -36,8 +36,7 @@ from limbeck.losses.divergences import Divergence, forward_kl
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
 from limbeck.networks.halves import is_language_model
-from limbeck.teachers import Teacher, as_teacher, record
-from limbeck.teachers.model import fingerprint_of
+from limbeck.teachers import Teacher, as_teacher, fingerprint_of, record
 from limbeck.training.trainer import DistillConfig, DistillTrainer
 
 SCHEMA, VERSION = "limbeck.tune", 1

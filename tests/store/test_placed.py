@@ -15,7 +15,7 @@ from torch import nn
 
 import limbeck
 from limbeck.networks.asking import is_placed, where_it_is
-from limbeck.teachers.model import as_teacher
+from limbeck.teachers import as_teacher
 
 from .small import contents, images, llama, network, rows, trainer
 

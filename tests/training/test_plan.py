@@ -372,7 +372,7 @@ def test_rows_that_a_language_model_cannot_read_are_refused() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from limbeck.networks.checks import check_rows
-    from limbeck.teachers.model import as_teacher
+    from limbeck.teachers import as_teacher
 
     def llama(**more: int) -> LlamaForCausalLM:
         sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}

@@ -17,7 +17,7 @@ from limbeck.commands import console
 from limbeck.commands.options import RunOptions
 from limbeck.errors import ConfigError
 from limbeck.export import files_of
-from limbeck.teachers.model import fingerprint_of
+from limbeck.teachers import fingerprint_of
 
 SETTINGS = "config.yaml"
 MODELS = {"student", "baseline"}

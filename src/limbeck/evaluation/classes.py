@@ -51,7 +51,7 @@ from limbeck.networks.asking import Batch, device_of, inputs_of, label_names_of,
 from limbeck.networks.checks import check_label_names, refuse_probabilities
 from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.modes import evaluating
-from limbeck.teachers.model import as_teacher, fingerprint_of
+from limbeck.teachers import as_teacher, fingerprint_of
 
 __all__ = ["Predictions", "compare", "evaluate", "predict", "read_results", "write_results"]
 

@@ -32,7 +32,7 @@ from limbeck.networks.cost import size_of
 from limbeck.networks.halves import ROWS, base_of, is_language_model
 from limbeck.networks.modes import restored
 from limbeck.networks.positions import next_tokens
-from limbeck.teachers.model import ModelTeacher, as_teacher, fingerprint_of
+from limbeck.teachers import ModelTeacher, as_teacher, fingerprint_of
 from limbeck.transfer.text.collate import Pad
 from limbeck.transfer.text.vocabulary import shared_vocabulary
 

@@ -23,7 +23,7 @@ from limbeck.store.kinds import Kind
 from limbeck.store.manifest import Plan, target_columns
 from limbeck.store.opened import Batch, batch_of
 from limbeck.store.rows import Rows
-from limbeck.teachers.model import Teacher
+from limbeck.teachers import Teacher
 from limbeck.transfer import draws
 
 

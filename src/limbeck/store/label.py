@@ -28,7 +28,7 @@ from limbeck.store.manifest import Manifest, Plan
 from limbeck.store.opened import Labelled, open
 from limbeck.store.rows import rows_of
 from limbeck.store.writing import Writer, bytes_per_position, found_plan, require_room
-from limbeck.teachers.model import ModelTeacher, Teacher, as_teacher
+from limbeck.teachers import ModelTeacher, Teacher, as_teacher
 from limbeck.transfer.text.vocabulary import shared_vocabulary, template_hash, tokenizer_hash
 
 SHARD_BYTES = 256 * 2**20  # uncompressed, about; the work of one shard is lost where a run is cut off

@@ -14,7 +14,7 @@ from limbeck.store.folder import Folder
 from limbeck.store.opened import Labelled, open
 from limbeck.store.reading import read_manifest
 from limbeck.store.verifying import damage
-from limbeck.teachers.model import ModelTeacher, Teacher, as_teacher
+from limbeck.teachers import ModelTeacher, Teacher, as_teacher
 
 APART = 0.05
 """The most total variation, the mean of a few rows, between what is kept and what the teacher says now."""

@@ -6,8 +6,13 @@
 `as_teacher` makes one of a network, of a scikit-learn classifier or of a function of the batch.
 """
 
+from limbeck.teachers.adapter import WithoutAdapter
+from limbeck.teachers.classifier import ClassifierTeacher
+from limbeck.teachers.conversion import as_teacher, fingerprint_of
 from limbeck.teachers.ensemble import Ensemble
-from limbeck.teachers.model import ClassifierTeacher, FunctionTeacher, ModelTeacher, Teacher, WithoutAdapter, as_teacher
+from limbeck.teachers.function import FunctionTeacher
+from limbeck.teachers.model import ModelTeacher
+from limbeck.teachers.protocol import Teacher
 from limbeck.teachers.recorded import RecordedTeacher, record
 from limbeck.teachers.specialists import Specialist, Specialists
 
@@ -22,5 +27,6 @@ __all__ = [
     "Teacher",
     "WithoutAdapter",
     "as_teacher",
+    "fingerprint_of",
     "record",
 ]

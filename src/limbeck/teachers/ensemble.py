@@ -12,7 +12,7 @@ import torch
 from limbeck.errors import ModelError
 from limbeck.losses.targets import MixedTargets, member_weights
 from limbeck.networks.asking import Batch
-from limbeck.teachers.model import as_teacher
+from limbeck.teachers.conversion import as_teacher
 
 
 class Ensemble:

@@ -12,7 +12,8 @@ from torch import Tensor
 from limbeck.errors import DataError
 from limbeck.losses.targets import SoftTargets, concatenate
 from limbeck.networks.asking import Batch, device_of, is_placed, networks_of
-from limbeck.teachers.model import Teacher, as_teacher
+from limbeck.teachers.conversion import as_teacher
+from limbeck.teachers.protocol import Teacher
 
 
 def record(teacher: Any, transfer_set: Any, batch_size: int = 512) -> "RecordedTeacher":

@@ -20,7 +20,8 @@ from torch import Tensor
 from limbeck.errors import ModelError, ShapeError
 from limbeck.losses.targets import DenseTargets
 from limbeck.networks.asking import Batch
-from limbeck.teachers.model import Teacher, as_teacher
+from limbeck.teachers.conversion import as_teacher
+from limbeck.teachers.protocol import Teacher
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from limbeck.networks.positions import (
     positions_of,
     require_same_completions,
 )
-from limbeck.teachers.model import Teacher
+from limbeck.teachers import Teacher
 
 log = logging.getLogger("limbeck")
 

@@ -37,7 +37,7 @@ from limbeck.networks.halves import (
 )
 from limbeck.networks.mlp import MLP
 from limbeck.networks.positions import Positions, next_token_positions, positions_of
-from limbeck.teachers.model import ModelTeacher, as_teacher
+from limbeck.teachers import ModelTeacher, as_teacher
 from limbeck.training.checkpoints import newest_whole, require_whole, rotate, seal
 from limbeck.training.monitor import means_of, measured, measured_in_chunks
 from limbeck.training.plan import check_batch, check_classes, check_language_batch, check_packing, check_student

@@ -1,0 +1,39 @@
+"""A function of the batch as a teacher.
+
+What this file does not know: what the function computes, the objective.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import ModelError
+from limbeck.losses.targets import SoftTargets, as_targets
+from limbeck.networks.asking import Batch
+
+
+class FunctionTeacher:
+    """A function of the batch as a teacher.
+
+    function: `batch -> logits [n, C]`, or SoftTargets; called without gradient.
+    fingerprint: a name for what the function computes; needed only where targets are stored.
+    """
+
+    def __init__(self, function: Callable[[Batch], Tensor | SoftTargets], fingerprint: str | None = None):
+        self.function = function
+        self._fingerprint = fingerprint
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> SoftTargets:
+        """What the function said, as SoftTargets."""
+        return as_targets(self.function(batch))
+
+    def fingerprint(self) -> str:
+        """The one it was given; a function cannot be hashed."""
+        if self._fingerprint is None:
+            raise ModelError(
+                "A function cannot be told from another one; give it a name that changes when what it computes does: "
+                'FunctionTeacher(function, fingerprint="...").'
+            )
+        return self._fingerprint
