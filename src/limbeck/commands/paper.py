@@ -16,14 +16,14 @@ from limbeck.commands.texts import open_data
 from limbeck.errors import ConfigError
 from limbeck.paper.lab import Lab
 from limbeck.report import write_report
-from limbeck.report.paper import SAID
+from limbeck.report.paper import REPORTED
 
 
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
-    listed = "; ".join(f"{name}: {title} ({section})" for name, (title, section, _) in SAID.items())
+    listed = "; ".join(f"{name}: {title} ({section})" for name, (title, section, _) in REPORTED.items())
     parser = new_parser("paper", f"The experiments of arXiv 1503.02531. {listed}.", "EXPERIMENT")
-    parser.add_argument("experiment", choices=list(SAID), help="which one")
+    parser.add_argument("experiment", choices=list(REPORTED), help="which one")
     parser.add_argument(
         "--data", "--data_dir", type=str, default="digits", help="digits, a folder in MNIST's format, or a hub name"
     )

@@ -375,8 +375,7 @@ def _report(tokenised: Any, limits: Sequence[int | None]) -> Any:
     if dropped.all():
         raise DataError(
             f"None of {len(tokenised)} rows has a learned token within {named}: their prompts are longer; "
-            "raise max_length "
-            "or shorten the prompts."
+            "raise max_length or shorten the prompts."
         )
     if dropped.any():
         log.warning(

@@ -40,7 +40,8 @@ def pack(
     Examples are put together by first-fit decreasing within each 1,000 rows: the same rows in the same order give the
     same result, and it keeps about their order.
 
-    max_length: the length of a packed row, in tokens. It may exceed what a model reads at once, since positions begin again.
+    max_length: the length of a packed row, in tokens. It may exceed what a model reads at once, since
+        positions begin again.
     teacher_max_length: the length of the teacher's packed row, in tokens, where the rows have teacher columns; by
         default max_length.
     num_proc, progress: as of `tokenise`. With workers, companions are looked for in the rows of each.
