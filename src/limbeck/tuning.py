@@ -38,7 +38,8 @@ from limbeck.losses.objective import Objective
 from limbeck.networks.halves import is_language_model
 from limbeck.teachers import Teacher, as_teacher, record
 from limbeck.teachers.model import fingerprint_of
-from limbeck.training.trainer import DistillConfig, DistillTrainer
+from limbeck.training.config import DistillConfig
+from limbeck.training.trainer import DistillTrainer
 
 SCHEMA, VERSION = "limbeck.tune", 1
 RESULTS, PLOT = "tune.json", "tune.png"
