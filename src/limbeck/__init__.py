@@ -64,7 +64,9 @@ if TYPE_CHECKING:
         WithoutAdapter,
         record,
     )
-    from limbeck.training.trainer import DistillConfig, DistillTrainer, MaxNorm
+    from limbeck.training.callbacks import MaxNorm
+    from limbeck.training.config import DistillConfig
+    from limbeck.training.trainer import DistillTrainer
     from limbeck.transfer import TransferSet, arrays, augmentation, digits, idx, jitter, table
     from limbeck.transfer.text.collate import Pad
     from limbeck.transfer.text.examples import tokenise
@@ -91,7 +93,9 @@ _MODULE_OF = {
     "store.teacher": "StoredTeacher",
     "store.verify": "verify",
     "teachers": "Ensemble FunctionTeacher ModelTeacher Specialist Specialists Teacher WithoutAdapter record",
-    "training.trainer": "DistillConfig DistillTrainer MaxNorm",
+    "training.callbacks": "MaxNorm",
+    "training.config": "DistillConfig",
+    "training.trainer": "DistillTrainer",
     "transfer": "TransferSet arrays augmentation digits idx jitter table",
     "transfer.text.collate": "Pad",
     "transfer.text.examples": "tokenise",

@@ -37,7 +37,8 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
 from limbeck.networks.halves import is_language_model
 from limbeck.teachers import Teacher, as_teacher, fingerprint_of, record
-from limbeck.training.trainer import DistillConfig, DistillTrainer
+from limbeck.training.config import DistillConfig
+from limbeck.training.trainer import DistillTrainer
 
 SCHEMA, VERSION = "limbeck.tune", 1
 RESULTS, PLOT = "tune.json", "tune.png"

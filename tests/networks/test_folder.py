@@ -25,7 +25,8 @@ from limbeck.networks import folder as folders
 from limbeck.networks.asking import label_names_of, logits_of
 from limbeck.networks.folder import load, save
 from limbeck.networks.mlp import MLP, mlp
-from limbeck.training.trainer import DistillConfig, DistillTrainer
+from limbeck.training.config import DistillConfig
+from limbeck.training.trainer import DistillTrainer
 from limbeck.transfer import TransferSet
 
 gc.freeze()  # Trainer collects garbage whenever it starts, and the libraries above are none

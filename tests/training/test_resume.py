@@ -23,7 +23,8 @@ import limbeck.training.trainer
 from limbeck.errors import CheckpointError
 from limbeck.losses.objective import Objective
 from limbeck.networks.mlp import mlp
-from limbeck.training.trainer import DistillConfig, DistillTrainer
+from limbeck.training.config import DistillConfig
+from limbeck.training.trainer import DistillTrainer
 from limbeck.transfer import digits, jitter
 
 gc.freeze()  # Trainer collects garbage whenever it starts, and the libraries above are none

@@ -26,7 +26,8 @@ from limbeck.losses.objective import Objective
 from limbeck.losses.targets import SparseTargets
 from limbeck.networks.mlp import mlp
 from limbeck.teachers import Ensemble, record
-from limbeck.training.trainer import DistillConfig, DistillTrainer
+from limbeck.training.config import DistillConfig
+from limbeck.training.trainer import DistillTrainer
 from limbeck.transfer import TransferSet, arrays
 
 gc.freeze()  # Trainer collects garbage whenever it starts, and the libraries above are none

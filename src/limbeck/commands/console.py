@@ -27,7 +27,7 @@ from rich.table import Table
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from limbeck.losses.objective import Objective
-from limbeck.training.trainer import DistillConfig
+from limbeck.training.config import DistillConfig
 
 console = Console(highlight=False, soft_wrap=True)
 

@@ -31,7 +31,8 @@ from limbeck.networks.folder import load, save
 from limbeck.networks.mlp import mlp
 from limbeck.report import write_report
 from limbeck.teachers import Ensemble, record
-from limbeck.training.trainer import DistillConfig, DistillTrainer
+from limbeck.training.config import DistillConfig
+from limbeck.training.trainer import DistillTrainer
 from limbeck.transfer import TransferSet, digits
 
 FOLDS, MEMBERS, LABELS = 5, 10, 100

@@ -29,7 +29,8 @@ from limbeck.evaluation.tokens import evaluate_language
 from limbeck.losses.objective import Objective
 from limbeck.networks.folder import save
 from limbeck.report import write_report
-from limbeck.training.trainer import DistillConfig, DistillTrainer
+from limbeck.training.config import DistillConfig
+from limbeck.training.trainer import DistillTrainer
 from limbeck.transfer.text.examples import tokenise
 
 TEACHER = {

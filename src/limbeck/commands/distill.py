@@ -40,7 +40,8 @@ from limbeck.networks.folder import save
 from limbeck.report import write_report
 from limbeck.store.opened import open as open_labelled
 from limbeck.training.checkpoints import newest_whole
-from limbeck.training.trainer import DistillConfig, DistillTrainer
+from limbeck.training.config import DistillConfig
+from limbeck.training.trainer import DistillTrainer
 from limbeck.tuning import RESULTS, differences, read_tune, settings_of_search
 
 

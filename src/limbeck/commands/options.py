@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
-from limbeck.training.trainer import DistillConfig
+from limbeck.training.config import DistillConfig
 
 T = TypeVar("T")
 

@@ -37,7 +37,7 @@ from limbeck.networks.mlp import mlp
 from limbeck.report import write_report
 from limbeck.report.tuning import ranked
 from limbeck.store.opened import open as open_labelled
-from limbeck.training.trainer import DistillConfig
+from limbeck.training.config import DistillConfig
 from limbeck.tuning import MEASURES, PLOT, RESULTS, tune
 
 NEXT, PAGE = "distill.yaml", "report.html"

@@ -1,7 +1,19 @@
 """DistillTrainer: transformers' Trainer, with a teacher and an Objective in the place of the model's own loss.
 
-Loops, devices, mixed precision, accumulation, logging, resuming: Trainer's and Accelerate's. Written here: what a
-batch is worth (objective, counts), what is measured (metrics), and that nothing cut off is resumed from.
+Trainer and Accelerate do the loops, devices, mixed precision, accumulation, logging and resuming. This file adds the
+loss of a batch and its counts, the evaluation's statistics, and checkpoints that are whole.
+
+Public hooks of Trainer that are overridden: train, compute_loss, prediction_step, log, save_model. Private ones, on
+which the upper bound of transformers in pyproject.toml depends:
+    _get_num_items_in_batch   Trainer counts labels; here each term of the objective has a count of its own, also in
+                              batches without labels
+    _run_epoch                a resumed run that had ended takes no further step, and early stopping takes its patience
+                              from the settings of this run, not from the checkpoint
+    _load_from_checkpoint     weights of another model raise CheckpointError
+    _issue_warnings_after_load  Trainer only warns where weights are missing or left over
+    _save_checkpoint          the seal is written last, and older checkpoints are deleted only after it
+    _save                     a student's folder as `limbeck.load` opens it, without pickled arguments
+Also called, but not overridden: _prepare_inputs, _get_output_dir.
 
 What this file does not know: how the loss is computed, what teachers and transfer sets are made of.
 """
@@ -9,8 +21,7 @@ What this file does not know: how the loss is computed, what teachers and transf
 import logging
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,7 +49,10 @@ from limbeck.networks.halves import (
 from limbeck.networks.mlp import MLP
 from limbeck.networks.positions import Positions, next_token_positions, positions_of
 from limbeck.teachers import ModelTeacher, as_teacher
+from limbeck.training.callbacks import MaxNorm
 from limbeck.training.checkpoints import newest_whole, require_whole, rotate, seal
+from limbeck.training.collating import AsGathered
+from limbeck.training.config import DistillConfig, refuse_arguments
 from limbeck.training.monitor import means_of, measured, measured_in_chunks
 from limbeck.training.plan import check_batch, check_classes, check_language_batch, check_packing, check_student
 from limbeck.transfer.text.collate import Pad
@@ -47,31 +61,6 @@ from limbeck.transfer.text.vocabulary import shared_vocabulary
 log = logging.getLogger("limbeck")
 
 T = TypeVar("T")
-
-
-@dataclass
-class DistillConfig(TrainingArguments):
-    """transformers.TrainingArguments with the defaults that distillation needs.
-
-    A loss of nan is logged as nan, no column of a batch is thrown away, early stopping goes on counting where a
-    checkpoint left off, and nothing is reported elsewhere unless `report_to` asks for it.
-    """
-
-    output_dir: str | None = "runs/student"
-    logging_nan_inf_filter: bool = False
-    remove_unused_columns: bool | None = False
-    report_to: str | list[str] | None = "none"
-    restore_callback_states_from_checkpoint: bool = True
-    dataloader_pin_memory: bool = field(default_factory=torch.accelerator.is_available)
-    label_names: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        if not torch.accelerator.is_available():
-            self.use_cpu = True  # bf16 works there only where it is said
-        super().__post_init__()
-        _refuse_arguments(self)
-        if self.label_names is None:
-            self.label_names = ["labels"]
 
 
 class DistillTrainer(Trainer):
@@ -105,7 +94,7 @@ class DistillTrainer(Trainer):
         impl: str = "auto",
         optimizers: tuple[Any, Any] = (None, None),
     ):
-        _refuse_arguments(args := args or DistillConfig())
+        refuse_arguments(args := args or DistillConfig())
         self.teacher = None if teacher is None else as_teacher(teacher)
         if teacher_tokenizer is not None and processing_class is None:
             raise ConfigError("teacher_tokenizer is compared with the student's; give that as processing_class.")
@@ -140,7 +129,7 @@ class DistillTrainer(Trainer):
         super().__init__(
             model=student,
             args=args,
-            data_collator=_AsGathered(data_collator or default_data_collator),
+            data_collator=AsGathered(data_collator or default_data_collator),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -436,58 +425,3 @@ class DistillTrainer(Trainer):
             names = getattr(self.train_dataset, "label_names", None)
             student = self.accelerator.unwrap_model(self.model)
             write_model(student, folder, label_names=names, tokenizer=self.processing_class, weights=state_dict or None)
-
-
-class MaxNorm(TrainerCallback):
-    """Bounds the L2 norm of the weights that come into each unit, after every optimizer step (arXiv 1207.0580).
-
-    It holds for every linear and convolutional layer of the student but the last one.
-    """
-
-    def __init__(self, max_norm: float):
-        self.max_norm = max_norm
-
-    @torch.no_grad()
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Scales the rows that have grown too long."""
-        layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
-        for layer in layers[:-1]:
-            layer.weight.renorm_(2, 0, self.max_norm)
-
-
-def _refuse_arguments(args: TrainingArguments) -> None:
-    """Arguments of Trainer's that an Objective has no place for."""
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"{name} must be 1 or more, but is {getattr(args, name)}.")
-    if args.logging_nan_inf_filter:
-        raise ConfigError("logging_nan_inf_filter hides a loss of nan behind an average; set it to False.")
-    if args.remove_unused_columns:
-        raise ConfigError("remove_unused_columns throws away what teachers read; set it to False.")
-    if args.label_smoothing_factor:
-        raise ConfigError(
-            "label_smoothing_factor is not part of an Objective and would be ignored; leave it at 0. A soft_weight "
-            "and a teacher say more than smoothed labels."
-        )
-    if args.batch_eval_metrics or not args.eval_do_concat_batches:
-        raise ConfigError(
-            "batch_eval_metrics and eval_do_concat_batches=False are for metrics of one's own; leave them out: "
-            "statistics are kept of each position, never its logits."
-        )
-
-
-class _AsGathered:
-    """A collator that leaves a batch that the dataset gathered as it is."""
-
-    def __init__(self, collate: Callable[[Any], Batch]):
-        self.collate = collate
-
-    def __call__(self, gathered: Any) -> Batch:
-        if isinstance(gathered, Mapping):
-            return gathered
-        if self.collate is default_data_collator and not isinstance(gathered[0], Mapping):
-            raise DataError(
-                "Examples must be dicts of tensors, column by column, but the data set gives "
-                f"{type(gathered[0]).__name__}; make a TransferSet of it (limbeck.arrays), or give a data_collator."
-            )
-        return self.collate(gathered)
