@@ -22,7 +22,8 @@ def match_prior(logits: Tensor, prior: Any, classes: Sequence[int] | None = None
     """Offsets `[C]` to add to the logits, so that the mean predicted probability of classes is their prior.
 
     logits `[n, C]`: the logits of unlabelled examples drawn as in deployment: they must include the missing
-        classes too, and must not be the test set. prior `[C]`: the classes' true shares, or a teacher's mean prediction on these examples.
+        classes too, and must not be the test set.
+    prior `[C]`: the classes' true shares, or a teacher's mean prediction on these examples.
     classes: whose offsets are sought; the others keep theirs at 0. By default all, with offsets of mean 0.
 
     The offsets minimise the convex function mean_i logsumexp(z_i + b) - prior . b, whose gradient is the difference

@@ -1,318 +1,90 @@
-"""From predictions to results: what was measured, and the verdict that may be drawn from it.
+"""The verdict that both tasks share: is the student better than the baseline, as a dict and as a sentence in it.
 
-    results = compare(predictions)                 # a plain dict that JSON can hold
-    verdict = judge(student, baseline, teacher)    # 1 where right, 0 where wrong, [seeds, n] each
+    verdict = decided(basis, difference, gap_recovered(observed, draws), scores="81.2 % against 79.0 % right")
+    verdict["word"]                       # "better", "worse", "no difference shown"; None where there is no baseline
+    verdict["sentence"]
 
-The verdict: is the student better than the baseline, and how much of the gap to the teacher does it close? The
-paired difference in accuracy gets a 95 % interval by resampling. Two sources of chance are resampled, each by
-itself, and their deviations added: the examples (others could have been drawn) and the seeds (training again gives
-other models). Student s and baseline s are a pair: the same seed.
-
-- Examples: 2 pseudo-examples are resampled with the real ones, one that only the baseline gets wrong and one that
-  only the baseline gets right, or else a handful of differing examples would look like certainty (Agresti and Min,
-  Statistics in Medicine 24, 2005, add as much).
-- Seeds: the deviations of S seeds are widened by sqrt(S / (S - 1)) * t(S - 1) / z, as Student's interval is against
-  the naive one (the expanded percentile interval of Hesterberg, arXiv 1411.5279). Too little is known of another
-  training from fewer than 3 seeds: then only the examples are resampled, and the sentence says so.
-
-What this file does not know: models, batches, files.
+What this file does not know: accuracies, perplexities, how the difference was resampled.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
+from limbeck.evaluation.intervals import FEWEST_SEEDS, LEVEL, word_of
 
-from limbeck._version import __version__
-from limbeck.errors import ShapeError
-from limbeck.evaluation.dark_knowledge import means_of
-from limbeck.evaluation.intervals import (
-    FEWEST_SEEDS,
-    LEVEL,
-    gap_recovered,
-    interval,
-    json_ready,
-    over_seeds,
-    with_seeds,
-    word_of,
-)
-from limbeck.losses.metrics import calibration_bins, expected_calibration_error
-from limbeck.losses.numbers import NO_LABEL
-
-SCHEMA, VERSION = "limbeck.results", 1
-MOST_CLASSES_KEPT = 1000
-"""Up to this many classes: temperatures are fitted, examples counted per class, dark knowledge measured."""
-MOST_CLASSES_DRAWN = 100
-"""Up to this many classes: a confusion matrix, and the log-probabilities of all classes for each example shown."""
-EXAMPLES_SHOWN = 16
+CLAIMS = {
+    "better": "The student is better than the baseline",
+    "worse": "The student is worse than the baseline",
+    "no difference shown": "No difference between student and baseline is shown",
+}
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What the models of each role said about the n examples of a test set, as NumPy arrays.
+class Basis:
+    """What a verdict rests on: the numbers of seeds, of test examples, and of times that these were resampled."""
 
-    statistics: role ("teacher", "student", "baseline") -> name -> `[seeds, n]`. The names are those of
-        `metrics.position_statistics`, and `predicted` (the most probable class); where a temperature was fitted, also
-        `scaled_nll`, `scaled_brier` and `scaled_confidence`.
-    temperatures: role -> `[seeds, 1]`; empty where none was fitted, and unscaled says why.
-    labels `[n]`: -100 is no label. row_id `[n]`.
-    examples, costs: what `compare` passes on. dark_knowledge: its sums, with a teacher and up to 1000 classes.
+    seeds: int
+    examples: int
+    resamples: int
+
+
+def undecided(basis: Basis, missing: str, summary: str = "", **more: Any) -> dict[str, Any]:
+    """The verdict where student and baseline cannot be compared.
+
+    missing: why, a clause such as "There is no baseline". summary: what is known of the student, a sentence.
+    more: as for `decided`.
     """
-
-    row_id: np.ndarray
-    labels: np.ndarray
-    classes: int
-    label_names: tuple[str, ...] | None
-    statistics: dict[str, dict[str, np.ndarray]]
-    temperatures: dict[str, np.ndarray]
-    unscaled: str | None
-    examples: list[dict[str, Any]]
-    costs: dict[str, dict[str, Any]]
-    dark_knowledge: dict[str, np.ndarray] | None = None
+    sentence = f"{summary} {missing}, so nothing is said of better or worse.".lstrip()
+    return _fields(basis, sentence=sentence, gap_reason=f"{missing}.", more=more)
 
 
-def compare(
-    predictions: Predictions | Sequence[Predictions],
-    *,
-    curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
+def decided(
+    basis: Basis,
+    difference: Mapping[str, float],
+    gap: tuple[Mapping[str, float] | None, str | None],
+    scores: str,
+    details: str = "",
+    **more: Any,
 ) -> dict[str, Any]:
-    """Predictions become results: a dict of plain Python values without nan or infinity (None instead).
+    """The verdict on a measured difference.
 
-    predictions: of one test set, or of several folds: their examples are pooled and judged together.
-    curves: name -> `[{"step": ..., ...}, ...]`, passed on (a trainer's log history).
-    resamples, seed: of the verdict (`limbeck.evaluation.verdict.judge`).
+    difference: by how much the student is better, as `intervals.interval` returns it. gap: `intervals.gap_recovered`.
+    scores: what student and baseline achieved, in words. details: a further sentence.
+    more: fields that one task has beyond the others, JSON-ready; they follow `difference`.
     """
-    folds = [predictions] if isinstance(predictions, Predictions) else list(predictions)
-    pooled = _pool(folds)
-    labelled = pooled.labels != NO_LABEL
-    right = {role: said["correct"][:, labelled] for role, said in pooled.statistics.items()}
-    per_class = np.bincount(pooled.labels[labelled], minlength=pooled.classes)
-    results = {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "limbeck": __version__,
-        "task": "classification",
-        "test": {
-            "examples": len(pooled.labels),
-            "labelled": labelled.sum(),
-            "folds": len(folds),
-            "classes": pooled.classes,
-            "label_names": pooled.label_names,
-            "per_class": per_class if labelled.any() and pooled.classes <= MOST_CLASSES_KEPT else None,
-        },
-        "verdict": judge(right["student"], right.get("baseline"), right.get("teacher"), resamples=resamples, seed=seed),
-        "roles": {role: _role_results(pooled, role) for role in pooled.statistics},
-        "confusion": _confusion(pooled),
-        "dark_knowledge": _dark_knowledge(folds),
-        "curves": {name: list(points) for name, points in (curves or {}).items()},
-        "examples": pooled.examples,
-    }
-    ready: dict[str, Any] = json_ready(results)
-    return ready
+    word, (recovered, gap_reason) = word_of(difference), gap
+    sentence = f"{CLAIMS[word]}: {scores}"
+    if recovered is not None and word == "better":
+        mean, low, high = (100 * recovered[name] for name in ("mean", "low", "high"))
+        sentence += f", and recovers {mean:.0f} % ({low:.0f} to {high:.0f} %) of the gap to the teacher"
+    sentence += f". {details}".rstrip() if details else "."
+    if basis.seeds < FEWEST_SEEDS:
+        seeds = "one seed" if basis.seeds == 1 else f"{basis.seeds} seeds"
+        sentence += f" This holds for these trained models ({seeds}); retraining may give another result."
+    return _fields(basis, word, sentence, difference, recovered, gap_reason, more)
 
 
-def judge(
-    student: np.ndarray,
-    baseline: np.ndarray | None = None,
-    teacher: np.ndarray | None = None,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
+def _fields(
+    basis: Basis,
+    word: str | None = None,
+    sentence: str = "",
+    difference: Mapping[str, float] | None = None,
+    recovered: Mapping[str, float] | None = None,
+    gap_reason: str | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The verdict in words and numbers, JSON-ready.
-
-    student, baseline `[S, n]`: 1 where seed s is right about example i, else 0; the seeds are pairs.
-    teacher `[1, n]`. Accuracies and differences are fractions of 1; in the sentence, percent and points.
-
-    The word is "better" or "worse" where the interval of student - baseline excludes 0, else "no difference
-    shown"; None where there is no baseline or no labelled example. gap_recovered is (student - baseline) /
-    (teacher - baseline), given where the interval of teacher - baseline lies above 0; otherwise gap_reason says why
-    it is not.
-    """
-    seeds, examples = student.shape
-    verdict: dict[str, Any] = {
-        "word": None,
-        "sentence": "",
-        "difference": None,
-        "gap_recovered": None,
-        "gap_reason": None,
-        "level": LEVEL,
-        "seeds": seeds,
-        "seeds_resampled": seeds >= FEWEST_SEEDS,
-        "examples": examples,
-        "resamples": resamples,
-    }
-    if baseline is None or examples == 0:
-        missing = "There is no labelled example" if examples == 0 else "There is no baseline"
-        right = "" if examples == 0 else f"The student gets {_percent(student.mean(), examples)} right. "
-        sentence = f"{right}{missing}, so nothing is said of better or worse."
-        return verdict | {"sentence": sentence, "gap_reason": f"{missing}."}
-    roles = [student, baseline] if teacher is None else [student, baseline, teacher]
-    observed, draws = _resample(roles, resamples, np.random.default_rng(seed))
-    verdict["difference"] = difference = interval(observed[0] - observed[1], draws[:, 0] - draws[:, 1])
-    verdict["word"] = word_of(difference)
-    verdict["gap_recovered"], verdict["gap_reason"] = gap_recovered(observed, draws)
-    verdict["sentence"] = _sentence(verdict, observed[0], observed[1])
-    return verdict
-
-
-def _resample(roles: list[np.ndarray], resamples: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracies of the roles: observed `[R]`, and as they could have come out `[resamples, R]`."""
-    seeds, examples = roles[0].shape
-    by_example = np.stack([right.mean(0, dtype=np.float64) for right in roles], 1)  # [n, R]
-    observed = by_example.mean(0)
-    # examples with the same outcome are alike: counting outcomes is the same as drawing examples, and much cheaper
-    outcomes, counts = np.unique(by_example, axis=0, return_counts=True)
-    only_baseline_wrong = np.array([1.0, 0.0, 1.0])[: len(roles)]
-    outcomes = np.vstack([outcomes, only_baseline_wrong, 1 - only_baseline_wrong])
-    drawn = rng.multinomial(examples, np.append(counts, [1, 1]) / (examples + 2), size=resamples)
-    draws = drawn / examples @ outcomes  # [resamples, R]
-    by_seed = np.stack([np.broadcast_to(right.mean(1, dtype=np.float64), seeds) for right in roles], 1)  # [S, R]
-    return observed, with_seeds(draws, by_seed, rng)
-
-
-def _sentence(verdict: dict[str, Any], student: float, baseline: float) -> str:
-    n, difference, gap = verdict["examples"], verdict["difference"], verdict["gap_recovered"]
-    claim = {
-        "better": "The student is better than the baseline",
-        "worse": "The student is worse than the baseline",
-        "no difference shown": "No difference between student and baseline is shown",
-    }[verdict["word"]]
-    low, mean, high = (_points(difference[name], n) for name in ("low", "mean", "high"))
-    sentence = (
-        f"{claim}: {_percent(student, n)} against {_percent(baseline, n)} right, {mean} points "
-        f"({100 * LEVEL:.0f} % interval {low} to {high})"
-    )
-    if gap is not None and verdict["word"] == "better":
-        share, least, most = (100 * gap[name] for name in ("mean", "low", "high"))
-        sentence += f", and recovers {share:.0f} % ({least:.0f} to {most:.0f} %) of the gap to the teacher"
-    if not verdict["seeds_resampled"]:
-        seeds = "one seed" if verdict["seeds"] == 1 else f"{verdict['seeds']} seeds"
-        sentence += f". It speaks of these models only ({seeds}), not of training them again"
-    return sentence + "."
-
-
-def _percent(share: float, examples: int) -> str:
-    return f"{100 * share:.{_decimals(examples)}f} %"
-
-
-def _points(difference: float, examples: int) -> str:
-    return f"{100 * difference:+.{_decimals(examples)}f}"
-
-
-def _decimals(examples: int) -> int:
-    return 2 if examples >= 5000 else 1
-
-
-def _pool(folds: Sequence[Predictions]) -> Predictions:
-    """The predictions of all folds as one: examples side by side, costs of the first."""
-    made = [
-        (fold.classes, fold.label_names, {r: len(s["correct"]) for r, s in fold.statistics.items()}) for fold in folds
-    ]
-    if not folds or any(other != made[0] for other in made):
-        raise ShapeError(
-            "Folds that are judged together need the same classes, roles and numbers of seeds, but they have "
-            f"(classes, names, seeds): {made}."
-        )
-    scaled = all(fold.unscaled is None for fold in folds)
-    statistics = {
-        role: {
-            name: np.concatenate([fold.statistics[role][name] for fold in folds], 1)
-            for name in said
-            if scaled or not name.startswith("scaled_")
-        }
-        for role, said in folds[0].statistics.items()
-    }
-    temperatures = (
-        {role: np.hstack([fold.temperatures[role] for fold in folds]) for role in statistics} if scaled else {}
-    )
-    examples = sorted((e for fold in folds for e in fold.examples), key=lambda e: -float(e["forward_kl"]))
-    return replace(
-        folds[0],
-        row_id=np.concatenate([fold.row_id for fold in folds]),
-        labels=np.concatenate([fold.labels for fold in folds]),
-        statistics=statistics,
-        temperatures=temperatures,
-        unscaled=next((fold.unscaled for fold in folds if fold.unscaled), None),
-        examples=examples[:EXAMPLES_SHOWN],
-    )
-
-
-def _role_results(pooled: Predictions, role: str) -> dict[str, Any]:
-    said = pooled.statistics[role]
-    wrong = 1 - said["correct"]
-    labelled = pooled.labels != NO_LABEL
-    hits = [np.bincount(pooled.labels[labelled & (right == 1)], minlength=pooled.classes) for right in said["correct"]]
-    to_teacher = scaled = None
-    if role != "teacher" and "teacher" in pooled.statistics:
-        teacher_right = pooled.statistics["teacher"]["correct"][0]
-        to_teacher = {name: _means(said[name]) for name in ("forward_kl", "reverse_kl", "agreement", "acceptance")}
-        for name, value in (("agreement_where_teacher_right", 1), ("agreement_where_teacher_wrong", 0)):
-            to_teacher[name] = _means(said["agreement"][:, teacher_right == value])
-    if pooled.unscaled is None:
-        scaled = {
-            "temperature": _means(pooled.temperatures[role]),
-            "nll": _means(said["scaled_nll"]),
-            "brier": _means(said["scaled_brier"]),
-            "ece": _ece(said["scaled_confidence"], said["correct"]),
-            "calibration": _bins(said["scaled_confidence"], said["correct"]),
-        }
+    """The fields of a verdict, in the order of the file."""
     return {
-        "seeds": len(wrong),
-        "accuracy": _means(said["correct"]),
-        "errors": over_seeds(wrong[:, labelled].sum(1)) if labelled.any() else None,
-        "nll": _means(said["nll"]),
-        "brier": _means(said["brier"]),
-        "ece": _ece(said["confidence"], said["correct"]),
-        "confidence": _means(said["confidence"]),
-        "entropy": _means(said["entropy"]),
-        "calibration": _bins(said["confidence"], said["correct"]),
-        "scaled": scaled,
-        "scaled_reason": pooled.unscaled,
-        "to_teacher": to_teacher,
-        "correct_per_class": np.mean(hits, 0) if labelled.any() and pooled.classes <= MOST_CLASSES_KEPT else None,
-        "parameters": None,
-        "bytes": None,
-        "latency_ms": None,
-        **pooled.costs[role],
+        "word": word,
+        "sentence": sentence,
+        "difference": difference,
+        **(more or {}),
+        "gap_recovered": recovered,
+        "gap_reason": gap_reason,
+        "level": LEVEL,
+        "seeds": basis.seeds,
+        "seeds_resampled": basis.seeds >= FEWEST_SEEDS,
+        "examples": basis.examples,
+        "resamples": basis.resamples,
     }
-
-
-def _means(values: np.ndarray) -> dict[str, Any] | None:
-    """Of `[seeds, n]`: the mean of each seed over what is known, and their mean; None where nothing is."""
-    known = values[:, ~np.isnan(values).any(0)]
-    return over_seeds(known.mean(1, dtype=np.float64)) if known.size else None
-
-
-def _ece(sure: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
-    each = [
-        expected_calibration_error(torch.from_numpy(a), torch.from_numpy(b)) for a, b in zip(sure, right, strict=True)
-    ]
-    return None if np.isnan(each).any() else over_seeds(np.array(each))
-
-
-def _bins(sure: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
-    """All seeds together; the counts are those of one seed on average."""
-    if np.isnan(right).all():
-        return None
-    bins = calibration_bins(torch.from_numpy(sure.ravel()), torch.from_numpy(right.ravel()))
-    return {name: values.numpy() / (len(sure) if name == "count" else 1) for name, values in bins._asdict().items()}
-
-
-def _confusion(pooled: Predictions) -> np.ndarray | None:
-    """How often the teacher says row and a student says column; of one seed on average."""
-    if "teacher" not in pooled.statistics or pooled.classes > MOST_CLASSES_DRAWN:
-        return None
-    students = pooled.statistics["student"]["predicted"]
-    pairs = pooled.statistics["teacher"]["predicted"] * pooled.classes + students  # [seeds, n]
-    counts = np.bincount(pairs.ravel(), minlength=pooled.classes**2) / len(students)
-    return counts.reshape(pooled.classes, pooled.classes)
-
-
-def _dark_knowledge(folds: Sequence[Predictions]) -> dict[str, Any] | None:
-    parts = [fold.dark_knowledge for fold in folds if fold.dark_knowledge is not None]
-    return means_of(parts, MOST_CLASSES_DRAWN) if len(parts) == len(folds) else None
