@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         TargetError,
     )
     from limbeck.evaluation.calibration import match_prior, shift_bias
-    from limbeck.evaluation.classes import compare, evaluate, predict, read_results, write_results
+    from limbeck.evaluation.classes import compare, evaluate, predict
     from limbeck.evaluation.tokens import evaluate_language
     from limbeck.export import export_onnx
     from limbeck.losses.divergences import (
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from limbeck.networks.layers import take_layers
     from limbeck.networks.mlp import mlp
     from limbeck.report import write_report
+    from limbeck.results import read_results, write_results
     from limbeck.store.label import label
     from limbeck.store.opened import Labelled, open
     from limbeck.store.teacher import StoredTeacher
@@ -76,7 +77,7 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "errors": "CheckpointError ConfigError DataError LimbeckError ModelError ObjectiveError ShapeError TargetError",
     "evaluation.calibration": "match_prior shift_bias",
-    "evaluation.classes": "compare evaluate predict read_results write_results",
+    "evaluation.classes": "compare evaluate predict",
     "evaluation.tokens": "evaluate_language",
     "export": "export_onnx",
     "losses.divergences": "Divergence cross_entropy forward_kl jensen_shannon logit_matching reverse_kl skewed_kl "
@@ -88,6 +89,7 @@ _MODULE_OF = {
     "networks.layers": "take_layers",
     "networks.mlp": "mlp",
     "report": "write_report",
+    "results": "read_results write_results",
     "store.label": "label",
     "store.opened": "Labelled open",
     "store.teacher": "StoredTeacher",

@@ -9,7 +9,6 @@ What this file does not know: runs, transfer sets, words of a command line.
 import copy
 import inspect
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,15 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck._version import __version__
 from limbeck.errors import ConfigError, ModelError, ShapeError
+from limbeck.files import publish
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import Batch, inputs_of, label_names_of, logits_of
 from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.halves import is_language_model
+from limbeck.results import EXPORT, header
 from limbeck.teachers import fingerprint_of
-
-SCHEMA, VERSION = "limbeck.export", 1
 
 TOLERANCE = 1e-4
 """How far a logit of the file may be from torch's, as a share of the largest logit, or of 1 if that is less."""
@@ -87,9 +85,7 @@ def export_onnx(
         for part in (feed, *_other_sizes(feed)):
             _check(logits_of(own, part), ask(part), tolerance)
         report: dict[str, Any] = {
-            "schema": SCHEMA,
-            "version": VERSION,
-            "limbeck": __version__,
+            **header(EXPORT),
             "student": fingerprint_of(model),
             "inputs": {
                 name: {"type": str(x.dtype).removeprefix("torch."), "shape": _shape(x)} for name, x in feed.items()
@@ -112,7 +108,7 @@ def export_onnx(
         for old in files_of(path):  # none of another student may stay
             old.unlink(missing_ok=True)
         for file in Path(made).iterdir():
-            os.replace(file, path.parent / file.name)
+            publish(file, path.parent / file.name)
     return report
 
 

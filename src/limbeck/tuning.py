@@ -28,19 +28,17 @@ from scipy.stats import t as student_t
 from torch import nn
 from transformers import IntervalStrategy, PrinterCallback, set_seed
 
-from limbeck._version import __version__
 from limbeck.errors import ConfigError, DataError
-from limbeck.evaluation.classes import write_results
 from limbeck.evaluation.intervals import FEWEST_SEEDS, LEVEL, json_ready, word_of
 from limbeck.losses.divergences import Divergence, forward_kl
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
 from limbeck.networks.halves import is_language_model
+from limbeck.results import TUNE, header, read_file, write_results
 from limbeck.teachers import Teacher, as_teacher, fingerprint_of, record
 from limbeck.training.config import DistillConfig
 from limbeck.training.trainer import DistillTrainer
 
-SCHEMA, VERSION = "limbeck.tune", 1
 RESULTS, PLOT = "tune.json", "tune.png"
 
 MEASURES = {"nll": -1, "accuracy": 1, "forward_kl": -1}
@@ -179,19 +177,8 @@ def differences(found: Mapping[str, Any], settings: Mapping[str, Any]) -> list[s
 
 
 def read_tune(path: str | Path) -> dict[str, Any]:
-    """What a tune.json holds; DataError for a file that is none, or of another version."""
-    path = Path(path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"There is no {path}; give the {RESULTS} that a search left, or none.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON file ({error}); give the {RESULTS} that a search left.") from None
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or found.get("version") != VERSION:
-        raise DataError(f'{path} must hold "schema": "{SCHEMA}" of version {VERSION}; give another folder.')
-    return found
+    """What a tune.json holds; DataError for any other file, and for one of a newer Limbeck."""
+    return read_file(path, TUNE, advice=f"give the {RESULTS} that a search left")
 
 
 def plot(results: Mapping[str, Any], path: str | Path) -> None:
@@ -265,9 +252,7 @@ def _results(
     best = next((row for row in rows if left and (row["temperature"], row["hard_weight"]) == left[0]), None)
     sentence = None if best is None else _sentence(best, rows, measure)
     return {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "limbeck": __version__,
+        **header(TUNE),
         "settings": dict(settings),
         "asked": dict(asked),
         "measure": measure,

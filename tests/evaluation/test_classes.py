@@ -18,12 +18,13 @@ from torch import nn
 
 import limbeck
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
-from limbeck.evaluation.classes import compare, evaluate, predict, read_results, write_results
+from limbeck.evaluation.classes import compare, evaluate, predict
 from limbeck.evaluation.verdict import judge
 from limbeck.losses.metrics import fit_temperature
 from limbeck.losses.targets import SparseTargets
 from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.mlp import mlp
+from limbeck.results import read_results, write_results
 from limbeck.teachers import Ensemble, record
 from limbeck.transfer import TransferSet, arrays
 

@@ -4,7 +4,6 @@ What this file does not know: how a number came about.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
+from limbeck.files import write_whole
 from limbeck.losses.objective import Objective
 from limbeck.training.config import DistillConfig
 
@@ -180,9 +180,7 @@ class LogFile(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Writes what has been logged since the run's first step, resumed or not."""
         if state.is_world_process_zero:
-            partial = self.path.with_name(f"{self.path.name}.partial")
-            partial.write_text("".join(json.dumps(line) + "\n" for line in state.log_history), encoding="utf-8")
-            os.replace(partial, self.path)
+            write_whole(self.path, "".join(json.dumps(line) + "\n" for line in state.log_history))
 
 
 class OftenEnough(TrainerCallback):

@@ -25,11 +25,12 @@ from limbeck.commands.options import new_parser, read
 from limbeck.commands.report import page_of
 from limbeck.commands.run_folder import remove_exports
 from limbeck.errors import ConfigError
-from limbeck.evaluation.classes import Predictions, compare, predict, write_results
+from limbeck.evaluation.classes import Predictions, compare, predict
 from limbeck.losses.objective import Objective
 from limbeck.networks.folder import load, save
 from limbeck.networks.mlp import mlp
 from limbeck.report import write_report
+from limbeck.results import write_results
 from limbeck.teachers import Ensemble, record
 from limbeck.training.config import DistillConfig
 from limbeck.training.trainer import DistillTrainer

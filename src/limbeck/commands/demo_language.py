@@ -24,11 +24,11 @@ from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from limbeck.commands.console import LogFile, Progress, quiet, say, say_plan
 from limbeck.errors import DataError
-from limbeck.evaluation.classes import write_results
 from limbeck.evaluation.tokens import evaluate_language
 from limbeck.losses.objective import Objective
 from limbeck.networks.folder import save
 from limbeck.report import write_report
+from limbeck.results import write_results
 from limbeck.training.config import DistillConfig
 from limbeck.training.trainer import DistillTrainer
 from limbeck.transfer.text.examples import tokenise

@@ -34,10 +34,10 @@ from limbeck.commands.run_folder import SETTINGS, claim, remove_exports, save_se
 from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError
-from limbeck.evaluation.classes import write_results
 from limbeck.losses.objective import Objective
 from limbeck.networks.folder import save
 from limbeck.report import write_report
+from limbeck.results import write_results
 from limbeck.store.opened import open as open_labelled
 from limbeck.training.checkpoints import newest_whole
 from limbeck.training.config import DistillConfig

@@ -21,9 +21,10 @@ from limbeck.commands.options import (
 from limbeck.commands.report import page_of
 from limbeck.commands.texts import open_data, open_model, open_teacher, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
-from limbeck.evaluation.classes import evaluate, write_results
+from limbeck.evaluation.classes import evaluate
 from limbeck.evaluation.tokens import evaluate_language
 from limbeck.report import write_report
+from limbeck.results import write_results
 
 
 def run(words: list[str]) -> None:

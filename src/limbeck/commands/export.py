@@ -15,11 +15,11 @@ from limbeck.commands.options import DataOptions, ExportOptions, export_parser, 
 from limbeck.commands.run_folder import export_of
 from limbeck.commands.texts import open_data, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
-from limbeck.evaluation.classes import write_results
 from limbeck.export import export_onnx
 from limbeck.networks.folder import load
 from limbeck.networks.halves import is_language_model
 from limbeck.report import write_report
+from limbeck.results import write_results
 
 
 def run(words: list[str]) -> None:

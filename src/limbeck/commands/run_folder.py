@@ -17,6 +17,7 @@ from limbeck.commands import console
 from limbeck.commands.options import RunOptions
 from limbeck.errors import ConfigError
 from limbeck.export import files_of
+from limbeck.files import final_name, write_whole
 from limbeck.teachers import fingerprint_of
 
 SETTINGS = "config.yaml"
@@ -33,7 +34,7 @@ def claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Pat
         raise ConfigError(f"{folder} is a file; give another --output_dir.")
     found = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
     begun = SETTINGS in found and ("student" in found or any(folder.glob("checkpoints/*/checkpoint-*")))
-    strange = {name.removesuffix(".partial") for name in found} - LEFT
+    strange = {final_name(name) for name in found} - LEFT
     if found and not begun and (strange or SETTINGS not in found):
         raise ConfigError(f"{folder} holds files that are no run of Limbeck's; give another --output_dir.")
     if begun and not options.resume and not options.overwrite:
@@ -63,9 +64,7 @@ def claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Pat
 def save_settings(parser: ArgumentParser, settings: dict[str, Any], folder: Path) -> None:
     """Writes them as YAML, for --config."""
     kept = Namespace(**settings)  # type: ignore[no-untyped-call]
-    beside = folder / f"{SETTINGS}.partial"
-    parser.save(kept, beside, overwrite=True, skip_validation=True)
-    beside.replace(folder / SETTINGS)
+    write_whole(folder / SETTINGS, parser.dump(kept, skip_validation=True))
 
 
 def remove_exports(folder: Path, models: Mapping[str, nn.Module]) -> None:

@@ -2,7 +2,7 @@
 
     results = evaluate(students, test, baseline=baselines, teacher=teacher, held_out=held_out)
     print(results["verdict"]["sentence"])
-    write_results(results, "runs/demo/results.json")
+    limbeck.write_results(results, "runs/demo/results.json")
 
 Two layers, for tests in parts (k folds, each with models of its own, judged together):
 
@@ -18,11 +18,8 @@ What this file does not know: how the models were trained, how results are drawn
 
 import base64
 import io
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +27,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from limbeck._version import __version__
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
 from limbeck.evaluation.dark_knowledge import DarkKnowledge
 from limbeck.evaluation.roles import by_role, joined, require_complete
@@ -38,8 +34,6 @@ from limbeck.evaluation.verdict import (
     EXAMPLES_SHOWN,
     MOST_CLASSES_DRAWN,
     MOST_CLASSES_KEPT,
-    SCHEMA,
-    VERSION,
     Predictions,
     compare,
 )
@@ -53,7 +47,7 @@ from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.modes import evaluating
 from limbeck.teachers import as_teacher, fingerprint_of
 
-__all__ = ["Predictions", "compare", "evaluate", "predict", "read_results", "write_results"]
+__all__ = ["Predictions", "compare", "evaluate", "predict"]
 
 LATENCY_SECONDS = 0.5
 
@@ -141,35 +135,6 @@ def predict(
     return Predictions(
         rows["row_id"], rows["labels"], classes, names, statistics, temperatures, unscaled, examples, costs, dark
     )
-
-
-def write_results(results: Mapping[str, Any], path: str | Path) -> None:
-    """Writes results as JSON (UTF-8): whole or not at all, so a reader never meets half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def read_results(path: str | Path) -> dict[str, Any]:
-    """Reads what write_results wrote; DataError for anything else, and for results of a newer Limbeck."""
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON file ({error}); give a results.json that Limbeck wrote.") from None
-    schema = results.get("schema") if isinstance(results, dict) else None
-    if schema != SCHEMA:
-        raise DataError(f'{path} must hold results with "schema": "{SCHEMA}", but has {schema!r}.')
-    if not isinstance(results.get("version"), int) or results["version"] > VERSION:
-        raise DataError(
-            f"{path} holds results of version {results.get('version')!r}, but this Limbeck ({__version__}) reads "
-            f"version {VERSION}; update Limbeck."
-        )
-    return dict(results)
 
 
 def _check(models: Mapping[str, Sequence[Any]], test: Any, held_out: Any) -> None:

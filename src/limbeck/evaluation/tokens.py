@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck._version import __version__
 from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.evaluation.generation import ends_of, prompts_of, speed_of_draft, written
 from limbeck.evaluation.intervals import json_ready
 from limbeck.evaluation.language_verdict import Tokens, judge_tokens, role_results
 from limbeck.evaluation.roles import by_role, joined, require_complete
-from limbeck.evaluation.verdict import EXAMPLES_SHOWN, SCHEMA, VERSION
+from limbeck.evaluation.verdict import EXAMPLES_SHOWN
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import position_statistics
 from limbeck.losses.targets import SoftTargets
@@ -32,6 +31,7 @@ from limbeck.networks.cost import size_of
 from limbeck.networks.halves import ROWS, base_of, is_language_model
 from limbeck.networks.modes import restored
 from limbeck.networks.positions import next_tokens
+from limbeck.results import RESULTS, header
 from limbeck.teachers import ModelTeacher, as_teacher, fingerprint_of
 from limbeck.transfer.text.collate import Pad
 from limbeck.transfer.text.vocabulary import shared_vocabulary
@@ -97,9 +97,7 @@ def evaluate_language(
     roles = {role: role_results(tokens, role) | size_of(members[0]) for role, members in models.items()}
     roles["student"]["fingerprints"] = [fingerprint_of(m) for m in models["student"]]
     results = {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "limbeck": __version__,
+        **header(RESULTS),
         "task": "language",
         "test": {"examples": tokens.examples, "tokens": len(tokens.label), "classes": size},
         "verdict": judge_tokens(tokens, resamples, seed),

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from limbeck._version import __version__
 from limbeck.errors import ShapeError
 from limbeck.evaluation.dark_knowledge import means_of
 from limbeck.evaluation.intervals import (
@@ -40,8 +39,8 @@ from limbeck.evaluation.intervals import (
 )
 from limbeck.losses.metrics import calibration_bins, expected_calibration_error
 from limbeck.losses.numbers import NO_LABEL
+from limbeck.results import RESULTS, header
 
-SCHEMA, VERSION = "limbeck.results", 1
 MOST_CLASSES_KEPT = 1000
 """Up to this many classes: temperatures are fitted, examples counted per class, dark knowledge measured."""
 MOST_CLASSES_DRAWN = 100
@@ -92,9 +91,7 @@ def compare(
     right = {role: said["correct"][:, labelled] for role, said in pooled.statistics.items()}
     per_class = np.bincount(pooled.labels[labelled], minlength=pooled.classes)
     results = {
-        "schema": SCHEMA,
-        "version": VERSION,
-        "limbeck": __version__,
+        **header(RESULTS),
         "task": "classification",
         "test": {
             "examples": len(pooled.labels),

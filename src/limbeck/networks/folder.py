@@ -4,7 +4,6 @@ What this file does not know: checkpoints of a run in progress (those are the tr
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from limbeck._version import __version__
 from limbeck.errors import ModelError
+from limbeck.files import whole_folder
 from limbeck.networks.asking import label_names_of
 from limbeck.networks.mlp import MLP
 
@@ -79,16 +79,8 @@ def save(
             f"{folder} is not the folder of a model, and saving there would replace it; give a folder of its own, "
             f"such as {Path(folder) / 'student'}."
         )
-    new = path.with_name(path.name + ".partial")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    write_model(student, new, label_names=label_names, tokenizer=tokenizer)
-    old = path.with_name(path.name + ".replaced")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    new.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    with whole_folder(path) as new:
+        write_model(student, new, label_names=label_names, tokenizer=tokenizer)
     return Path(folder)
 
 

@@ -23,6 +23,7 @@ from transformers import PrinterCallback
 
 import limbeck
 from limbeck import ConfigError, DataError
+from limbeck.results import PAPER, header
 
 ON_LABELS = limbeck.Objective(soft_weight=0.0, hard_weight=1.0)
 
@@ -185,9 +186,7 @@ class Lab:
     def write(self, experiment: str, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         """The results: a row per line of the table; written to the experiment's results.json and returned."""
         results = {
-            "schema": "limbeck.paper",
-            "version": 1,
-            "limbeck": limbeck.__version__,
+            **header(PAPER),
             "experiment": experiment,
             "settings": self._settings() | {"epochs": asdict(self.budget)},
             "test_examples": len(self.test),

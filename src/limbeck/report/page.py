@@ -8,7 +8,6 @@ What this file does not know: what the numbers mean.
 
 import base64
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from limbeck.files import write_whole
 from limbeck.report import classifier, language, paper, tuning, words
 from limbeck.report.advice import advise
-from limbeck.report.reading import PAPER, SCHEMA, TUNE, at, read
+from limbeck.report.reading import at, read
 from limbeck.report.shared import curves, files, headline, settings
+from limbeck.results import PAPER, RESULTS, TUNE
 
 HERE = Path(__file__).parent
 
@@ -33,15 +34,7 @@ def write_report(results: Mapping[str, Any] | str | Path, path: str | Path) -> N
 
     What the results lack, such as a baseline, is left out. DataError for what are no results, and for newer ones.
     """
-    page = html(read(results))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(page, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, html(read(results)))
 
 
 def html(results: Mapping[str, Any]) -> str:
@@ -84,7 +77,7 @@ def _of_a_run(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 PAGES = {
-    SCHEMA: ("page.html", _of_a_run),
+    RESULTS: ("page.html", _of_a_run),
     PAPER: ("paper.html", paper.sections),
     TUNE: ("tune.html", tuning.sections),
 }

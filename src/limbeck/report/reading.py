@@ -3,18 +3,13 @@
 What this file does not know: what a page looks like.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from limbeck._version import __version__
 from limbeck.errors import DataError
-
-SCHEMA, PAPER, TUNE, EXPORT, VERSION = "limbeck.results", "limbeck.paper", "limbeck.tune", "limbeck.export", 1
-"""What an evaluation, `limbeck paper`, `limbeck tune` and `limbeck export` write; said twice, because their files need
-torch and this one does not."""
+from limbeck.results import EXPORT, PAPER, RESULTS, TUNE, checked, read_file
 
 FILES = ("results.json", "tune.json")
 """What a run's folder may hold, the first of them that it does."""
@@ -24,9 +19,8 @@ MOST = 1e300
 
 ROLES = ("teacher", "student", "baseline")
 
-
 NEEDED: dict[str, tuple[str, list[tuple[str, ...]]]] = {
-    SCHEMA: ("the roles and the verdict of an evaluation", [("roles", "student"), ("verdict",)]),
+    RESULTS: ("the roles and the verdict of an evaluation", [("roles", "student"), ("verdict",)]),
     PAPER: ("the rows of an experiment", [("rows",)]),
     TUNE: ("the candidates of a search", [("candidates",)]),
 }
@@ -39,56 +33,29 @@ def read(results: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     With those of a file comes, as "export", an export.json that lies beside it and is of the same student.
     """
     if isinstance(results, Mapping):
-        found, where = dict(results), "What was given"
-        _require(found, where, tuple(NEEDED))
+        where = "The mapping"
+        found = checked(results, where, *NEEDED)
     else:
         path = Path(results)
         if path.is_dir():
             path = next((path / name for name in FILES if (path / name).exists()), path / FILES[0])
-        found, where = _loaded(path), str(path)
-        _require(found, where, tuple(NEEDED))
+        where = str(path)
+        found = read_file(path, *NEEDED, advice="give a run's folder, or a results.json that Limbeck wrote")
         export = _export(path.with_name("export.json"))
         if export is not None and at(export, "student") in items(found, "roles", "student", "fingerprints"):
             found["export"] = export
-    said, places = NEEDED[found["schema"]]
+    needed, places = NEEDED[found["schema"]]
     if any(not at(found, *place) for place in places):
-        raise DataError(f"{where} must hold {said}, but lacks them.")
+        raise DataError(f"{where} must hold {needed}, but lacks them.")
     return found
 
 
-def _export(path: Path) -> Any:
+def _export(path: Path) -> dict[str, Any] | None:
     """What `limbeck export` wrote there; None for any other file, which is somebody else's."""
     try:
-        found = _loaded(path)
-        _require(found, str(path), (EXPORT,))
+        return read_file(path, EXPORT, advice="run limbeck export")
     except DataError:
         return None
-    return found
-
-
-def _loaded(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise DataError(f"There is no {path}; give a run's folder, or a results.json that Limbeck wrote.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no JSON file ({error}); give one that Limbeck wrote.") from None
-
-
-def _require(found: Any, where: str, schemas: tuple[str, ...]) -> None:
-    """Whether it is of one of these schemas, and of a version that is known here."""
-    schema = found.get("schema") if isinstance(found, dict) else None
-    if schema not in schemas:
-        wanted = " or ".join(f'"{name}"' for name in schemas)
-        raise DataError(f'{where} must hold results with "schema": {wanted}, but has {schema!r}.')
-    version = found.get("version")
-    if not isinstance(version, int) or version > VERSION:
-        raise DataError(
-            f"{where} holds results of version {version!r}, but this Limbeck ({__version__}) draws version {VERSION}; "
-            "update Limbeck."
-        )
 
 
 def at(of: Any, *path: str) -> Any:

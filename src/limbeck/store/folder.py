@@ -7,13 +7,15 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
 from limbeck.errors import DataError
+from limbeck.files import TEMPORARY, whole_file
 
 UNFINISHED = "unfinished"
 """The folder inside of what is not whole yet; gone once everything is."""
@@ -70,27 +72,26 @@ class Folder:
 
         It is written under another name, brought to the disk, and only then given its own.
         """
-        partial = self.at(f"{UNFINISHED}/{name.rpartition('/')[2]}.partial")
+        temporary = self.at(f"{UNFINISHED}/{name.rpartition('/')[2]}{TEMPORARY}")
         try:
             self._files.makedirs(self.at(UNFINISHED), exist_ok=True)
-            with self._files.open(partial, "wb") as file:
+            remote = None if self.is_local else self._remote_file(self.at(name), temporary)
+            with remote or whole_file(self.at(name), temporary) as file:
                 stream = _Hashed(file)
                 fill(stream)
-                file.flush()
-                if self.is_local:
-                    os.fsync(file.fileno())
-            if self.is_local:
-                os.replace(partial, self.at(name))
-                _sync_folder(Path(self.at(name)).parent)
-            else:
-                self._files.mv(partial, self.at(name))
         except OSError as error:
-            Path(partial).unlink(missing_ok=True) if self.is_local else None
             raise DataError(
                 f"{self.at(name)} could not be written: {error}. What is whole stays; make room, or see to what is "
                 "wrong there, and the same call goes on."
             ) from error
         return {"bytes": stream.written, "sha256": stream.digest.hexdigest()}
+
+    @contextmanager
+    def _remote_file(self, path: str, temporary: str) -> Iterator[Any]:
+        """As `files.whole_file`, as far as the remote service allows."""
+        with self._files.open(temporary, "wb") as file:
+            yield file
+        self._files.mv(temporary, path)
 
     def remove(self, name: str) -> None:
         """A file, or a folder and all in it."""
@@ -125,14 +126,3 @@ class _Hashed(io.RawIOBase):
 
     def tell(self) -> int:
         return self.written
-
-
-def _sync_folder(folder: Path) -> None:
-    """A new name is on the disk only after its folder is."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from limbeck.errors import CheckpointError
+from limbeck.files import write_whole
 
 SEAL = "limbeck_checkpoint.json"
 
@@ -23,12 +24,7 @@ def seal(checkpoint: str | Path) -> None:
     for name in _sizes(checkpoint):
         with open(checkpoint / name, "rb") as file:
             os.fsync(file.fileno())
-    temporary = checkpoint / f"{SEAL}.partial"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump({"files": _sizes(checkpoint)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, checkpoint / SEAL)
+    write_whole(checkpoint / SEAL, json.dumps({"files": _sizes(checkpoint)}, indent=1))
 
 
 def fault(checkpoint: str | Path) -> str | None:

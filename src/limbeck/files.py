@@ -1,0 +1,92 @@
+"""Files and folders that are written whole or not at all: a reader, or a run after a crash, never meets half of one.
+
+    write_whole("runs/demo/report.html", page)
+
+    with whole_file("runs/demo/log.jsonl") as file:      # a stream of bytes
+        file.write(line)
+
+New content goes to a temporary name on the same disk, is flushed to the disk, and only then takes its final name.
+
+What this file does not know: what is written.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY = ".partial"
+"""What the names of unfinished files and folders end with."""
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Writes a text file (UTF-8), and its folder where there is none.
+
+    path: the file to create or to replace. text: all of its content.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def whole_file(path: str | Path, temporary: str | Path | None = None) -> Iterator[BinaryIO]:
+    """Yields a stream of bytes that becomes the file `path` where the block ends, and nothing where the block raises.
+
+    path: the file to create or to replace, in a folder that exists.
+    temporary: where the bytes are until then, on the same disk; by default beside `path`, under a name that no other
+        process on this machine uses.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}") if temporary is None else Path(temporary)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Gives a finished file its final name, once its content is on the disk; an older file there is replaced."""
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder that takes the name `path` where the block ends; an older folder there is replaced.
+
+    Where the block raises, the older folder stays, and the unfinished one is left beside it until the next attempt.
+    """
+    new, old = path.with_name(path.name + TEMPORARY), path.with_name(path.name + ".replaced")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    yield new
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def final_name(name: str) -> str:
+    """The name that an unfinished file or folder would have got; other names as they are."""
+    return re.sub(rf"(\.\d+)?{re.escape(TEMPORARY)}$", "", name)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new name is on the disk only after its folder is."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems sync files only
+            os.fsync(handle)
+    finally:
+        os.close(handle)
