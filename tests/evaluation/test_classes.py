@@ -18,8 +18,8 @@ from torch import nn
 
 import limbeck
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
+from limbeck.evaluation.class_verdict import judge
 from limbeck.evaluation.classes import compare, evaluate, predict
-from limbeck.evaluation.verdict import judge
 from limbeck.losses.metrics import fit_temperature
 from limbeck.losses.targets import SparseTargets
 from limbeck.networks.cost import latency_ms, size_of

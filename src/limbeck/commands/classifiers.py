@@ -18,8 +18,8 @@ from limbeck.commands.options import DataOptions, LanguageOptions, SplitOptions,
 from limbeck.commands.texts import open_data, open_tokenizers, with_test
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
+from limbeck.evaluation.class_verdict import MOST_CLASSES_KEPT
 from limbeck.evaluation.classes import evaluate
-from limbeck.evaluation.verdict import MOST_CLASSES_KEPT
 from limbeck.networks.asking import inputs_of
 from limbeck.networks.mlp import mlp
 from limbeck.store.opened import Labelled

@@ -10,7 +10,7 @@ Two layers, for tests in parts (k folds, each with models of its own, judged tog
     results = compare(folds)
 
 `predict` asks the models, batch by batch, and keeps statistics per example, never the logits of all; `compare`
-(limbeck.evaluation.verdict) is arithmetic on them. Students predict at T = 1. The fields of the results are
+(limbeck.evaluation.class_verdict) is arithmetic on them. Students predict at T = 1. The fields of the results are
 listed in docs/results.md.
 
 What this file does not know: how the models were trained, how results are drawn.
@@ -28,15 +28,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
-from limbeck.evaluation.dark_knowledge import DarkKnowledge
-from limbeck.evaluation.roles import by_role, joined, require_complete
-from limbeck.evaluation.verdict import (
+from limbeck.evaluation.class_verdict import (
     EXAMPLES_SHOWN,
     MOST_CLASSES_DRAWN,
     MOST_CLASSES_KEPT,
     Predictions,
     compare,
 )
+from limbeck.evaluation.dark_knowledge import DarkKnowledge
+from limbeck.evaluation.roles import by_role, joined, require_complete
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import brier, confidence, fit_temperature, nll, position_statistics
 from limbeck.losses.numbers import NO_LABEL

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import ConfigError, DataError, ModelError
+from limbeck.evaluation.class_verdict import EXAMPLES_SHOWN
 from limbeck.evaluation.generation import ends_of, prompts_of, speed_of_draft, written
 from limbeck.evaluation.intervals import json_ready
-from limbeck.evaluation.language_verdict import Tokens, judge_tokens, role_results
 from limbeck.evaluation.roles import by_role, joined, require_complete
-from limbeck.evaluation.verdict import EXAMPLES_SHOWN
+from limbeck.evaluation.token_verdict import Tokens, judge_tokens, role_results
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import position_statistics
 from limbeck.losses.targets import SoftTargets

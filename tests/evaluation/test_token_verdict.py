@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from limbeck.evaluation.intervals import gap_recovered, interval, json_ready, with_seeds, word_of
-from limbeck.evaluation.language_verdict import (
+from limbeck.evaluation.token_verdict import (
     Tokens,
     frequency_bins,
     judge_tokens,

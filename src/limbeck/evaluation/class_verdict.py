@@ -83,7 +83,7 @@ def compare(
 
     predictions: of one test set, or of several folds: their examples are pooled and judged together.
     curves: name -> `[{"step": ..., ...}, ...]`, passed on (a trainer's log history).
-    resamples, seed: of the verdict (`limbeck.evaluation.verdict.judge`).
+    resamples, seed: of the verdict (`limbeck.evaluation.class_verdict.judge`).
     """
     folds = [predictions] if isinstance(predictions, Predictions) else list(predictions)
     pooled = _pool(folds)
