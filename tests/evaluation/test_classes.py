@@ -413,8 +413,8 @@ def test_one_trained_pair_that_is_clearly_better():
     least, most = (f"{100 * verdict['gap_recovered'][end]:.0f}" for end in ("low", "high"))
     assert verdict["sentence"] == (
         "The student is better than the baseline: 95.0 % against 89.0 % right, +6.0 points (95 % interval "
-        f"{low} to {high}), and recovers 67 % ({least} to {most} %) of the gap to the teacher. It speaks of these "
-        "models only (one seed), not of training them again."
+        f"{low} to {high}), and recovers 67 % ({least} to {most} %) of the gap to the teacher. This holds for these "
+        "trained models (one seed); retraining may give another result."
     )
 
 
@@ -463,7 +463,7 @@ def test_three_seeds_are_resampled_two_are_not():
     assert "(2 seeds)" in two["sentence"]
     three = judge(np.vstack([student, student, weak]), np.vstack([baseline] * 3))
     assert three["seeds_resampled"]
-    assert "these models only" not in three["sentence"]
+    assert "these trained models" not in three["sentence"]
     assert three["word"] == "no difference shown"  # +4, +4 and -2 points
     assert judge(np.vstack([student] * 3), np.vstack([baseline] * 3))["word"] == "better"
 

@@ -60,9 +60,9 @@ def test_the_verdict_by_hand_where_every_example_says_the_same() -> None:
     assert verdict["gap_recovered"] == pytest.approx({"mean": 0.5, "low": 0.5, "high": 0.5})
     assert verdict["sentence"] == (
         "The student is better than the baseline: perplexity 2.72 against 4.48, 0.500 (95 % interval 0.500 to 0.500) "
-        "nats per token saved, 50 % (50 to 50 %) of the gap to the teacher. Neither is shown to be closer to the "
-        "teacher: KL 0.500 against 0.500, 0.000 (95 % interval 0.000 to 0.000) less. This speaks of these models only "
-        "(one seed), not of training them again."
+        "nats per token saved, and recovers 50 % (50 to 50 %) of the gap to the teacher. Neither is shown to be closer "
+        "to the teacher: KL 0.500 against 0.500, 0.000 (95 % interval 0.000 to 0.000) less. This holds for these "
+        "trained models (one seed); retraining may give another result."
     )
     worse = judge_tokens(tokens([0, 0, 1, 2], student=[[2.0] * 4], baseline=[[1.5] * 4]))
     assert worse["word"] == "worse"

@@ -27,16 +27,8 @@ import torch
 
 from limbeck.errors import ShapeError
 from limbeck.evaluation.dark_knowledge import means_of
-from limbeck.evaluation.intervals import (
-    FEWEST_SEEDS,
-    LEVEL,
-    gap_recovered,
-    interval,
-    json_ready,
-    over_seeds,
-    with_seeds,
-    word_of,
-)
+from limbeck.evaluation.intervals import LEVEL, gap_recovered, interval, json_ready, over_seeds, with_seeds
+from limbeck.evaluation.verdict import Basis, decided, undecided
 from limbeck.losses.metrics import calibration_bins, expected_calibration_error
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.results import RESULTS, header
@@ -130,31 +122,22 @@ def judge(
     (teacher - baseline), given where the interval of teacher - baseline lies above 0; otherwise gap_reason says why
     it is not.
     """
-    seeds, examples = student.shape
-    verdict: dict[str, Any] = {
-        "word": None,
-        "sentence": "",
-        "difference": None,
-        "gap_recovered": None,
-        "gap_reason": None,
-        "level": LEVEL,
-        "seeds": seeds,
-        "seeds_resampled": seeds >= FEWEST_SEEDS,
-        "examples": examples,
-        "resamples": resamples,
-    }
-    if baseline is None or examples == 0:
-        missing = "There is no labelled example" if examples == 0 else "There is no baseline"
-        right = "" if examples == 0 else f"The student gets {_percent(student.mean(), examples)} right. "
-        sentence = f"{right}{missing}, so nothing is said of better or worse."
-        return verdict | {"sentence": sentence, "gap_reason": f"{missing}."}
+    basis = Basis(*student.shape, resamples)
+    if baseline is None or basis.examples == 0:
+        if basis.examples == 0:
+            return undecided(basis, "There is no labelled example")
+        return undecided(
+            basis, "There is no baseline", f"The student gets {_percent(student.mean(), basis.examples)} right."
+        )
     roles = [student, baseline] if teacher is None else [student, baseline, teacher]
     observed, draws = _resample(roles, resamples, np.random.default_rng(seed))
-    verdict["difference"] = difference = interval(observed[0] - observed[1], draws[:, 0] - draws[:, 1])
-    verdict["word"] = word_of(difference)
-    verdict["gap_recovered"], verdict["gap_reason"] = gap_recovered(observed, draws)
-    verdict["sentence"] = _sentence(verdict, observed[0], observed[1])
-    return verdict
+    difference = interval(observed[0] - observed[1], draws[:, 0] - draws[:, 1])
+    low, mean, high = (_points(difference[name], basis.examples) for name in ("low", "mean", "high"))
+    scores = (
+        f"{_percent(observed[0], basis.examples)} against {_percent(observed[1], basis.examples)} right, {mean} points "
+        f"({100 * LEVEL:.0f} % interval {low} to {high})"
+    )
+    return decided(basis, difference, gap_recovered(observed, draws), scores)
 
 
 def _resample(roles: list[np.ndarray], resamples: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -170,27 +153,6 @@ def _resample(roles: list[np.ndarray], resamples: int, rng: np.random.Generator)
     draws = drawn / examples @ outcomes  # [resamples, R]
     by_seed = np.stack([np.broadcast_to(right.mean(1, dtype=np.float64), seeds) for right in roles], 1)  # [S, R]
     return observed, with_seeds(draws, by_seed, rng)
-
-
-def _sentence(verdict: dict[str, Any], student: float, baseline: float) -> str:
-    n, difference, gap = verdict["examples"], verdict["difference"], verdict["gap_recovered"]
-    claim = {
-        "better": "The student is better than the baseline",
-        "worse": "The student is worse than the baseline",
-        "no difference shown": "No difference between student and baseline is shown",
-    }[verdict["word"]]
-    low, mean, high = (_points(difference[name], n) for name in ("low", "mean", "high"))
-    sentence = (
-        f"{claim}: {_percent(student, n)} against {_percent(baseline, n)} right, {mean} points "
-        f"({100 * LEVEL:.0f} % interval {low} to {high})"
-    )
-    if gap is not None and verdict["word"] == "better":
-        share, least, most = (100 * gap[name] for name in ("mean", "low", "high"))
-        sentence += f", and recovers {share:.0f} % ({least:.0f} to {most:.0f} %) of the gap to the teacher"
-    if not verdict["seeds_resampled"]:
-        seeds = "one seed" if verdict["seeds"] == 1 else f"{verdict['seeds']} seeds"
-        sentence += f". It speaks of these models only ({seeds}), not of training them again"
-    return sentence + "."
 
 
 def _percent(share: float, examples: int) -> str:

@@ -14,15 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.evaluation.intervals import (
-    FEWEST_SEEDS,
-    LEVEL,
-    gap_recovered,
-    interval,
-    over_seeds,
-    with_seeds,
-    word_of,
-)
+from limbeck.evaluation.intervals import LEVEL, gap_recovered, interval, over_seeds, with_seeds, word_of
+from limbeck.evaluation.verdict import Basis, decided, undecided
 
 TO_TEACHER = ("forward_kl", "reverse_kl", "agreement", "acceptance")
 OWN = ("nll", "accuracy", "entropy", "confidence")
@@ -72,36 +65,24 @@ def judge_tokens(tokens: Tokens, resamples: int = 2000, seed: int = 0) -> dict[s
     KL(teacher‖student). gap_recovered: (student - baseline) / (teacher - baseline) in nats per token. The word is
     "better", "worse" or "no difference shown"; None where there is no baseline.
     """
-    said = tokens.statistics
-    seeds = len(said["student"]["nll"])
-    verdict: dict[str, Any] = {
-        "word": None,
-        "sentence": "",
-        "difference": None,
-        "closer": None,
-        "gap_recovered": None,
-        "gap_reason": None,
-        "level": LEVEL,
-        "seeds": seeds,
-        "seeds_resampled": seeds >= FEWEST_SEEDS,
-        "examples": tokens.examples,
-        "resamples": resamples,
-    }
-    if "baseline" not in said:
-        reads = f"The student's perplexity is {_perplexity(said['student']):.2f}"
-        sentence = f"{reads}. There is no baseline, so nothing is said of better or worse."
-        return verdict | {"sentence": sentence, "gap_reason": "There is no baseline."}
-    roles = ["student", "baseline", "teacher"] if "teacher" in said else ["student", "baseline"]
+    measured = tokens.statistics
+    basis = Basis(len(measured["student"]["nll"]), tokens.examples, resamples)
+    if "baseline" not in measured:
+        summary = f"The student's perplexity is {_perplexity(measured['student']):.2f}."
+        return undecided(basis, "There is no baseline", summary, closer=None)
+    roles = ["student", "baseline", "teacher"] if "teacher" in measured else ["student", "baseline"]
     rng = np.random.default_rng(seed)
-    observed, draws = _resample(tokens, "nll", roles, resamples, rng)
-    verdict["difference"] = interval(observed[1] - observed[0], draws[:, 1] - draws[:, 0])
-    verdict["word"] = word_of(verdict["difference"])
-    verdict["gap_recovered"], verdict["gap_reason"] = gap_recovered(-observed, -draws)
-    if "teacher" in said:
+    nll, nll_draws = _resample(tokens, "nll", roles, resamples, rng)
+    difference = interval(nll[1] - nll[0], nll_draws[:, 1] - nll_draws[:, 0])
+    closer, details = None, ""
+    if "teacher" in measured:
         kl, kl_draws = _resample(tokens, "forward_kl", ["student", "baseline"], resamples, rng)
-        verdict["closer"] = interval(kl[1] - kl[0], kl_draws[:, 1] - kl_draws[:, 0])
-    verdict["sentence"] = _sentence(verdict, said)
-    return verdict
+        closer = interval(kl[1] - kl[0], kl_draws[:, 1] - kl_draws[:, 0])
+        details = _closeness(closer, measured)
+    student, baseline = (_perplexity(measured[role]) for role in ("student", "baseline"))
+    scores = f"perplexity {student:.2f} against {baseline:.2f}, {_saved(difference)} nats per token saved"
+    # fewer nats are better, and gap_recovered expects that more is
+    return decided(basis, difference, gap_recovered(-nll, -nll_draws), scores, details, closer=closer)
 
 
 def position_bins(place: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
@@ -152,29 +133,13 @@ def _resample(
     return observed, with_seeds(draws, np.stack([np.broadcast_to(each, seeds) for each in by_seed], 1), rng)
 
 
-def _sentence(verdict: Mapping[str, Any], said: Mapping[str, Mapping[str, np.ndarray]]) -> str:
-    claim = {
-        "better": "The student is better than the baseline",
-        "worse": "The student is worse than the baseline",
-        "no difference shown": "No difference between student and baseline is shown",
-    }[verdict["word"]]
-    student, baseline = (_perplexity(said[role]) for role in ("student", "baseline"))
-    sentence = f"{claim}: perplexity {student:.2f} against {baseline:.2f}"
-    sentence += f", {_saved(verdict['difference'])} nats per token saved"
-    gap = verdict["gap_recovered"]
-    if gap is not None and verdict["word"] == "better":
-        share, least, most = (100 * gap[name] for name in ("mean", "low", "high"))
-        sentence += f", {share:.0f} % ({least:.0f} to {most:.0f} %) of the gap to the teacher"
-    sentence += "."
-    if (closer := verdict["closer"]) is not None:
-        how = {"better": "closer to the teacher", "worse": "further from the teacher"}.get(word_of(closer))
-        kl = [said[role]["forward_kl"].mean(dtype=np.float64) for role in ("student", "baseline")]
-        what = f"It is {how}" if how else "Neither is shown to be closer to the teacher"
-        sentence += f" {what}: KL {kl[0]:.3f} against {kl[1]:.3f}, {_saved(closer)} less."
-    if not verdict["seeds_resampled"]:
-        seeds = "one seed" if verdict["seeds"] == 1 else f"{verdict['seeds']} seeds"
-        sentence += f" This speaks of these models only ({seeds}), not of training them again."
-    return sentence
+def _closeness(closer: Mapping[str, float], measured: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+    """Whether the student is closer to the teacher than the baseline is, as a sentence."""
+    claim = {"better": "It is closer to the teacher", "worse": "It is further from the teacher"}.get(
+        word_of(closer), "Neither is shown to be closer to the teacher"
+    )
+    student, baseline = (measured[role]["forward_kl"].mean(dtype=np.float64) for role in ("student", "baseline"))
+    return f"{claim}: KL {student:.3f} against {baseline:.3f}, {_saved(closer)} less."
 
 
 def _saved(difference: Mapping[str, float]) -> str:
