@@ -1,6 +1,6 @@
 """Several teachers as one, their distributions averaged where they are used.
 
-What this file does not know: how the mean is taken (targets.MixedTargets), the objective.
+What this file does not know: how the mean is taken (losses/targets/mixed.py), the objective.
 """
 
 import hashlib

@@ -5,7 +5,7 @@ forward pass; nothing is computed twice. What is done to each logit would be bou
 done to a block of rows at a time that stays in the processor's cache.
 
 What this file does not know: any divergence (slopes come from divergences.py), any form of targets (events, and the
-way back from them, come from targets.py), reductions (objective.py).
+way back from them, come from losses/targets), reductions (objective.py).
 """
 
 import warnings

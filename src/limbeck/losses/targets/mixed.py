@@ -1,0 +1,113 @@
+"""Targets of an ensemble, mixed where they are used; targets one after the other."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import ObjectiveError, ShapeError, TargetError
+from limbeck.losses.divergences import Divergence, forward_kl
+from limbeck.losses.targets.dense import DenseTargets, as_targets
+from limbeck.losses.targets.protocol import EveryClass, SoftTargets, is_complete
+
+
+@dataclass(frozen=True, eq=False)
+class MixedTargets(EveryClass):
+    """An ensemble's targets, mixed where they are used.
+
+    members: targets over all classes, of the same n and C.
+    mean: "arithmetic", sum_k w_k p_k, or "geometric", the normalised product of p_k^w_k.
+    weights: one per member, relative to each other; equal by default.
+
+    Each member is softened first: the arithmetic mean is that of softmax(v_k / T), which is not
+    softmax(mean(v) / T); that is what the geometric mean is (arXiv 1503.02531, sections 4 and 5.3).
+    """
+
+    members: Sequence[SoftTargets]
+    mean: str = "arithmetic"
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise TargetError("MixedTargets need at least one member, but got none.")
+        object.__setattr__(self, "members", [as_targets(member) for member in self.members])
+        if self.mean not in ("arithmetic", "geometric"):
+            raise ObjectiveError(f'The mean of an ensemble is "arithmetic" or "geometric", not {self.mean!r}.')
+        shapes = {(len(member), member.num_classes) for member in self.members}
+        if len(shapes) > 1:
+            raise ShapeError(
+                "The members of an ensemble must speak of the same rows and classes, but their (n, C) are "
+                f"{sorted(shapes)}."
+            )
+        if not all(is_complete(member) for member in self.members):
+            raise TargetError(
+                "Sparse and sampled targets of several teachers speak of different classes and cannot be mixed; "
+                "mix the teachers first and keep the top classes of the mixture."
+            )
+        object.__setattr__(self, "weights", member_weights(self.weights, len(self.members)))
+
+    @property
+    def num_classes(self) -> int:
+        return self.members[0].num_classes
+
+    def __len__(self) -> int:
+        return len(self.members[0])
+
+    def __getitem__(self, rows: Any) -> "MixedTargets":
+        return replace(self, members=[member[rows] for member in self.members])
+
+    def to(self, device: torch.device | str) -> "MixedTargets":
+        """The same targets on another device."""
+        return replace(self, members=[member.to(device) for member in self.members])
+
+    def all_log_probs(self, temperature: float) -> Tensor:
+        """The mixture of the members' softened log-probabilities, `[n, C]`."""
+        assert self.weights is not None  # set in __post_init__
+        heard = [(m, w) for m, w in zip(self.members, self.weights, strict=True) if w > 0]
+        each = [(member.all_log_probs(temperature), weight) for member, weight in heard]
+        if self.mean == "arithmetic":
+            return torch.stack([log_p + math.log(w) for log_p, w in each]).logsumexp(0)
+        return torch.stack([log_p * w for log_p, w in each]).sum(0).log_softmax(-1)
+
+    def bad_rows(self, divergence: Divergence) -> Tensor:
+        """Rows where any member, or the mixture, is no distribution that `divergence` can use."""
+        bad = torch.stack([member.bad_rows(forward_kl) for member in self.members]).any(0)
+        return bad | DenseTargets(self.all_log_probs(1.0)).bad_rows(divergence)
+
+
+def member_weights(weights: Sequence[float] | None, members: int) -> tuple[float, ...]:
+    """The shares of an ensemble's members, summing to 1: equal where no weights are given."""
+    if weights is None:
+        return (1 / members,) * members
+    if len(weights) != members or not all(0 <= w < math.inf for w in weights) or sum(weights) == 0:
+        raise ObjectiveError(
+            f"An ensemble of {members} needs {members} weights of 0 or more, not all 0, but got {list(weights)}."
+        )
+    return tuple(w / sum(weights) for w in weights)
+
+
+def concatenate(targets: Sequence[SoftTargets]) -> SoftTargets:
+    """Targets of one kind, made alike, one after the other: the rows of the first, then of the second, ..."""
+    if not targets:
+        raise TargetError("There are no targets to concatenate; give one or more.")
+    first, unlike = targets[0], {repr(_kind(other)) for other in targets}
+    if len(unlike) > 1:
+        raise TargetError(f"Only targets made alike can be concatenated, but got {' and '.join(sorted(unlike))}.")
+    if isinstance(first, MixedTargets):
+        each = zip(*(other.members for other in targets), strict=True)  # type: ignore[attr-defined]
+        return replace(first, members=[concatenate(member) for member in each])
+    names = [name for name, _ in first._tensors()]  # type: ignore[attr-defined]
+    joined = {name: torch.cat([getattr(other, name) for other in targets]) for name in names}
+    return replace(first, **joined)  # type: ignore[type-var]
+
+
+def _kind(targets: Any) -> list[Any]:
+    """All that is not rows: the class and its settings, and which tensors there are."""
+    settings = {f.name: getattr(targets, f.name) for f in fields(targets)}
+    kept = {k: "rows" if isinstance(v, Tensor) else v for k, v in settings.items()}
+    if isinstance(targets, MixedTargets):
+        kept["members"] = [_kind(member) for member in targets.members]
+    return [type(targets).__name__, kept]

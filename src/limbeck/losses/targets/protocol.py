@@ -1,0 +1,111 @@
+"""SoftTargets, the protocol of every kind of targets, and what the kinds share."""
+
+import math
+from dataclasses import fields, replace
+from typing import Any, Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import ObjectiveError
+from limbeck.losses.divergences import Divergence
+
+REQUIRED = ("__len__", "__getitem__", "num_classes", "to", "events", "compared_by", "bad_rows")
+"""What a kind of a user's own must have. Without `complete` (and then `all_log_probs`) the student is not compared with
+it class by class in logs; without `spread` its gradient comes back through autograd."""
+
+
+@runtime_checkable
+class SoftTargets(Protocol):
+    """What a teacher said about `len(targets)` positions over `num_classes` classes."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> "SoftTargets":
+        """The targets of some rows: a slice, an index tensor or a boolean mask."""
+        ...
+
+    def to(self, device: torch.device | str) -> "SoftTargets": ...
+
+    def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """`(log_q, log_p)`, `[n, E]` each: the student's and the teacher's log-probabilities per event."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether every class is an event of its own, so that `all_log_probs` are known without a student."""
+        ...
+
+    def all_log_probs(self, temperature: float) -> Tensor:
+        """The teacher's `[n, C]` at this temperature; TargetError where the targets are not complete."""
+        ...
+
+    def spread(self, slope: Tensor, student_log_probs: Tensor, log_q: Tensor) -> Tensor:
+        """From events to classes: `slope [n, E]` = d value / d log_q in, d value / d student_log_probs `[n, C]` out.
+
+        student_log_probs `[n, C]` and log_q `[n, E]`: what `events` was given, and what it gave.
+        """
+        ...
+
+    def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
+        """The divergence to evaluate on these events; ObjectiveError where it would be wrong."""
+        ...
+
+    def bad_rows(self, divergence: Divergence) -> Tensor:
+        """`[n]` bool, on the targets' device: rows that are no distribution, or that `divergence` cannot use."""
+        ...
+
+
+def is_complete(targets: Any) -> bool:
+    """Whether targets speak of every class without a student; a kind of a user's own that does not say so does not."""
+    return bool(getattr(targets, "complete", False))
+
+
+class TensorRows:
+    """Rows of a dataclass of tensors: slicing, moving and counting, for every kind of targets."""
+
+    def __len__(self) -> int:
+        return len(self._tensors()[0][1])
+
+    def __getitem__(self, rows: Any) -> Self:
+        return self._map(lambda tensor: tensor[rows])
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same targets on another device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, change: Any) -> Self:
+        return replace(self, **{name: change(tensor) for name, tensor in self._tensors()})  # type: ignore[type-var]
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
+        return [(name, value) for name, value in pairs if isinstance(value, Tensor)]
+
+
+class EveryClass:
+    """Targets whose events are the classes themselves; a kind adds `all_log_probs`."""
+
+    @property
+    def complete(self) -> bool:
+        """Every class is an event."""
+        return True
+
+    def events(self: SoftTargets, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """All classes: the teacher's log-probabilities beside the student's, as they are."""
+        return student_log_probs, self.all_log_probs(temperature)
+
+    def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
+        """Every divergence applies as it is."""
+        return divergence
+
+    def spread(self, slope: Tensor, student_log_probs: Tensor, log_q: Tensor) -> Tensor:
+        """Every class is an event."""
+        return slope
+
+
+def require_positive(temperature: float) -> None:
+    if not 0 < temperature < math.inf:
+        raise ObjectiveError(f"A temperature is a finite number above 0, but is {temperature}.")
