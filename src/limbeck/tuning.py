@@ -35,7 +35,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
 from limbeck.networks.halves import is_language_model
 from limbeck.results import TUNE, header, read_file, write_results
-from limbeck.teachers import Teacher, as_teacher, fingerprint_of, record
+from limbeck.teachers import BaseTeacher, Teacher, as_teacher, fingerprint_of, record
 from limbeck.training.config import DistillConfig
 from limbeck.training.trainer import DistillTrainer
 
@@ -294,16 +294,15 @@ def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def _asked_once(
-    teacher: Teacher, student: nn.Module, sets: list[Any], config: DistillConfig, with_trainer: Mapping[str, Any]
-) -> Teacher:
-    """The teacher with its words about every example, where one pass can serve all trainings."""
-    if getattr(teacher, "shares_student", False):
+    teacher: BaseTeacher, student: nn.Module, sets: list[Any], config: DistillConfig, with_trainer: Mapping[str, Any]
+) -> BaseTeacher:
+    """The teacher with its answers recorded, where one pass can serve all trainings; otherwise the teacher itself."""
+    if teacher.shares_student:
         raise ConfigError("A teacher that is its student's own model serves one student; give a copy of the model.")
-    live = getattr(teacher, "one_view", False) or with_trainer.get("augment") is not None
+    live = teacher.one_view or with_trainer.get("augment") is not None
     if live or is_language_model(student):
         return teacher
-    if hasattr(teacher, "to"):
-        teacher.to(config.device)
+    teacher.to(config.device)
     return record(teacher, sets, config.eval_batch_size)
 
 

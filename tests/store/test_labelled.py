@@ -278,6 +278,29 @@ def test_padded_vocabularies_are_cut_to_the_tokenizers(tmp_path: Path) -> None:
     assert labelled.teacher(labelled.__getitems__([0])).num_classes == V
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_callers_teacher_is_the_same_after_label_verify_evaluate_and_training(nested: bool, tmp_path: Path) -> None:
+    padded, tokenizer = ModelTeacher(llama(vocabulary=64)), words(size=V)
+    teacher = limbeck.Ensemble([limbeck.Ensemble([padded])]) if nested else padded
+    batch = Pad(0)([rows()[i] for i in range(4)])
+    before, members = log_p(teacher(batch)), list(teacher.members)
+    labelled = limbeck.label(teacher, rows(), tmp_path / "set", "dense", dtype="float32", tokenizer=tokenizer)
+    assert labelled.manifest.classes == V
+    assert limbeck.verify(tmp_path / "set", teacher) == []
+    tokenizers = {"teacher_tokenizer": tokenizer, "processing_class": tokenizer}
+    config = limbeck.DistillConfig(str(tmp_path / "run"), max_steps=1, save_strategy="no", use_cpu=True)
+    worker = limbeck.DistillTrainer(llama(seed=1), teacher, args=config, train_dataset=rows(), **tokenizers)
+    worker.train()
+    assert worker.teacher(batch).num_classes == V
+    results = limbeck.evaluate_language(
+        worker.model, rows(), teacher=teacher, tokenizer=tokenizer, teacher_tokenizer=tokenizer, completions=0
+    )
+    assert results["test"]["classes"] == V
+    assert padded.classes is None
+    assert list(teacher.members) == members
+    assert torch.equal(log_p(teacher(batch)), before)
+
+
 BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "a function without a name": (
         ModelError,

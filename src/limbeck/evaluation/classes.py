@@ -126,11 +126,12 @@ def predict(
         costs: dict[str, dict[str, Any]] = {role: dict(size_of(members[0])) for role, members in models.items()}
         costs["student"]["fingerprints"] = [fingerprint_of(m) for m in models["student"]]
         for role, members in models.items() if latency else ():
-            if getattr(members[0], "in_batch", False):
-                continue  # it reads what the batch holds; the one that spoke is not here
-            # a recorded teacher only looks its answers up: the one that gave them is timed
-            live = getattr(members[0], "teacher", members[0]) if role == "teacher" else members[0]
-            costs[role]["latency_ms"] = _latency(_ask(role, live), test, device, LATENCY_SECONDS / len(models))
+            timed = members[0]
+            if role == "teacher":
+                timed = as_teacher(timed).live  # recorded answers are only looked up
+                if timed.in_batch:
+                    continue  # the model behind the stored answers is not here
+            costs[role]["latency_ms"] = _latency(_ask(role, timed), test, device, LATENCY_SECONDS / len(models))
     names = getattr(test, "label_names", None)
     return Predictions(
         rows["row_id"], rows["labels"], classes, names, statistics, temperatures, unscaled, examples, costs, dark

@@ -17,6 +17,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX, device_of, networks_of
 from limbeck.networks.halves import base_of, position_limit
 from limbeck.networks.modes import evaluating
+from limbeck.teachers import as_teacher
 
 PROMPT = 32
 """The prompt of a text that is learned from its beginning: at most this many tokens, and at most a quarter of it."""
@@ -126,7 +127,7 @@ def _first_learned(labels: Any) -> int:
 def _network(model: Any) -> tuple[nn.Module, Callable[[], Any]]:
     """The network of a model or teacher, and the context it writes in: its adapter is off where the teacher says so."""
     (network,) = networks_of(model) or [model]
-    if getattr(model, "shares_student", False):
+    if not isinstance(model, nn.Module) and as_teacher(model).shares_student:
         return network, network.disable_adapter  # type: ignore[return-value]
     return network, _as_it_is
 

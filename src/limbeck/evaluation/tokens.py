@@ -213,11 +213,8 @@ def _completion(models: Mapping[str, Sequence[Any]], row: Any, tokenizer: Any, m
 
 def _teacher_of(role: str, model: Any, classes: int | None) -> Any:
     """Any model as something that speaks of a batch's tokens."""
-    made = as_teacher(model) if role == "teacher" else ModelTeacher(model)
-    for member in getattr(made, "members", [made]):
-        if classes is not None and isinstance(member, ModelTeacher):
-            member.classes = classes
-    return made
+    teacher = as_teacher(model) if role == "teacher" else ModelTeacher(model)
+    return teacher if classes is None else teacher.cut(classes)
 
 
 def _view(role: str, batch: Batch) -> Batch:

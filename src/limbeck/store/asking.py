@@ -23,7 +23,7 @@ from limbeck.store.kinds import Kind
 from limbeck.store.manifest import Plan, target_columns
 from limbeck.store.opened import Batch, batch_of
 from limbeck.store.rows import Rows
-from limbeck.teachers import Teacher
+from limbeck.teachers import BaseTeacher
 from limbeck.transfer import draws
 
 
@@ -52,7 +52,7 @@ class Asking:
     """Who is asked about which rows, and what is kept of it. device: where batches go."""
 
     def __init__(
-        self, teacher: Teacher, kind: Kind, rows: Rows, augment: Any, views: int, seed: int, device: torch.device
+        self, teacher: BaseTeacher, kind: Kind, rows: Rows, augment: Any, views: int, seed: int, device: torch.device
     ):
         self.teacher, self.kind, self.rows, self.augment = teacher, kind, rows, augment
         self.views, self.seed, self.device = views, seed, device
@@ -204,11 +204,11 @@ def this_process() -> PartialState:
     return PartialState(cpu=on_cpu)  # without, it takes one of several on the CPU for the only one
 
 
-def settle(teacher: Teacher, device: torch.device) -> torch.device:
-    """Where batches go: where the teacher is. One that is still on the CPU is moved to the process's own device."""
+def settle(teacher: BaseTeacher, device: torch.device) -> torch.device:
+    """The device for batches, which is the teacher's; a teacher on the CPU is first moved to the process's device."""
     networks = [network for network in networks_of(teacher) or [] if not is_placed(network)]
     where = next(filter(None, map(device_of, networks)), device)
-    if where.type == "cpu" and device.type != "cpu" and hasattr(teacher, "to"):
+    if where.type == "cpu" and device.type != "cpu":
         teacher.to(device)
-        return device
+        return next(filter(None, map(device_of, networks)), device)  # some teachers cannot be moved
     return where

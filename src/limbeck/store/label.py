@@ -28,7 +28,7 @@ from limbeck.store.manifest import Manifest, Plan
 from limbeck.store.opened import Labelled, open
 from limbeck.store.rows import rows_of
 from limbeck.store.writing import Writer, bytes_per_position, found_plan, require_room
-from limbeck.teachers import ModelTeacher, Teacher, as_teacher
+from limbeck.teachers import BaseTeacher, as_teacher
 from limbeck.transfer.text.vocabulary import shared_vocabulary, template_hash, tokenizer_hash
 
 SHARD_BYTES = 256 * 2**20  # uncompressed, about; the work of one shard is lost where a run is cut off
@@ -86,7 +86,9 @@ def label(
         raise ConfigError(f"{', '.join(options)} cannot be given beside {kind}, which has its options already.")
     teacher, rows = as_teacher(teacher), rows_of(transfer_set)
     if rows.is_language:
-        _require_language(teacher, augment, tokenizer)
+        _require_language(teacher, augment)
+        if tokenizer is not None:
+            teacher = teacher.cut(shared_vocabulary(tokenizer, tokenizer))
     state, folder = this_process(), Folder(path)
     asking = Asking(teacher, kind, rows, augment, views, seed, settle(teacher, state.device))
     plan, positions = _plan(asking, transfer_set, tokenizer, batch_size, rows_per_shard)
@@ -171,10 +173,10 @@ def _plan(
     return plan, positions
 
 
-def _label_names(teacher: Teacher, transfer_set: Any, classes: int) -> tuple[str, ...] | None:
-    """The names of the classes, as teacher and transfer set both have them."""
-    said = {who: getattr(of, "label_names", None) for who, of in (("teacher", teacher), ("transfer set", transfer_set))}
-    known: dict[str, Sequence[str]] = {f"the {who}": tuple(names) for who, names in said.items() if names}
+def _label_names(teacher: BaseTeacher, transfer_set: Any, classes: int) -> tuple[str, ...] | None:
+    """The names of the classes, on which teacher and transfer set must agree; None where neither has any."""
+    of_each = {"the teacher": teacher.label_names, "the transfer set": getattr(transfer_set, "label_names", None)}
+    known: dict[str, Sequence[str]] = {who: tuple(names) for who, names in of_each.items() if names}
     check_label_names(known)
     labels = getattr(transfer_set, "num_classes", None) or 0
     if labels > classes:
@@ -191,8 +193,8 @@ def _label_names(teacher: Teacher, transfer_set: Any, classes: int) -> tuple[str
     return names
 
 
-def _require_language(teacher: Teacher, augment: Any, tokenizer: Any) -> None:
-    """Refuses what cannot be asked about text, and cuts padded output layers to the tokenizer's tokens."""
+def _require_language(teacher: BaseTeacher, augment: Any) -> None:
+    """ConfigError for a teacher or an augmentation that cannot be used on the rows of a language model."""
     if augment is not None:
         raise ConfigError("The rows of language models are labelled as they are; leave augment out.")
     for network in networks_of(teacher) or []:
@@ -201,7 +203,3 @@ def _require_language(teacher: Teacher, augment: Any, tokenizer: Any) -> None:
                 f"{type(network).__name__} is an encoder-decoder, whose batches are made with it; train with the live "
                 "teacher."
             )
-    if tokenizer is not None:
-        for member in getattr(teacher, "members", [teacher]):
-            if isinstance(member, ModelTeacher):
-                member.classes = shared_vocabulary(tokenizer, tokenizer)

@@ -1,10 +1,10 @@
-"""A teacher that has spoken: its words are columns of the batch.
+"""A teacher whose targets are stored: they are columns of the batch.
 
 What this file does not know: where batches come from, the objective.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,23 +14,24 @@ from limbeck.losses.targets import Head, SoftTargets
 from limbeck.networks.asking import TARGET_PREFIX, Batch
 from limbeck.store.kinds import kind_of
 from limbeck.store.manifest import Manifest, differences
+from limbeck.teachers.protocol import Augment, BaseTeacher
 from limbeck.transfer.text.vocabulary import template_hash, tokenizer_hash
 
-Augment = Callable[[Batch, int], Batch]
 
-
-class StoredTeacher:
-    """Reads what a teacher said out of the batch's own columns `target_*`; `labelled.teacher` is one.
+class StoredTeacher(BaseTeacher):
+    """A teacher that reads stored targets from the batch's own columns `target_*`; `labelled.teacher` is one.
 
     manifest: of the labelled transfer set. head: the teacher's output layer, where its hidden states are kept.
     """
+
+    in_batch = True
 
     def __init__(self, manifest: Manifest, head: Head | None = None):
         self.manifest, self.head = manifest, head
         self.kind = kind_of(manifest.kind)
 
     def __call__(self, batch: Batch) -> SoftTargets:
-        """What was said about the batch's examples, position by position."""
+        """The stored targets of the batch's examples, position by position."""
         missing = [name for name in self.manifest.targets if name not in batch]
         if missing:
             raise DataError(
@@ -47,7 +48,7 @@ class StoredTeacher:
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """The names of the classes, where they were known."""
+        """The names of the classes, where they were stored."""
         return self.manifest.label_names
 
     @property
@@ -56,22 +57,24 @@ class StoredTeacher:
         return self.manifest.augmentation is None
 
     def fingerprint(self) -> str:
-        """The fingerprint of the teacher that spoke."""
+        """The fingerprint of the teacher that the targets came from."""
         return self.manifest.teacher
 
-    def to(self, device: torch.device | str) -> "StoredTeacher":
-        """Moves the output layer, if there is one."""
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the output layer, if there is one; returns itself."""
         self.head = None if self.head is None else self.head.to(device)
         return self
 
-    in_batch = True  # it reads what the batch holds, and no model stands behind it
+    def cut(self, classes: int) -> BaseTeacher:
+        """Itself where no more than the first `classes` were stored; otherwise its targets without the others."""
+        return self if self.manifest.classes <= classes else super().cut(classes)
 
     def prepare(
         self, sets: Mapping[str, Any], tokenizer: Any, augment: Augment | None
     ) -> tuple[int | None, Augment | None]:
-        """To how many classes an output layer is cut, and the augmentation that shows the views that were labelled.
+        """The number of classes that an output layer is cut to, and the augmentation that shows the stored views.
 
-        sets: "transfer" and evaluation sets, by name. Raises what `require_labelled`, `classes_of` and `replayed` do.
+        sets: "transfer" and the evaluation sets, by name. Raises as `require_labelled`, `classes_of` and `replayed` do.
         """
         for who, examples in sets.items():
             self.require_labelled(who, examples)

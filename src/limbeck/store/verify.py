@@ -14,7 +14,7 @@ from limbeck.store.folder import Folder
 from limbeck.store.opened import Labelled, open
 from limbeck.store.reading import read_manifest
 from limbeck.store.verifying import damage
-from limbeck.teachers import ModelTeacher, Teacher, as_teacher
+from limbeck.teachers import BaseTeacher, as_teacher
 
 APART = 0.05
 """The most total variation, the mean of a few rows, between what is kept and what the teacher says now."""
@@ -45,12 +45,10 @@ def verify(path: Any, teacher: Any = None, *, rows: int = 32) -> list[str]:
     return found
 
 
-def _said_otherwise(labelled: Labelled, teacher: Teacher, rows: int) -> list[str]:
+def _said_otherwise(labelled: Labelled, teacher: BaseTeacher, rows: int) -> list[str]:
     device = settle(teacher, this_process().device)
     if labelled.manifest.tokenizer is not None:
-        for member in getattr(teacher, "members", [teacher]):
-            if isinstance(member, ModelTeacher):
-                member.classes = labelled.manifest.classes
+        teacher = teacher.cut(labelled.manifest.classes)
     stored = labelled.teacher.to(device)
     apart, positions = 0.0, 0
     for place in range(0, len(labelled), max(1, len(labelled) // rows)):

@@ -1,9 +1,10 @@
-"""Teachers: anything that says what it believes about a batch, as SoftTargets.
+"""Teachers: anything that gives the distributions of a batch's positions, as SoftTargets.
 
     targets = teacher(batch)     # a batch is a dict of tensors
-    teacher.fingerprint()        # a hash of what it is made of, never of where it lies
+    teacher.fingerprint()        # a hash of its contents, never of its path
 
-`as_teacher` makes one of a network, of a scikit-learn classifier or of a function of the batch.
+`as_teacher` makes one from a network, a scikit-learn classifier or a function of the batch. A class needs
+`Teacher`'s two methods; everything else has a default in `BaseTeacher`.
 """
 
 from limbeck.teachers.adapter import WithoutAdapter
@@ -12,11 +13,12 @@ from limbeck.teachers.conversion import as_teacher, fingerprint_of
 from limbeck.teachers.ensemble import Ensemble
 from limbeck.teachers.function import FunctionTeacher
 from limbeck.teachers.model import ModelTeacher
-from limbeck.teachers.protocol import Teacher
+from limbeck.teachers.protocol import BaseTeacher, Teacher
 from limbeck.teachers.recorded import RecordedTeacher, record
 from limbeck.teachers.specialists import Specialist, Specialists
 
 __all__ = [
+    "BaseTeacher",
     "ClassifierTeacher",
     "Ensemble",
     "FunctionTeacher",

@@ -3,7 +3,7 @@
 What this file does not know: how an adapter is trained, the objective.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -41,21 +41,21 @@ class WithoutAdapter(ModelTeacher):
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> SoftTargets:
-        """As `ModelTeacher`, with the adapter disabled meanwhile."""
+        """As `ModelTeacher`, with the adapter disabled during the pass."""
         model: Any = self.model
         with restored([model]), model.disable_adapter():
             return super().__call__(batch)
 
-    def to(self, device: torch.device | str) -> "WithoutAdapter":
-        """Nothing: it is where the student is."""
+    def to(self, device: torch.device | str) -> Self:
+        """Moves nothing: the model is the student's. Returns itself."""
         return self
 
     def _weights(self) -> dict[str, Tensor]:
-        """Without the adapter's, which change while the student is trained."""
+        """The model's weights without the adapter's, which change while the student is trained."""
         return {name: x for name, x in super()._weights().items() if not name.startswith(self._adapter())}
 
     def _adapter(self) -> tuple[str, ...]:
-        """What the names of its parameters begin with."""
+        """The prefixes of the names of the adapter's parameters."""
         return tuple(
             f"{name}.{part}."
             for name, module in self.model.named_modules()

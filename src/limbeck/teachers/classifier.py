@@ -13,9 +13,10 @@ from torch import Tensor
 from limbeck.errors import ModelError
 from limbeck.losses.targets import DenseTargets
 from limbeck.networks.asking import Batch, inputs_of, teacher_view
+from limbeck.teachers.protocol import BaseTeacher
 
 
-class ClassifierTeacher:
+class ClassifierTeacher(BaseTeacher):
     """A fitted scikit-learn classifier as a teacher, through `predict_proba`; a probability of 0 becomes -inf.
 
     It reads the batch's single input column, each example flattened to a row of features. Fit it on the transfer
@@ -29,13 +30,18 @@ class ClassifierTeacher:
         if not hasattr(classifier, "classes_"):
             raise ModelError(f"This {type(classifier).__name__} has not been fitted; call fit before it teaches.")
         self.classifier = classifier
-        self.label_names = _names_of_classes(classifier.classes_)
+        self._label_names = _names_of_classes(classifier.classes_)
 
     def __call__(self, batch: Batch) -> DenseTargets:
         """log of the class probabilities, `[n, C]`."""
         features = _only_input(teacher_view(batch))
         probs = self.classifier.predict_proba(features.detach().cpu().flatten(1).numpy())
         return DenseTargets.from_probs(torch.as_tensor(probs, dtype=torch.float32)).to(features.device)
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The names that the classifier was fitted on; None where it was fitted on numbers."""
+        return self._label_names
 
     def fingerprint(self) -> str:
         """SHA-256 of the class's name and every fitted array that can be reached from it."""
@@ -45,7 +51,7 @@ class ClassifierTeacher:
 
 
 def _names_of_classes(classes: np.ndarray) -> tuple[str, ...] | None:
-    """None where the columns of predict_proba are the labels 0 to C - 1 themselves."""
+    """The names of the columns of predict_proba; None where they are the labels 0 to C - 1 themselves."""
     if classes.dtype.kind in "USO":
         return tuple(str(name) for name in classes)
     if not np.array_equal(classes, np.arange(len(classes))):

@@ -11,19 +11,27 @@ from limbeck.errors import ModelError
 from limbeck.teachers.classifier import ClassifierTeacher
 from limbeck.teachers.function import FunctionTeacher
 from limbeck.teachers.model import ModelTeacher, network_fingerprint
-from limbeck.teachers.protocol import Teacher
+from limbeck.teachers.protocol import BaseTeacher, Teacher, WrappedTeacher
 
 
-def as_teacher(model: Any) -> Teacher:
-    """A teacher made of what the user has.
+def as_teacher(model: Any) -> BaseTeacher:
+    """A teacher made from what the user has.
 
-    model: a teacher (returned as it is), an nn.Module, a fitted scikit-learn classifier with
-        `predict_proba`, or a function `batch -> logits [n, C]` (or SoftTargets).
+    model: one of
+        a BaseTeacher, which is returned as it is;
+        a network (nn.Module), which is put in eval mode and frozen;
+        an object with `Teacher`'s two methods;
+        a fitted scikit-learn classifier with `predict_proba`;
+        a function `batch -> logits [n, C]` (or SoftTargets).
+
+    ModelError where it is none of these.
     """
+    if isinstance(model, BaseTeacher):
+        return model
     if isinstance(model, nn.Module):
         return ModelTeacher(model)
     if isinstance(model, Teacher):
-        return model
+        return WrappedTeacher(model)
     if hasattr(model, "predict_proba"):
         return ClassifierTeacher(model)
     if callable(model):
@@ -35,7 +43,7 @@ def as_teacher(model: Any) -> Teacher:
 
 
 def fingerprint_of(model: Any) -> str | None:
-    """The fingerprint of what as_teacher takes, which is left as it is; None of a function that was given no name."""
+    """The fingerprint of anything that as_teacher takes, which stays as it is; None for a function without a name."""
     if isinstance(model, nn.Module):
         return network_fingerprint(model, model.state_dict())
     try:

@@ -11,9 +11,10 @@ from torch import Tensor
 from limbeck.errors import ModelError
 from limbeck.losses.targets import SoftTargets, as_targets
 from limbeck.networks.asking import Batch
+from limbeck.teachers.protocol import BaseTeacher
 
 
-class FunctionTeacher:
+class FunctionTeacher(BaseTeacher):
     """A function of the batch as a teacher.
 
     function: `batch -> logits [n, C]`, or SoftTargets; called without gradient.
@@ -26,11 +27,11 @@ class FunctionTeacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> SoftTargets:
-        """What the function said, as SoftTargets."""
+        """What the function returns, as SoftTargets."""
         return as_targets(self.function(batch))
 
     def fingerprint(self) -> str:
-        """The one it was given; a function cannot be hashed."""
+        """The name that was given for the function, which cannot be hashed itself; ModelError where there is none."""
         if self._fingerprint is None:
             raise ModelError(
                 "A function cannot be told from another one; give it a name that changes when what it computes does: "

@@ -3,10 +3,11 @@
 What this file does not know: the objective, temperatures, where batches come from.
 """
 
+import copy
 import hashlib
 import json
 import logging
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +16,22 @@ from limbeck.losses.targets import DenseTargets, HiddenTargets, SoftTargets
 from limbeck.networks.asking import Batch, is_placed, label_names_of, logits_of, teacher_view
 from limbeck.networks.halves import head_of, hidden_of, is_language_model, logits_are_heads, require_positions
 from limbeck.networks.positions import next_tokens
+from limbeck.teachers.protocol import BaseTeacher, require_classes
 
 log = logging.getLogger(__name__)
 
 
-class ModelTeacher:
-    """A network as a teacher: in eval mode, without gradient, frozen, and kept so.
+class ModelTeacher(BaseTeacher):
+    """A network as a teacher: always in eval mode, frozen and without gradient.
 
     model: any nn.Module or transformers model; it is put in eval mode and its parameters stop requiring gradients.
-
-    classes: only the first so many are spoken of, where an output layer is padded to more than its tokenizer has.
+    classes: the number of classes to use, where an output layer is padded to more than its tokenizer has; None for all.
 
     A model that was loaded to several devices (device_map), offloaded or quantised stays where it is: each batch is
-    moved to its first device, and what it says comes back to the batch's.
+    moved to its first device, and its answer is moved back to the batch's device.
 
-    Of a causal language model the last hidden states are kept, and its output layer: its logits never exist.
+    A causal language model's answer is its last hidden states with its output layer, so that the logits of a whole
+    batch are never in memory.
     """
 
     def __init__(self, model: nn.Module, classes: int | None = None):
@@ -38,10 +40,10 @@ class ModelTeacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> SoftTargets:
-        """What the model says of each position: `[n, C]`.
+        """The model's distribution for each position, `[n, C]`.
 
-        Positions are the examples; token classifiers give one row per token, example by example; language models one
-        per token of `labels [B, L]` that is to be predicted, from the state before it.
+        Positions are the examples; token classifiers give one row per token, example by example; language models give
+        one row per token of `labels [B, L]` that has to be predicted, from the state before it.
         """
         self.model.eval()  # somebody may have called train() on it, or on a part of it
         view = teacher_view(batch)
@@ -65,11 +67,18 @@ class ModelTeacher:
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """The names of the classes, where the model knows them."""
-        return label_names_of(self.model)
+        """The names of the classes in order, where the model has them."""
+        names = label_names_of(self.model)
+        return None if names is None else names[: self.classes]
 
-    def to(self, device: torch.device | str) -> "ModelTeacher":
-        """Moves the model, unless it is one that stays where it is."""
+    def cut(self, classes: int) -> Self:
+        """The same network with only the first `classes` of its output layer."""
+        made = copy.copy(self)
+        made.classes = require_classes(classes) if self.classes is None else min(require_classes(classes), self.classes)
+        return made
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the model, unless it was placed when it was loaded; returns itself."""
         if not is_placed(self.model):
             self.model.to(device)
         return self
@@ -83,6 +92,10 @@ class ModelTeacher:
 
 
 def network_fingerprint(network: nn.Module, weights: dict[str, Tensor]) -> str:
+    """SHA-256 of the class's name, the configuration, and every tensor's name, dtype, shape and bytes.
+
+    weights: by name; those that accelerate has offloaded are loaded one by one.
+    """
     config: Any = getattr(network, "config", None)
     described: Any = config.to_dict() if hasattr(config, "to_dict") else getattr(network, "settings", None)
     if isinstance(described, dict):

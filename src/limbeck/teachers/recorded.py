@@ -13,7 +13,7 @@ from limbeck.errors import DataError
 from limbeck.losses.targets import SoftTargets, concatenate
 from limbeck.networks.asking import Batch, device_of, is_placed, networks_of
 from limbeck.teachers.conversion import as_teacher
-from limbeck.teachers.protocol import Teacher
+from limbeck.teachers.protocol import BaseTeacher
 
 
 def record(teacher: Any, transfer_set: Any, batch_size: int = 512) -> "RecordedTeacher":
@@ -38,17 +38,18 @@ def record(teacher: Any, transfer_set: Any, batch_size: int = 512) -> "RecordedT
     return RecordedTeacher(concatenate(said), torch.cat(ids), teacher)
 
 
-class RecordedTeacher:
-    """What a teacher said about the rows `row_ids [n]`, looked up by `batch["row_id"]`.
+class RecordedTeacher(BaseTeacher):
+    """A teacher's targets for the rows `row_ids [n]`, looked up by `batch["row_id"]`.
 
-    teacher: the one that said it; asked for its fingerprint and label names, never again for targets.
+    targets: of all the rows, in the order of `row_ids`.
+    teacher: the teacher that gave them, as `as_teacher` takes it; it gives its fingerprint and label names only.
     """
 
     one_view = True  # its answers hold for the rows as they were read, without augmentation
 
-    def __init__(self, targets: SoftTargets, row_ids: Tensor, teacher: Teacher):
+    def __init__(self, targets: SoftTargets, row_ids: Tensor, teacher: Any):
         self.targets = targets
-        self.teacher = teacher
+        self.teacher = as_teacher(teacher)
         self._ids, self._places = row_ids.sort()
         twice = self._ids[1:][self._ids[1:] == self._ids[:-1]]
         if len(twice):
@@ -72,9 +73,18 @@ class RecordedTeacher:
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """The names of the classes, where the teacher knows them."""
-        return getattr(self.teacher, "label_names", None)
+        """The names of the classes in order, where the teacher has them."""
+        return self.teacher.label_names
+
+    @property
+    def live(self) -> BaseTeacher:
+        """The teacher that gave the recorded answers."""
+        return self.teacher
+
+    def close(self) -> None:
+        """Closes the teacher that gave the recorded answers."""
+        self.teacher.close()
 
     def fingerprint(self) -> str:
-        """The fingerprint of the teacher that spoke."""
+        """The fingerprint of the teacher that gave the recorded answers."""
         return self.teacher.fingerprint()

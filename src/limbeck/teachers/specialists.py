@@ -9,10 +9,11 @@ where for a specialist `q` is summed over the classes of its dustbin.
 What this file does not know: how specialists are trained, the objective.
 """
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from limbeck.errors import ModelError, ShapeError
 from limbeck.losses.targets import DenseTargets
 from limbeck.networks.asking import Batch
 from limbeck.teachers.conversion import as_teacher
-from limbeck.teachers.protocol import Teacher
+from limbeck.teachers.protocol import BaseTeacher
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Specialist:
     classes: tuple[int, ...]
 
 
-class Specialists:
+class Specialists(BaseTeacher):
     """A generalist that asks the specialists whose classes its best guesses are among.
 
     generalist: a network or teacher over all C classes.
@@ -54,11 +55,7 @@ class Specialists:
         self.specialists = [as_teacher(specialist.model) for specialist in specialists]
         self.classes = [tuple(specialist.classes) for specialist in specialists]
         self.guesses = guesses
-
-    @property
-    def members(self) -> list[Teacher]:
-        """The generalist, then the specialists."""
-        return [self.generalist, *self.specialists]
+        self.members = [self.generalist, *self.specialists]
 
     def __call__(self, batch: Batch) -> DenseTargets:
         """log q of Eq. 5, `[n, C]`, for each case of the batch."""
@@ -72,12 +69,17 @@ class Specialists:
         member = _membership(self.classes, general.shape[-1], general.device)  # [M, C]
         return member[:, guessed].any(-1).T
 
-    def to(self, device: torch.device | str) -> "Specialists":
-        """Moves every member that can be moved."""
-        for member in self.members:
-            if hasattr(member, "to"):
-                member.to(device)
-        return self
+    def cut(self, classes: int) -> Self:
+        """The same specialists with a generalist of the first `classes`; ModelError where one has a class beyond."""
+        if (highest := max(max(special) for special in self.classes)) >= classes:
+            raise ModelError(
+                f"Specialists with a class {highest} cannot be cut to the first {classes} classes; make them of "
+                "specialists for those classes alone."
+            )
+        made = copy.copy(self)
+        made.generalist = self.generalist.cut(classes)
+        made.members = [made.generalist, *self.specialists]
+        return made
 
     def fingerprint(self) -> str:
         """SHA-256 of the members' fingerprints, their classes and the number of guesses."""

@@ -28,18 +28,20 @@ from limbeck.networks.positions import (
     positions_of,
     require_same_completions,
 )
-from limbeck.teachers import Teacher
+from limbeck.teachers import BaseTeacher, Teacher
 
 log = logging.getLogger("limbeck")
 
 HALF = {torch.float16, torch.bfloat16}
 
 
-def check_student(student: nn.Module, teacher: Teacher | None, transfer_set: Any, evaluation_set: Any = None) -> None:
+def check_student(
+    student: nn.Module, teacher: BaseTeacher | None, transfer_set: Any, evaluation_set: Any = None
+) -> None:
     """Whether there is something to train, on some examples, with classes that are called alike."""
     if len(transfer_set) == 0:
         raise DataError("The transfer set is empty; training needs at least one example.")
-    apart = None if getattr(teacher, "shares_student", False) else teacher  # a PEFT model without its adapter
+    apart = None if teacher is None or teacher.shares_student else teacher  # a PEFT model without its adapter
     shared = {id(p) for model in networks_of(apart) or [] for p in model.parameters()} & {
         id(p) for p in student.parameters()
     }
@@ -60,7 +62,7 @@ def check_student(student: nn.Module, teacher: Teacher | None, transfer_set: Any
             " and ".join(half),
         )
     said = {
-        "the teacher": getattr(teacher, "label_names", None),
+        "the teacher": None if teacher is None else teacher.label_names,
         "the student": label_names_of(student),
         "the transfer set": getattr(transfer_set, "label_names", None),
         "the evaluation set": getattr(evaluation_set, "label_names", None),

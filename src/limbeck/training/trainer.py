@@ -48,7 +48,7 @@ from limbeck.networks.halves import (
 )
 from limbeck.networks.mlp import MLP
 from limbeck.networks.positions import Positions, next_token_positions, positions_of
-from limbeck.teachers import ModelTeacher, as_teacher
+from limbeck.teachers import as_teacher
 from limbeck.training.callbacks import MaxNorm
 from limbeck.training.checkpoints import newest_whole, require_whole, rotate, seal
 from limbeck.training.collating import AsGathered
@@ -100,26 +100,23 @@ class DistillTrainer(Trainer):
             raise ConfigError("teacher_tokenizer is compared with the student's; give that as processing_class.")
         self.classes = None if teacher_tokenizer is None else shared_vocabulary(processing_class, teacher_tokenizer)
         if self.classes is not None:
-            for member in getattr(self.teacher, "members", [self.teacher]):
-                if isinstance(member, ModelTeacher):
-                    member.classes = self.classes
+            self.teacher = None if self.teacher is None else self.teacher.cut(self.classes)
         hard_only = Objective(soft_weight=0.0, hard_weight=1.0)
         self.objective = objective or (Objective() if teacher is not None else hard_only)
         self.augment, self.impl = augment, impl
         self.teacher_passes = self.teacher is not None and self.objective.soft_weight > 0
         if self.objective.soft_weight and self.teacher is None:
             raise ConfigError("The objective has a soft_weight but there is no teacher; give one, or soft_weight=0.")
-        if augment is not None and self.teacher_passes and getattr(self.teacher, "one_view", False):
+        if augment is not None and self.teacher is not None and self.teacher_passes and self.teacher.one_view:
             raise ConfigError(
                 "A recorded teacher, or a stored one, spoke of the examples as they are, so its words are wrong for an "
                 "augmented view; leave augment (--jitter) out, label views of it (limbeck.label, or limbeck label "
                 "--jitter), or train with the live teacher."
             )
-        prepare = getattr(self.teacher, "prepare", None)
-        if prepare is not None and self.teacher_passes:
+        if self.teacher is not None and self.teacher_passes:
             evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
             sets = {who: of for who, of in {"transfer": train_dataset, **evaluated}.items() if of is not None}
-            classes, self.augment = prepare(sets, processing_class, augment)
+            classes, self.augment = self.teacher.prepare(sets, processing_class, augment)
             self.classes = classes or self.classes
         constraint = student.max_norm if isinstance(student, MLP) else None
         extra = [MaxNorm(constraint)] if constraint else []
@@ -138,7 +135,7 @@ class DistillTrainer(Trainer):
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the global counts itself
-        if self.teacher is not None and hasattr(self.teacher, "to"):
+        if self.teacher is not None:
             self.teacher.to(self.args.device)
         self._position_axes = 1  # 2 where every token is a position: check sees it
         # whether a language model's states and output layer can stand for its logits; None until it was tried
