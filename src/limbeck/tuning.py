@@ -314,7 +314,8 @@ def _asked_once(
     """The teacher with its words about every example, where one pass can serve all trainings."""
     if getattr(teacher, "shares_student", False):
         raise ConfigError("A teacher that is its student's own model serves one student; give a copy of the model.")
-    live = getattr(teacher, "one_view", False) or with_trainer.get("augment") is not None
+    views = any(with_trainer.get(name) is not None for name in ("augment", "source"))
+    live = getattr(teacher, "one_view", False) or views
     if live or is_language_model(student):
         return teacher
     if hasattr(teacher, "to"):
