@@ -171,7 +171,7 @@ def test_the_gradient_is_the_same_however_it_is_accumulated(tmp_path: Path, row:
 
 
 def test_another_number_of_batches_is_refused() -> None:
-    with pytest.raises(DataError, match="one batch for each .* was given 2 and returned 1"):
+    with pytest.raises(DataError, match=r"one batch for each .* was given 2 and returned 1"):
         InOrder((lambda batches, student, epoch: batches[:1],))(batches_of(EXAMPLES, [0], [1]), network(), 0)
 
 
@@ -179,5 +179,5 @@ def test_a_source_with_stored_targets_is_refused(tmp_path: Path) -> None:
     _, stored, teacher = replayed(tmp_path)
     config = DistillConfig(output_dir=str(tmp_path / "run"))
     arguments: dict[str, Any] = {"train_dataset": stored, "augment": limbeck.jitter(1, seed=4), "source": weighed}
-    with pytest.raises(ConfigError, match="recorded or stored teacher .* remove source"):
+    with pytest.raises(ConfigError, match=r"recorded or stored teacher .* remove source"):
         DistillTrainer(network(), teacher, BOTH, config, **arguments)
