@@ -299,7 +299,8 @@ def _asked_once(
     """The teacher with its answers recorded, where one pass can serve all trainings; otherwise the teacher itself."""
     if teacher.shares_student:
         raise ConfigError("A teacher that is its student's own model serves one student; give a copy of the model.")
-    live = teacher.one_view or with_trainer.get("augment") is not None
+    views = any(with_trainer.get(name) is not None for name in ("augment", "source"))
+    live = teacher.one_view or views
     if live or is_language_model(student):
         return teacher
     teacher.to(config.device)

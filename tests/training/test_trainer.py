@@ -64,13 +64,14 @@ class Steps(TrainerCallback):
         self._seen.append(batch["row_id"])
         return batch
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._seen = []
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._seen = []  # of the check
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.parameters.append({n: p.detach().clone() for n, p in model.named_parameters()})
         self.gradients.append({n: p.grad.clone() for n, p in model.named_parameters()})
         self.rows.append(torch.cat(self._seen))
+        self._seen = []
 
 
 def trained(

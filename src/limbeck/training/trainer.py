@@ -5,6 +5,7 @@ loss of a batch and its counts, the evaluation's statistics, and checkpoints tha
 
 Public hooks of Trainer that are overridden: train, compute_loss, prediction_step, log, save_model. Private ones, on
 which the upper bound of transformers in pyproject.toml depends:
+    get_batch_samples         the source makes the batches of a step final before their positions are counted
     _get_num_items_in_batch   Trainer counts labels; here each term of the objective has a count of its own, also in
                               batches without labels
     _run_epoch                a resumed run that had ended takes no further step, and early stopping takes its patience
@@ -21,8 +22,9 @@ What this file does not know: how the loss is computed, what teachers and transf
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,6 +57,7 @@ from limbeck.training.collating import AsGathered
 from limbeck.training.config import DistillConfig, refuse_arguments
 from limbeck.training.monitor import means_of, measured, measured_in_chunks
 from limbeck.training.plan import check_batch, check_classes, check_language_batch, check_packing, check_student
+from limbeck.training.sources import Augmented, InOrder, Source
 from limbeck.transfer.text.collate import Pad
 from limbeck.transfer.text.vocabulary import shared_vocabulary
 
@@ -72,6 +75,8 @@ class DistillTrainer(Trainer):
     args: DistillConfig, or TrainingArguments with remove_unused_columns and logging_nan_inf_filter off.
     train_dataset, eval_dataset: TransferSets, or any dataset whose batches are dicts of tensors; labels optional.
     augment: `(batch, epoch) -> batch`, the same view for teacher and student; training only.
+    source: `(batches, student, epoch) -> batches`, the batches that are trained on (limbeck.training.sources); where
+        there is augment too, that is applied to what the source returns.
     processing_class, teacher_tokenizer: the tokenizers of two language models, which must be one; output layers that
         are padded to more classes than it has are cut to those. Not needed where both have as many.
     impl: of linear_divergence, which language models are trained with; "reference" makes all logits.
@@ -87,6 +92,7 @@ class DistillTrainer(Trainer):
         train_dataset: Any = None,
         eval_dataset: Any = None,
         augment: Callable[[Batch, int], Batch] | None = None,
+        source: Source | None = None,
         data_collator: Callable[[Any], Batch] | None = None,
         processing_class: Any = None,
         callbacks: Sequence[TrainerCallback] = (),
@@ -103,21 +109,29 @@ class DistillTrainer(Trainer):
             self.teacher = None if self.teacher is None else self.teacher.cut(self.classes)
         hard_only = Objective(soft_weight=0.0, hard_weight=1.0)
         self.objective = objective or (Objective() if teacher is not None else hard_only)
-        self.augment, self.impl = augment, impl
+        self.impl = impl
         self.teacher_passes = self.teacher is not None and self.objective.soft_weight > 0
         if self.objective.soft_weight and self.teacher is None:
             raise ConfigError("The objective has a soft_weight but there is no teacher; give one, or soft_weight=0.")
-        if augment is not None and self.teacher is not None and self.teacher_passes and self.teacher.one_view:
+        answering = self.teacher if self.teacher_passes else None
+        if augment is not None and answering is not None and answering.one_view:
             raise ConfigError(
                 "A recorded teacher, or a stored one, spoke of the examples as they are, so its words are wrong for an "
                 "augmented view; leave augment (--jitter) out, label views of it (limbeck.label, or limbeck label "
                 "--jitter), or train with the live teacher."
             )
-        if self.teacher is not None and self.teacher_passes:
+        if source is not None and answering is not None and (answering.one_view or answering.in_batch):
+            raise ConfigError(
+                "The targets of a recorded or stored teacher hold for the examples that they were made of, and a "
+                "source may change those; remove source, or train with the live teacher."
+            )
+        if answering is not None:
             evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
             sets = {who: of for who, of in {"transfer": train_dataset, **evaluated}.items() if of is not None}
-            classes, self.augment = self.teacher.prepare(sets, processing_class, augment)
+            classes, augment = answering.prepare(sets, processing_class, augment)
             self.classes = classes or self.classes
+        augmented = None if augment is None else Augmented(augment)
+        self.source = InOrder(tuple(stage for stage in (source, augmented) if stage is not None))
         constraint = student.max_norm if isinstance(student, MLP) else None
         extra = [MaxNorm(constraint)] if constraint else []
         self._next_tokens = is_language_model(student)
@@ -179,9 +193,8 @@ class DistillTrainer(Trainer):
             for examples in filter(None, sets):
                 rows = examples.dataset if hasattr(examples, "manifest") else examples  # of a labelled transfer set
                 check_rows(self.model, self.teacher if self.teacher_passes else None, rows, classes)
-        batch = self._first_batch(self.train_dataset, self.args.train_batch_size)
-        if self.augment is not None:
-            batch = self.augment(batch, 0)
+        with torch.random.fork_rng():
+            (batch,) = self.source([self._first_batch(self.train_dataset, self.args.train_batch_size)], self.model, 0)
         if self._next_tokens:
             self._in_halves = check_language_batch(self.model, self.teacher, self.objective, batch, self.classes)
             if "position_ids" in getattr(self.eval_dataset, "column_names", ()):
@@ -217,8 +230,6 @@ class DistillTrainer(Trainer):
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """This batch's share of the loss of the global batch."""
-        if self.augment is not None and model.training:
-            inputs = self.augment(inputs, int(self.state.epoch or 0))
         counts = Counts(*num_items_in_batch) if num_items_in_batch is not None else None
         logits = None
         if self._in_halves:
@@ -298,6 +309,15 @@ class DistillTrainer(Trainer):
                 f"The teacher gave nan, infinity or an impossible distribution for the example with row_id {row}; "
                 "look at that example, or at the teacher's dtype. The last checkpoint was written before."
             )
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Tensor | None]:
+        """The batches of one optimizer step as the source returns them, and their counts."""
+        batches = [self._prepare_inputs(batch) for batch in islice(epoch_iterator, num_batches)]
+        with self.compute_loss_context_manager():
+            batches = self.source(batches, self.model, int(self.state.epoch or 0))
+        return batches, self._get_num_items_in_batch(batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor | None:
         """The counts of both terms over the global batch, `[2]`, also where there are no labels."""
