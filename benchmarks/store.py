@@ -190,9 +190,9 @@ class Watched(limbeck.ModelTeacher):
         self.asked: list[float] = []
         self.answered: list[float] = []
 
-    def __call__(self, batch: Any) -> Any:
+    def __call__(self, batch: Any, positions: Any = None) -> Any:
         self.asked.append(time.perf_counter())
-        targets = super().__call__(batch)
+        targets = super().__call__(batch, positions)
         self.answered.append(time.perf_counter())
         return targets
 

@@ -15,6 +15,7 @@ import limbeck
 from limbeck import Ensemble, FunctionTeacher, ModelTeacher, Specialist, Specialists, record
 from limbeck.losses.targets import DenseTargets, SoftTargets
 from limbeck.networks.asking import Batch, networks_of
+from limbeck.networks.positions import positions_of
 from limbeck.teachers import BaseTeacher, Teacher, as_teacher
 from limbeck.teachers.protocol import CutTeacher
 
@@ -123,6 +124,11 @@ def test_each_row_is_that_of_its_example(teacher: BaseTeacher, batch: Batch) -> 
     moved = {column: values[order] for column, values in batch.items()}
     torch.testing.assert_close(log_probs(teacher, moved), log_probs(teacher, batch)[order])
     assert log_probs(teacher, batch).std(0).max() > 0.01  # the examples' rows differ
+
+
+def test_positions_that_are_handed_in_change_nothing(teacher: BaseTeacher, batch: Batch) -> None:
+    given = teacher(batch, positions_of(batch, 1)).all_log_probs(1.0)
+    assert torch.equal(given, log_probs(teacher, batch))
 
 
 def test_it_answers_without_gradient(teacher: BaseTeacher, batch: Batch) -> None:

@@ -4,6 +4,7 @@ Oracles: the transfer set's own batches, and the teacher asked again about the r
 """
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 import limbeck
 from limbeck import ConfigError, DataError, FunctionTeacher, ModelError, ModelTeacher, Pad, ShapeError, TargetError
-from limbeck.networks.positions import next_tokens
+from limbeck.networks.positions import next_token_positions, next_tokens
 from limbeck.transfer.rows import TransferSet
 from limbeck.transfer.text.tokens import Ragged
 
@@ -299,6 +300,18 @@ def test_the_callers_teacher_is_the_same_after_label_verify_evaluate_and_trainin
     assert padded.classes is None
     assert list(teacher.members) == members
     assert torch.equal(log_p(teacher(batch)), before)
+
+
+@pytest.mark.parametrize("own_prompt", [False, True])
+def test_a_language_model_answers_for_the_positions_that_it_is_given(own_prompt: bool) -> None:
+    teacher = limbeck.Ensemble([llama(), llama(seed=1)])
+    batch = Pad(0)([rows()[i] for i in range(4)])
+    if own_prompt:  # its positions are its own columns', whatever the student's are
+        batch |= {f"teacher_{name}": batch[name].flip(0) for name in ("input_ids", "labels", "attention_mask")}
+    positions = next_token_positions(batch)
+    assert torch.equal(log_p(teacher(batch, positions)), log_p(teacher(batch)))
+    fewer = replace(positions, rows=positions.rows[:3])
+    assert len(teacher(batch, fewer)) == (len(positions.rows) if own_prompt else 3)
 
 
 BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {

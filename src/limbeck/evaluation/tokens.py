@@ -30,7 +30,7 @@ from limbeck.networks.checks import check_rows
 from limbeck.networks.cost import size_of
 from limbeck.networks.halves import ROWS, base_of, is_language_model
 from limbeck.networks.modes import restored
-from limbeck.networks.positions import next_tokens
+from limbeck.networks.positions import next_token_positions, next_tokens
 from limbeck.results import RESULTS, header
 from limbeck.teachers import ModelTeacher, as_teacher, fingerprint_of
 from limbeck.transfer.text.collate import Pad
@@ -139,9 +139,12 @@ def _measure(asked: Asked, test: Any, batch_size: int) -> tuple[Tokens, int]:
     for start in range(0, len(test), batch_size):
         count = min(batch_size, len(test) - start)
         batch = {k: v.to(device) for k, v in collate([test[start + i] for i in range(count)]).items()}
-        at, labels, _ = next_tokens(batch)
+        positions = next_token_positions(batch)
+        at, labels = positions.rows, positions.labels
+        assert at is not None  # a language model's positions have both
+        assert labels is not None
         rows.append((start + at // batch["labels"].shape[1], labels))
-        heard = {role: [ask(_view(role, batch)) for ask in each] for role, each in asked.items()}
+        heard = {role: [ask(_view(role, batch), positions) for ask in each] for role, each in asked.items()}
         classes = _one_size(heard, labels)
         for some in (slice(i, i + ROWS) for i in range(0, len(labels), ROWS)):
             log_p = _log_probs(heard["teacher"][0][some], "teacher") if "teacher" in heard else None

@@ -17,7 +17,7 @@ from limbeck.errors import ConfigError, ShapeError, TargetError
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.targets import Head, HiddenTargets, SoftTargets
 from limbeck.networks.asking import TARGET_PREFIX, device_of, is_placed, networks_of
-from limbeck.networks.positions import next_tokens
+from limbeck.networks.positions import Positions, next_token_positions
 from limbeck.store.columns import Kept, to_arrow, to_numpy
 from limbeck.store.kinds import Kind
 from limbeck.store.manifest import Plan, target_columns
@@ -64,7 +64,8 @@ class Asking:
         places = range(min(batch_size, len(self.rows)))
         table = self.rows.table(places)
         batch = self._batch(table)
-        targets = self.teacher(batch if self.augment is None else self.augment(batch, 0))
+        positions = self._positions(batch)
+        targets = self._answer(batch, 0, positions)
         positions_are = "next tokens" if self.rows.is_language else "examples"
         if not self.rows.is_language and len(targets) != len(table):
             positions_are = "tokens"
@@ -73,7 +74,7 @@ class Asking:
                     "Views are labelled of whole examples, but this teacher speaks of each token; leave augment "
                     "(--jitter) out."
                 )
-        self._require_all(targets, batch, table, positions_are)
+        self._require_all(targets, batch, table, positions_are, positions)
         self._heard = places, targets
         head = targets.head if isinstance(targets, HiddenTargets) else None
         if self.kind.name == "hidden":
@@ -96,10 +97,10 @@ class Asking:
             some = range(start, min(start + batch_size, places.stop))
             table = self.rows.table(some)
             batch = self._batch(table)
-            views = []
+            positions, views = self._positions(batch), []
             for view in range(self.views):
-                said = self._said(some, batch, view)
-                counts = self._require_all(said, batch, table, plan.positions_are)
+                said = self._said(some, batch, view, positions)
+                counts = self._require_all(said, batch, table, plan.positions_are, positions)
                 if said.num_classes != plan.classes:
                     raise ShapeError(
                         f"The teacher speaks of {said.num_classes} classes in the batch that begins with row "
@@ -133,23 +134,33 @@ class Asking:
         stream = draws.bits(self.seed, draws.BEFORE_TRAINING, torch.tensor([shard]), 1)
         return torch.Generator(self.device).manual_seed(int(stream))
 
-    def _said(self, places: range, batch: Batch, view: int) -> SoftTargets:
+    def _said(self, places: range, batch: Batch, view: int, positions: Positions | None) -> SoftTargets:
         heard, self._heard = self._heard, None
         if heard is not None and (places, 0) == (heard[0], view):
             return heard[1]
-        return self.teacher(batch if self.augment is None else self.augment(batch, view))
+        return self._answer(batch, view, positions)
+
+    def _answer(self, batch: Batch, view: int, positions: Positions | None) -> SoftTargets:
+        """The teacher's targets for a view of the batch."""
+        return self.teacher(batch if self.augment is None else self.augment(batch, view), positions)
+
+    def _positions(self, batch: Batch) -> Positions | None:
+        """The positions of a language model's batch; None for others."""
+        return next_token_positions(batch) if self.rows.is_language else None
 
     def _batch(self, table: pa.Table) -> Batch:
         columns = self.rows.columns
         batch = batch_of(lambda name: to_numpy(table.column(name), columns[name]), columns)
         return {name: values.to(self.device) for name, values in batch.items()}
 
-    def _require_all(self, targets: SoftTargets, batch: Batch, table: pa.Table, positions_are: str) -> np.ndarray:
+    def _require_all(
+        self, targets: SoftTargets, batch: Batch, table: pa.Table, positions_are: str, positions: Positions | None
+    ) -> np.ndarray:
         """How many positions each row has, `[n]`; ShapeError unless the teacher spoke of them all."""
         counts = self.rows.positions(table, positions_are)
         spoken = int(counts.sum())
-        if positions_are == "next tokens":
-            of_row = next_tokens(batch).rows // batch["labels"].shape[1]
+        if positions is not None and positions.rows is not None:
+            of_row = positions.rows // batch["labels"].shape[1]
             counts = torch.bincount(of_row, minlength=len(table)).cpu().numpy()
             spoken = len(of_row)
         elif positions_are == "tokens":

@@ -12,6 +12,7 @@ from torch import Tensor
 from limbeck.errors import ConfigError, DataError
 from limbeck.losses.targets import Head, SoftTargets
 from limbeck.networks.asking import TARGET_PREFIX, Batch
+from limbeck.networks.positions import Positions
 from limbeck.store.kinds import kind_of
 from limbeck.store.manifest import Manifest, differences
 from limbeck.teachers.protocol import Augment, BaseTeacher
@@ -30,7 +31,7 @@ class StoredTeacher(BaseTeacher):
         self.manifest, self.head = manifest, head
         self.kind = kind_of(manifest.kind)
 
-    def __call__(self, batch: Batch) -> SoftTargets:
+    def __call__(self, batch: Batch, positions: Positions | None = None) -> SoftTargets:
         """The stored targets of the batch's examples, position by position."""
         missing = [name for name in self.manifest.targets if name not in batch]
         if missing:

@@ -12,6 +12,7 @@ from limbeck.errors import ModelError
 from limbeck.losses.targets import SoftTargets
 from limbeck.networks.asking import Batch
 from limbeck.networks.modes import restored
+from limbeck.networks.positions import Positions
 from limbeck.teachers.model import ModelTeacher
 
 
@@ -40,11 +41,11 @@ class WithoutAdapter(ModelTeacher):
             )
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> SoftTargets:
+    def __call__(self, batch: Batch, positions: Positions | None = None) -> SoftTargets:
         """As `ModelTeacher`, with the adapter disabled during the pass."""
         model: Any = self.model
         with restored([model]), model.disable_adapter():
-            return super().__call__(batch)
+            return super().__call__(batch, positions)
 
     def to(self, device: torch.device | str) -> Self:
         """Moves nothing: the model is the student's. Returns itself."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from limbeck.errors import ModelError
 from limbeck.losses.targets import DenseTargets
 from limbeck.networks.asking import Batch, inputs_of, teacher_view
+from limbeck.networks.positions import Positions
 from limbeck.teachers.protocol import BaseTeacher
 
 
@@ -32,7 +33,7 @@ class ClassifierTeacher(BaseTeacher):
         self.classifier = classifier
         self._label_names = _names_of_classes(classifier.classes_)
 
-    def __call__(self, batch: Batch) -> DenseTargets:
+    def __call__(self, batch: Batch, positions: Positions | None = None) -> DenseTargets:
         """log of the class probabilities, `[n, C]`."""
         features = _only_input(teacher_view(batch))
         probs = self.classifier.predict_proba(features.detach().cpu().flatten(1).numpy())

@@ -11,6 +11,7 @@ from typing import Any, Self
 from limbeck.errors import ModelError
 from limbeck.losses.targets import MixedTargets, member_weights
 from limbeck.networks.asking import Batch
+from limbeck.networks.positions import Positions
 from limbeck.teachers.conversion import as_teacher
 from limbeck.teachers.protocol import BaseTeacher
 
@@ -30,9 +31,9 @@ class Ensemble(BaseTeacher):
         self.mean = mean
         self.weights = member_weights(weights, len(members))
 
-    def __call__(self, batch: Batch) -> MixedTargets:
+    def __call__(self, batch: Batch, positions: Positions | None = None) -> MixedTargets:
         """The members' targets, averaged where they are used."""
-        return MixedTargets([member(batch) for member in self.members], self.mean, self.weights)
+        return MixedTargets([member(batch, positions) for member in self.members], self.mean, self.weights)
 
     @property
     def label_names(self) -> tuple[str, ...] | None:

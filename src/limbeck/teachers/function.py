@@ -11,6 +11,7 @@ from torch import Tensor
 from limbeck.errors import ModelError
 from limbeck.losses.targets import SoftTargets, as_targets
 from limbeck.networks.asking import Batch
+from limbeck.networks.positions import Positions
 from limbeck.teachers.protocol import BaseTeacher
 
 
@@ -26,7 +27,7 @@ class FunctionTeacher(BaseTeacher):
         self._fingerprint = fingerprint
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> SoftTargets:
+    def __call__(self, batch: Batch, positions: Positions | None = None) -> SoftTargets:
         """What the function returns, as SoftTargets."""
         return as_targets(self.function(batch))
 

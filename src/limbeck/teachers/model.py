@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from limbeck.losses.targets import DenseTargets, HiddenTargets, SoftTargets
 from limbeck.networks.asking import Batch, is_placed, label_names_of, logits_of, teacher_view
 from limbeck.networks.halves import head_of, hidden_of, is_language_model, logits_are_heads, require_positions
-from limbeck.networks.positions import next_tokens
+from limbeck.networks.positions import Positions, next_tokens
 from limbeck.teachers.protocol import BaseTeacher, require_classes
 
 log = logging.getLogger(__name__)
@@ -39,18 +39,22 @@ class ModelTeacher(BaseTeacher):
         self._in_halves: bool | None = None  # whether a language model's logits are its head's of its states
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> SoftTargets:
+    def __call__(self, batch: Batch, positions: Positions | None = None) -> SoftTargets:
         """The model's distribution for each position, `[n, C]`.
 
         Positions are the examples; token classifiers give one row per token, example by example; language models give
         one row per token of `labels [B, L]` that has to be predicted, from the state before it.
+
+        positions: of the batch, where they are known; not used where the teacher has columns of its own.
         """
         self.model.eval()  # somebody may have called train() on it, or on a part of it
         view = teacher_view(batch)
         if not ("labels" in view and is_language_model(self.model)):
             logits = logits_of(self.model, view)[..., : self.classes]
             return DenseTargets(logits.reshape(-1, logits.shape[-1]))
-        rows = next_tokens(view).rows
+        rows = None if positions is None or view is not batch else positions.rows
+        if rows is None:  # also where the teacher's columns have positions of their own
+            rows = next_tokens(view).rows
         if self._in_halves is None:
             self._in_halves = logits_are_heads(self.model, view)
             if not self._in_halves:

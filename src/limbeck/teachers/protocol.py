@@ -15,6 +15,7 @@ import torch
 from limbeck.errors import ConfigError, DataError, ModelError, TargetError
 from limbeck.losses.targets import DenseTargets, SoftTargets, is_complete
 from limbeck.networks.asking import Batch
+from limbeck.networks.positions import Positions
 
 Augment = Callable[[Batch, int], Batch]
 
@@ -45,8 +46,12 @@ class BaseTeacher(ABC):
     """Whether it answers with the student's own weights."""
 
     @abstractmethod
-    def __call__(self, batch: Batch) -> SoftTargets:
-        """The distribution of each position of the batch, `[n, C]`."""
+    def __call__(self, batch: Batch, positions: Positions | None = None) -> SoftTargets:
+        """The distribution of each position of the batch, `[n, C]`.
+
+        positions: the positions of the batch, where the caller has them already; a teacher that needs none ignores
+            them, and one that does finds them itself where they are None.
+        """
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -126,8 +131,8 @@ class WrappedTeacher(BaseTeacher):
         self.teacher = teacher
         self.shares_student = bool(getattr(teacher, "shares_student", False))
 
-    def __call__(self, batch: Batch) -> SoftTargets:
-        """The teacher's own answer."""
+    def __call__(self, batch: Batch, positions: Positions | None = None) -> SoftTargets:
+        """The teacher's own answer to the batch; positions are not passed to it."""
         return self.teacher(batch)
 
     def fingerprint(self) -> str:
@@ -190,9 +195,9 @@ class CutTeacher(WrappedTeacher):
         super().__init__(teacher)
         self.classes = require_classes(classes)
 
-    def __call__(self, batch: Batch) -> SoftTargets:
+    def __call__(self, batch: Batch, positions: Positions | None = None) -> SoftTargets:
         """The distribution over the first classes, `[n, classes]`."""
-        targets = self.teacher(batch)
+        targets = self.teacher(batch, positions)
         if targets.num_classes <= self.classes:
             return targets
         if not is_complete(targets):

@@ -12,6 +12,7 @@ from torch import Tensor
 from limbeck.errors import DataError
 from limbeck.losses.targets import SoftTargets, concatenate
 from limbeck.networks.asking import Batch, device_of, is_placed, networks_of
+from limbeck.networks.positions import Positions
 from limbeck.teachers.conversion import as_teacher
 from limbeck.teachers.protocol import BaseTeacher
 
@@ -58,7 +59,7 @@ class RecordedTeacher(BaseTeacher):
                 "give the sets row_ids of their own, or take them by split from one."
             )
 
-    def __call__(self, batch: Batch) -> SoftTargets:
+    def __call__(self, batch: Batch, positions: Positions | None = None) -> SoftTargets:
         """The recorded targets of the batch's rows."""
         asked = batch["row_id"]
         ids = asked.cpu()

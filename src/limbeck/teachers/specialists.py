@@ -21,6 +21,7 @@ from torch import Tensor
 from limbeck.errors import ModelError, ShapeError
 from limbeck.losses.targets import DenseTargets
 from limbeck.networks.asking import Batch
+from limbeck.networks.positions import Positions
 from limbeck.teachers.conversion import as_teacher
 from limbeck.teachers.protocol import BaseTeacher
 
@@ -57,10 +58,10 @@ class Specialists(BaseTeacher):
         self.guesses = guesses
         self.members = [self.generalist, *self.specialists]
 
-    def __call__(self, batch: Batch) -> DenseTargets:
+    def __call__(self, batch: Batch, positions: Positions | None = None) -> DenseTargets:
         """log q of Eq. 5, `[n, C]`, for each case of the batch."""
-        general = self.generalist(batch).all_log_probs(1.0)
-        special = [specialist(batch).all_log_probs(1.0) for specialist in self.specialists]
+        general = self.generalist(batch, positions).all_log_probs(1.0)
+        special = [specialist(batch, positions).all_log_probs(1.0) for specialist in self.specialists]
         return DenseTargets(solve(general, special, self.classes, self.active(general)).float())
 
     def active(self, general: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def check_batch(student: nn.Module, teacher: Teacher | None, objective: Objectiv
 
 
 def check_language_batch(
-    student: Any, teacher: Teacher | None, objective: Objective, batch: Batch, classes: int | None = None
+    student: Any, teacher: BaseTeacher | None, objective: Objective, batch: Batch, classes: int | None = None
 ) -> bool:
     """The same of a language model; whether its states and its output layer can stand for its logits.
 
@@ -130,7 +130,7 @@ def check_language_batch(
     check_packing(student, teacher if objective.soft_weight else None, batch)
     with _asked_only(student):
         in_halves = logits_are_heads(student, batch)
-        targets = teacher(batch) if teacher is not None and objective.soft_weight else None
+        targets = teacher(batch, positions) if teacher is not None and objective.soft_weight else None
     if not in_halves:
         log.warning(
             "The logits of the student, %s, are not a product of its last states; they are made as a whole.",

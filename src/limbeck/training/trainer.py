@@ -296,7 +296,7 @@ class DistillTrainer(Trainer):
 
     def _ask_teacher(self, inputs: Batch, positions: Positions) -> SoftTargets:
         with self.accelerator.autocast():
-            targets = self.teacher(inputs)  # type: ignore[misc]  # asked only where there is one
+            targets = self.teacher(inputs, positions)  # type: ignore[misc]  # asked only where there is one
         bad = positions.compared(targets.bad_rows(self.objective.divergence))
         found = torch.where(bad.any(), positions.row_ids(inputs)[bad.int().argmax()], -1) if len(bad) else -1
         self._first_bad_row = torch.where(self._first_bad_row < 0, found, self._first_bad_row)
