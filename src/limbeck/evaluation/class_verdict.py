@@ -50,6 +50,7 @@ class Predictions:
     temperatures: role -> `[seeds, 1]`; empty where none was fitted, and unscaled says why.
     labels `[n]`: -100 is no label. row_id `[n]`.
     examples, costs: what `compare` passes on. dark_knowledge: its sums, with a teacher and up to 1000 classes.
+    objective: what the students were trained with, as `limbeck.networks.trained.described` gives it.
     """
 
     row_id: np.ndarray
@@ -62,6 +63,7 @@ class Predictions:
     examples: list[dict[str, Any]]
     costs: dict[str, dict[str, Any]]
     dark_knowledge: dict[str, np.ndarray] | None = None
+    objective: dict[str, Any] | None = None
 
 
 def compare(
@@ -85,6 +87,7 @@ def compare(
     results = {
         **header(RESULTS),
         "task": "classification",
+        "objective": pooled.objective if all(fold.objective == pooled.objective for fold in folds) else None,
         "test": {
             "examples": len(pooled.labels),
             "labelled": labelled.sum(),

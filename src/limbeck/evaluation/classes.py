@@ -36,10 +36,11 @@ from limbeck.evaluation.class_verdict import (
     compare,
 )
 from limbeck.evaluation.dark_knowledge import DarkKnowledge
-from limbeck.evaluation.roles import by_role, joined, require_complete
+from limbeck.evaluation.roles import by_role, joined, objective_of_all, require_complete
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import brier, confidence, fit_temperature, nll, position_statistics
 from limbeck.losses.numbers import NO_LABEL
+from limbeck.losses.objective import Objective
 from limbeck.losses.targets import DenseTargets
 from limbeck.networks.asking import Batch, device_of, inputs_of, label_names_of, logits_of, teacher_view
 from limbeck.networks.checks import check_label_names, refuse_probabilities
@@ -62,6 +63,7 @@ def evaluate(
     baseline: Any = None,
     teacher: Any = None,
     held_out: Any = None,
+    objective: Objective | None = None,
     curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     show: Callable[[dict[str, Any]], Any] | None = None,
     batch_size: int = 256,
@@ -77,6 +79,7 @@ def evaluate(
         baseline=baseline,
         teacher=teacher,
         held_out=held_out,
+        objective=objective,
         show=show,
         batch_size=batch_size,
         device=device,
@@ -92,6 +95,7 @@ def predict(
     baseline: Any = None,
     teacher: Any = None,
     held_out: Any = None,
+    objective: Objective | None = None,
     show: Callable[[dict[str, Any]], Any] | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = None,
@@ -103,6 +107,7 @@ def predict(
         place s was trained with the same seed as student s. teacher: as `as_teacher` takes it; it must speak of all
         classes. Modules are asked in eval mode without gradient, and are put back into the mode they were in.
     held_out: a labelled TransferSet that none was trained on and that is not the test: temperatures are fitted on it.
+    objective: what the students were trained with, shown in the results; by default what DistillTrainer noted on them.
     show: `example -> text or image`, makes an example visible in the results; example is a dict without the batch
         axis. By default, the input column that is an image is shown.
     device: where batches are put; by default, where the first student is. The models must be there.
@@ -134,7 +139,17 @@ def predict(
             costs[role]["latency_ms"] = _latency(_ask(role, timed), test, device, LATENCY_SECONDS / len(models))
     names = getattr(test, "label_names", None)
     return Predictions(
-        rows["row_id"], rows["labels"], classes, names, statistics, temperatures, unscaled, examples, costs, dark
+        rows["row_id"],
+        rows["labels"],
+        classes,
+        names,
+        statistics,
+        temperatures,
+        unscaled,
+        examples,
+        costs,
+        dark,
+        objective_of_all(models["student"], objective),
     )
 
 
