@@ -177,7 +177,7 @@ def _of_calibration(results: Mapping[str, Any]) -> list[Advice]:
         manner = "overconfident" if sure > right else "underconfident"
         text = f"It is {manner}: sure of {percent(sure)}, right in {percent(right)} (calibration error {plain(ece)}). "
         if after is None or temperature is None:
-            text += cure.format("a fitted temperature") + "."
+            text += cure.format("a fitted calibration temperature") + "."
         elif after < MENDED * ece and (temperature > 1) == (sure > right):
             text += cure.format(f"T = {plain(temperature)}") + "."
         else:

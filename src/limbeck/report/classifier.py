@@ -45,7 +45,7 @@ MEASURES: list[tuple[str, list[Line]]] = [
             ("confidence", ("confidence",), lambda v: percent(v, 2), 0),
             ("calibration error (ECE)", ("ece",), digits, -1),
             ("ECE after temperature scaling", ("scaled", "ece"), digits, -1),
-            ("its temperature", ("scaled", "temperature"), digits, 0),
+            ("its calibration temperature", ("scaled", "temperature"), digits, 0),
         ],
     ),
     (
