@@ -20,7 +20,7 @@ import limbeck
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
 from limbeck.evaluation.class_verdict import judge
 from limbeck.evaluation.classes import compare, evaluate, predict
-from limbeck.losses.metrics import fit_temperature
+from limbeck.losses.metrics import fit_calibration_temperature
 from limbeck.losses.targets import SparseTargets
 from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.mlp import mlp
@@ -96,7 +96,7 @@ def test_every_measure_against_numpy_on_all_logits_at_once(results):
 
 
 def test_temperatures_come_from_the_held_out_rows_only(results):
-    fitted = fit_temperature(torch.tensor(table(1)[60:]), torch.tensor(LABELS[60:]))
+    fitted = fit_calibration_temperature(torch.tensor(table(1)[60:]), torch.tensor(LABELS[60:]))
     scaled = results["roles"]["student"]["scaled"]
     assert scaled["temperature"]["seeds"][0] == pytest.approx(fitted, rel=1e-3)
     log_q = log_softmax(table(1)[:60] / scaled["temperature"]["seeds"][0], -1)
@@ -250,7 +250,7 @@ def test_large_label_sets_keep_no_matrix(classes):
     assert shown == sorted(shown, reverse=True)
     if classes > 1000:
         assert student["scaled"] is None
-        assert student["scaled_reason"] == "Temperatures are fitted for up to 1000 classes."
+        assert student["scaled_reason"] == "Calibration temperatures are fitted for up to 1000 classes."
         assert student["correct_per_class"] is None
     else:
         assert student["scaled"]["temperature"]["mean"] > 0
@@ -388,7 +388,8 @@ def test_what_does_not_fit_is_refused():
 
 def test_held_out_without_labels_gives_a_reason():
     got = evaluate(Says(table(1)), rows(), held_out=rows(None), latency=False)["roles"]["student"]
-    assert (got["scaled"], got["scaled_reason"]) == (None, "The held-out set has no labels to fit a temperature on.")
+    assert got["scaled"] is None
+    assert got["scaled_reason"] == "The held-out set has no labels to fit a calibration temperature on."
 
 
 def outcomes(*counts):

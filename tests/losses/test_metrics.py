@@ -18,7 +18,7 @@ from limbeck.losses.metrics import (
     TEMPERATURES,
     calibration_bins,
     expected_calibration_error,
-    fit_temperature,
+    fit_calibration_temperature,
     position_statistics,
 )
 from limbeck.losses.numbers import NO_LABEL
@@ -136,14 +136,14 @@ def test_fitted_temperature_against_a_grid(true_temperature):
     grid = np.exp(np.linspace(np.log(0.2), np.log(8), 2001))
     losses = [-log_softmax(logits / t, -1)[np.arange(600), labels].mean() for t in grid]
     labels_with_gaps = torch.tensor(np.append(labels, NO_LABEL))
-    got = fit_temperature(torch.tensor(np.vstack([logits, np.full(C, 99.0)])), labels_with_gaps)
+    got = fit_calibration_temperature(torch.tensor(np.vstack([logits, np.full(C, 99.0)])), labels_with_gaps)
     assert got == pytest.approx(grid[np.argmin(losses)], rel=3e-3)
     assert got == pytest.approx(true_temperature, rel=0.15)
 
 
 def test_a_temperature_stays_within_bounds_and_needs_labels():
     separable = torch.eye(3)
-    assert fit_temperature(separable, torch.arange(3)) == pytest.approx(TEMPERATURES[0], rel=1e-3)
-    assert fit_temperature(separable, torch.tensor([1, 2, 0])) == pytest.approx(TEMPERATURES[1], rel=1e-3)
+    assert fit_calibration_temperature(separable, torch.arange(3)) == pytest.approx(TEMPERATURES[0], rel=1e-3)
+    assert fit_calibration_temperature(separable, torch.tensor([1, 2, 0])) == pytest.approx(TEMPERATURES[1], rel=1e-3)
     with pytest.raises(DataError, match="none of these has a label"):
-        fit_temperature(separable, torch.full((3,), NO_LABEL))
+        fit_calibration_temperature(separable, torch.full((3,), NO_LABEL))

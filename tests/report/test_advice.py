@@ -136,7 +136,7 @@ def test_a_temperature_is_advised_where_it_mends_something():
         student["scaled"] |= {"ece": {"mean": after}, "temperature": {"mean": temperature}}
         assert "No temperature mends it" in advise(results)[0].text
     student["scaled"] = None
-    assert "Divide its logits by a fitted temperature" in advise(results)[0].text
+    assert "Divide its logits by a fitted calibration temperature" in advise(results)[0].text
 
 
 def test_what_the_run_did_is_not_advised_to_it():

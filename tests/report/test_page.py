@@ -91,7 +91,7 @@ def test_the_verdict_comes_first_and_the_table_says_what_was_measured():
     roles = results["roles"]
     shown = [re.split(r"(?<=%)", cell)[0].replace("\u00a0", " ") for cell in row(page, "right")[1:]]
     assert shown == [f"{100 * roles[r]['accuracy']['mean']:.2f} %" for r in ("teacher", "student", "baseline")]
-    assert row(page, "its temperature")[1] == f"{roles['teacher']['scaled']['temperature']['mean']:#.3g}"
+    assert row(page, "its calibration temperature")[1] == f"{roles['teacher']['scaled']['temperature']['mean']:#.3g}"
     assert row(page, "parameters")[1] == f"{(CLASSES * 160):,}"
     best = [text for _, text in page.all("td", class_="best")]
     assert any(text.startswith(f"{100 * roles['student']['accuracy']['mean']:.2f}") for text in best)

@@ -36,6 +36,7 @@ from limbeck.commands.work import Work
 from limbeck.errors import ConfigError
 from limbeck.losses.objective import Objective
 from limbeck.networks.folder import save
+from limbeck.networks.trained import note_objective
 from limbeck.report import write_report
 from limbeck.results import write_results
 from limbeck.store.opened import open as open_labelled
@@ -156,6 +157,7 @@ def _train(
         if trainer.is_world_process_zero():
             whole.load_state_dict(weights)
         student = whole.to(config.device)
+        note_objective(student, objective)
     if trainer.is_world_process_zero():
         save(student, folder / role, label_names=work.label_names, tokenizer=more["processing_class"])
     history: list[dict[str, Any]] = trainer.state.log_history

@@ -34,7 +34,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.results import RESULTS, header
 
 MOST_CLASSES_KEPT = 1000
-"""Up to this many classes: temperatures are fitted, examples counted per class, dark knowledge measured."""
+"""Up to this many classes: calibration temperatures are fitted, examples counted per class, dark knowledge measured."""
 MOST_CLASSES_DRAWN = 100
 """Up to this many classes: a confusion matrix, and the log-probabilities of all classes for each example shown."""
 EXAMPLES_SHOWN = 16
@@ -45,11 +45,12 @@ class Predictions:
     """What the models of each role said about the n examples of a test set, as NumPy arrays.
 
     statistics: role ("teacher", "student", "baseline") -> name -> `[seeds, n]`. The names are those of
-        `metrics.position_statistics`, and `predicted` (the most probable class); where a temperature was fitted, also
-        `scaled_nll`, `scaled_brier` and `scaled_confidence`.
-    temperatures: role -> `[seeds, 1]`; empty where none was fitted, and unscaled says why.
+        `metrics.position_statistics`, and `predicted` (the most probable class); where a calibration temperature was
+        fitted, also `scaled_nll`, `scaled_brier` and `scaled_confidence`.
+    calibration_temperatures: role -> `[seeds, 1]`; empty where none was fitted, and unscaled says why.
     labels `[n]`: -100 is no label. row_id `[n]`.
     examples, costs: what `compare` passes on. dark_knowledge: its sums, with a teacher and up to 1000 classes.
+    objective: what the students were trained with, as `limbeck.networks.trained.described` gives it.
     """
 
     row_id: np.ndarray
@@ -57,11 +58,12 @@ class Predictions:
     classes: int
     label_names: tuple[str, ...] | None
     statistics: dict[str, dict[str, np.ndarray]]
-    temperatures: dict[str, np.ndarray]
+    calibration_temperatures: dict[str, np.ndarray]
     unscaled: str | None
     examples: list[dict[str, Any]]
     costs: dict[str, dict[str, Any]]
     dark_knowledge: dict[str, np.ndarray] | None = None
+    objective: dict[str, Any] | None = None
 
 
 def compare(
@@ -85,6 +87,7 @@ def compare(
     results = {
         **header(RESULTS),
         "task": "classification",
+        "objective": pooled.objective if all(fold.objective == pooled.objective for fold in folds) else None,
         "test": {
             "examples": len(pooled.labels),
             "labelled": labelled.sum(),
@@ -187,8 +190,10 @@ def _pool(folds: Sequence[Predictions]) -> Predictions:
         }
         for role, said in folds[0].statistics.items()
     }
-    temperatures = (
-        {role: np.hstack([fold.temperatures[role] for fold in folds]) for role in statistics} if scaled else {}
+    calibration_temperatures = (
+        {role: np.hstack([fold.calibration_temperatures[role] for fold in folds]) for role in statistics}
+        if scaled
+        else {}
     )
     examples = sorted((e for fold in folds for e in fold.examples), key=lambda e: -float(e["forward_kl"]))
     return replace(
@@ -196,7 +201,7 @@ def _pool(folds: Sequence[Predictions]) -> Predictions:
         row_id=np.concatenate([fold.row_id for fold in folds]),
         labels=np.concatenate([fold.labels for fold in folds]),
         statistics=statistics,
-        temperatures=temperatures,
+        calibration_temperatures=calibration_temperatures,
         unscaled=next((fold.unscaled for fold in folds if fold.unscaled), None),
         examples=examples[:EXAMPLES_SHOWN],
     )
@@ -215,7 +220,7 @@ def _role_results(pooled: Predictions, role: str) -> dict[str, Any]:
             to_teacher[name] = _means(said["agreement"][:, teacher_right == value])
     if pooled.unscaled is None:
         scaled = {
-            "temperature": _means(pooled.temperatures[role]),
+            "temperature": _means(pooled.calibration_temperatures[role]),
             "nll": _means(said["scaled_nll"]),
             "brier": _means(said["scaled_brier"]),
             "ece": _ece(said["scaled_confidence"], said["correct"]),

@@ -36,10 +36,11 @@ from limbeck.evaluation.class_verdict import (
     compare,
 )
 from limbeck.evaluation.dark_knowledge import DarkKnowledge
-from limbeck.evaluation.roles import by_role, joined, require_complete
+from limbeck.evaluation.roles import by_role, joined, objective_of_all, require_complete
 from limbeck.losses.divergences import forward_kl
-from limbeck.losses.metrics import brier, confidence, fit_temperature, nll, position_statistics
+from limbeck.losses.metrics import brier, confidence, fit_calibration_temperature, nll, position_statistics
 from limbeck.losses.numbers import NO_LABEL
+from limbeck.losses.objective import Objective
 from limbeck.losses.targets import DenseTargets
 from limbeck.networks.asking import Batch, device_of, inputs_of, label_names_of, logits_of, teacher_view
 from limbeck.networks.checks import check_label_names, refuse_probabilities
@@ -62,6 +63,7 @@ def evaluate(
     baseline: Any = None,
     teacher: Any = None,
     held_out: Any = None,
+    objective: Objective | None = None,
     curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     show: Callable[[dict[str, Any]], Any] | None = None,
     batch_size: int = 256,
@@ -77,6 +79,7 @@ def evaluate(
         baseline=baseline,
         teacher=teacher,
         held_out=held_out,
+        objective=objective,
         show=show,
         batch_size=batch_size,
         device=device,
@@ -92,6 +95,7 @@ def predict(
     baseline: Any = None,
     teacher: Any = None,
     held_out: Any = None,
+    objective: Objective | None = None,
     show: Callable[[dict[str, Any]], Any] | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = None,
@@ -102,7 +106,9 @@ def predict(
     student: a model (as `logits_of` takes it), or a list of them, one per seed. baseline: as many, where the one at
         place s was trained with the same seed as student s. teacher: as `as_teacher` takes it; it must speak of all
         classes. Modules are asked in eval mode without gradient, and are put back into the mode they were in.
-    held_out: a labelled TransferSet that none was trained on and that is not the test: temperatures are fitted on it.
+    held_out: a labelled TransferSet that none was trained on and that is not the test;
+        calibration temperatures are fitted on it.
+    objective: what the students were trained with, shown in the results; by default what DistillTrainer noted on them.
     show: `example -> text or image`, makes an example visible in the results; example is a dict without the batch
         axis. By default, the input column that is an image is shown.
     device: where batches are put; by default, where the first student is. The models must be there.
@@ -116,8 +122,8 @@ def predict(
     device = device or _device_of(models["student"][0])
     with evaluating(m for members in models.values() for m in members):
         asks = {role: [_ask(role, m) for m in members] for role, members in models.items()}
-        temperatures, unscaled = _temperatures(asks, held_out, batch_size, device)
-        rows, classes, statistics, dark = _stream(asks, _batches(test, batch_size, device), temperatures)
+        calibration_temperatures, unscaled = _calibration_temperatures(asks, held_out, batch_size, device)
+        rows, classes, statistics, dark = _stream(asks, _batches(test, batch_size, device), calibration_temperatures)
         examples = []
         if "teacher" in asks and len(rows["place"]):
             kl = statistics["student"]["forward_kl"][0]
@@ -134,7 +140,17 @@ def predict(
             costs[role]["latency_ms"] = _latency(_ask(role, timed), test, device, LATENCY_SECONDS / len(models))
     names = getattr(test, "label_names", None)
     return Predictions(
-        rows["row_id"], rows["labels"], classes, names, statistics, temperatures, unscaled, examples, costs, dark
+        rows["row_id"],
+        rows["labels"],
+        classes,
+        names,
+        statistics,
+        calibration_temperatures,
+        unscaled,
+        examples,
+        costs,
+        dark,
+        objective_of_all(models["student"], objective),
     )
 
 
@@ -147,14 +163,14 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any, held_out: Any) -> Non
     if len(test) == 0:
         raise DataError("The test set is empty; an evaluation needs at least one example.")
     if held_out is test:
-        raise ConfigError("held_out is the test set itself; temperatures must be fitted on other examples.")
+        raise ConfigError("held_out is the test set itself; calibration temperatures must be fitted on other examples.")
     known = {f"the {role}": label_names_of(m) for role, members in models.items() for m in members[:1]}
     known["the test set"] = getattr(test, "label_names", None)
     check_label_names({who: names for who, names in known.items() if names})
 
 
 def _stream(
-    asks: Mapping[str, Sequence[Ask]], batches: Iterator[Batch], temperatures: Mapping[str, np.ndarray]
+    asks: Mapping[str, Sequence[Ask]], batches: Iterator[Batch], calibration_temperatures: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], int, dict[str, dict[str, np.ndarray]], dict[str, np.ndarray] | None]:
     """One pass over the test: its rows (place, row_id, labels), the number of classes, statistics, dark knowledge."""
     rows: list[dict[str, Tensor]] = []
@@ -169,8 +185,12 @@ def _stream(
                 log_q = log_p if role == "teacher" and log_p is not None else ask(batch)[kept]
                 classes = log_q.shape[-1]
                 _check_labels(labels, classes, row_id)
-                temperature = float(temperatures[role][seed, 0]) if role in temperatures else None
-                parts[role][seed].append(_statistics(log_q, None if role == "teacher" else log_p, labels, temperature))
+                calibration_temperature = (
+                    float(calibration_temperatures[role][seed, 0]) if role in calibration_temperatures else None
+                )
+                parts[role][seed].append(
+                    _statistics(log_q, None if role == "teacher" else log_p, labels, calibration_temperature)
+                )
                 if role == "student" and seed == 0 and log_p is not None and 1 < classes <= MOST_CLASSES_KEPT:
                     knowledge.add(log_p, log_q, labels)
         rows.append({"place": seen + kept.cpu(), "row_id": row_id.cpu(), "labels": labels.cpu()})
@@ -182,10 +202,12 @@ def _stream(
     return {name: joined(rows, name) for name in rows[0]}, classes, statistics, knowledge.sums or None
 
 
-def _statistics(log_q: Tensor, log_p: Tensor | None, labels: Tensor, temperature: float | None) -> dict[str, Tensor]:
+def _statistics(
+    log_q: Tensor, log_p: Tensor | None, labels: Tensor, calibration_temperature: float | None
+) -> dict[str, Tensor]:
     statistics = position_statistics(log_q, log_p, labels) | {"predicted": log_q.argmax(-1)}
-    if temperature is not None:
-        scaled = (log_q / temperature).log_softmax(-1)
+    if calibration_temperature is not None:
+        scaled = (log_q / calibration_temperature).log_softmax(-1)
         statistics |= {
             "scaled_nll": nll(scaled, labels),
             "scaled_brier": brier(scaled, labels),
@@ -194,12 +216,12 @@ def _statistics(log_q: Tensor, log_p: Tensor | None, labels: Tensor, temperature
     return {name: values.cpu() for name, values in statistics.items()}
 
 
-def _temperatures(
+def _calibration_temperatures(
     asks: Mapping[str, Sequence[Ask]], held_out: Any, batch_size: int, device: Any
 ) -> tuple[dict[str, np.ndarray], str | None]:
-    """The temperature of every role and seed, `[seeds, 1]`, fitted on held_out; or why there is none."""
+    """The calibration temperature of every role and seed, `[seeds, 1]`, fitted on held_out; or why there is none."""
     if held_out is None:
-        return {}, "No held-out set was given to fit a temperature on."
+        return {}, "No held-out set was given to fit a calibration temperature on."
     fitted: dict[str, list[list[float]]] = {role: [] for role in asks}
     for role, each in asks.items():
         for ask in each:
@@ -208,13 +230,13 @@ def _temperatures(
                 row_id, labels, kept = _positions(batch)
                 log_q = ask(batch)[kept]
                 if log_q.shape[-1] > MOST_CLASSES_KEPT:
-                    return {}, f"Temperatures are fitted for up to {MOST_CLASSES_KEPT} classes."
+                    return {}, f"Calibration temperatures are fitted for up to {MOST_CLASSES_KEPT} classes."
                 _check_labels(labels, log_q.shape[-1], row_id)
                 said.append(log_q)
                 right.append(labels)
             if (torch.cat(right) == NO_LABEL).all():
-                return {}, "The held-out set has no labels to fit a temperature on."
-            fitted[role].append([fit_temperature(torch.cat(said), torch.cat(right))])
+                return {}, "The held-out set has no labels to fit a calibration temperature on."
+            fitted[role].append([fit_calibration_temperature(torch.cat(said), torch.cat(right))])
     return {role: np.array(each) for role, each in fitted.items()}, None
 
 

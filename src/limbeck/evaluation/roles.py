@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import ConfigError, TargetError
+from limbeck.losses.objective import Objective
 from limbeck.losses.targets import SoftTargets, is_complete
+from limbeck.networks.trained import described, objective_of
 
 
 def by_role(student: Any, baseline: Any = None, teacher: Any = None) -> dict[str, list[Any]]:
@@ -39,6 +41,17 @@ def require_complete(targets: SoftTargets) -> None:
             f"{type(targets).__name__}; evaluate with the teacher that they were made from. (A kind of your own that "
             "gives them says so by `complete` and `all_log_probs`, see limbeck.SoftTargets.)"
         )
+
+
+def objective_of_all(students: Sequence[Any], objective: Objective | None = None) -> dict[str, Any] | None:
+    """What the students were trained with, as plain values; None where that is not known or differs between them.
+
+    objective: given by the caller, it counts instead of what is noted on the students.
+    """
+    if objective is not None:
+        return described(objective)
+    first, *others = [objective_of(student) for student in students]
+    return first if all(other == first for other in others) else None
 
 
 def joined(parts: Sequence[Mapping[str, Tensor]], name: str) -> np.ndarray:

@@ -20,10 +20,11 @@ from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.evaluation.class_verdict import EXAMPLES_SHOWN
 from limbeck.evaluation.generation import ends_of, prompts_of, speed_of_draft, written
 from limbeck.evaluation.intervals import json_ready
-from limbeck.evaluation.roles import by_role, joined, require_complete
+from limbeck.evaluation.roles import by_role, joined, objective_of_all, require_complete
 from limbeck.evaluation.token_verdict import Tokens, judge_tokens, role_results
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import position_statistics
+from limbeck.losses.objective import Objective
 from limbeck.losses.targets import SoftTargets
 from limbeck.networks.asking import TEACHER_PREFIX, Batch, device_of, networks_of
 from limbeck.networks.checks import check_rows
@@ -56,6 +57,7 @@ def evaluate_language(
     baseline: Any = None,
     tokenizer: Any = None,
     teacher_tokenizer: Any = None,
+    objective: Objective | None = None,
     curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     completions: int = 4,
     max_new_tokens: int = 64,
@@ -71,6 +73,7 @@ def evaluate_language(
         NLL and perplexity, top-1 accuracy, entropy, and against the teacher KL both ways (nats), top-1 agreement and
         acceptance: the chance that a token drawn from the student is kept by speculative decoding, 1 - TVD.
     tokenizer: shows tokens and completions, which are left out without it. teacher_tokenizer: as for DistillTrainer.
+    objective: what the students were trained with, shown in the results; by default what DistillTrainer noted on them.
     curves: name -> a trainer's log history, passed on.
     completions: of so many rows, the greedy completions of up to max_new_tokens by all roles, side by side; on the same
         prompts the teacher is timed alone and with the student as its draft. 0 leaves both out.
@@ -99,6 +102,7 @@ def evaluate_language(
     results = {
         **header(RESULTS),
         "task": "language",
+        "objective": objective_of_all(models["student"], objective),
         "test": {"examples": tokens.examples, "tokens": len(tokens.label), "classes": size},
         "verdict": judge_tokens(tokens, resamples, seed),
         "roles": roles,

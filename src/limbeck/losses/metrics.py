@@ -25,7 +25,7 @@ STATISTICS = (
     *("agreement", "acceptance", "forward_kl", "reverse_kl"),
 )
 TEMPERATURES = (0.05, 20.0)
-"""Where `fit_temperature` looks."""
+"""Where `fit_calibration_temperature` looks."""
 
 
 def position_statistics(
@@ -142,8 +142,10 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
     return float((count * (right - sure).abs()).nansum() / count.sum())
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The T > 0 at which `log_softmax(logits / T)` has the least NLL: temperature scaling (arXiv 1706.04599, 4.2).
+def fit_calibration_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The calibration temperature T > 0 at which `log_softmax(logits / T)` has the least NLL.
+
+    This is temperature scaling (arXiv 1706.04599, 4.2).
 
     logits `[n, C]`, or log-probabilities; labels `[n]`, those of -100 left out. Fit it on held-out data.
 
@@ -155,7 +157,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     known = labels != NO_LABEL
     if not known.any():
-        raise DataError("A temperature is fitted on labelled examples, but none of these has a label.")
+        raise DataError("A calibration temperature is fitted on labelled examples, but none of these has a label.")
     logits, labels = logits[known].double(), labels[known]
 
     def mean_nll(log_temperature: float) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.report.reading import at, class_name, items, number, numbers, temperature_of
+from limbeck.report.reading import at, class_name, items, number, numbers, temperature_of, weights_of
 from limbeck.report.shared import OF_EQ2, chosen_temperature, divergence_of, was_distilled
 from limbeck.report.words import percent, plain, points, short, times
 
@@ -177,7 +177,7 @@ def _of_calibration(results: Mapping[str, Any]) -> list[Advice]:
         manner = "overconfident" if sure > right else "underconfident"
         text = f"It is {manner}: sure of {percent(sure)}, right in {percent(right)} (calibration error {plain(ece)}). "
         if after is None or temperature is None:
-            text += cure.format("a fitted temperature") + "."
+            text += cure.format("a fitted calibration temperature") + "."
         elif after < MENDED * ece and (temperature > 1) == (sure > right):
             text += cure.format(f"T = {plain(temperature)}") + "."
         else:
@@ -187,11 +187,10 @@ def _of_calibration(results: Mapping[str, Any]) -> list[Advice]:
 
 
 def _of_the_gradient(results: Mapping[str, Any]) -> list[Advice]:
-    known, weight = at(results, "dark_knowledge"), number(results, "settings", "hard_weight")
+    known, (soft_weight, weight) = at(results, "dark_knowledge"), weights_of(results)
     temperatures = [t for t in numbers(known, "temperatures") if t is not None and t > 0]
     if not temperatures or not weight or temperature_of(results) is None or divergence_of(results) not in OF_EQ2:
         return []
-    soft_weight = number(results, "settings", "soft_weight")
     place = temperatures.index(chosen_temperature(results, temperatures))
     softs, hard = numbers(known, "gradient", "untrained", "soft"), number(known, "gradient", "untrained", "hard")
     soft = softs[place] if place < len(softs) else None

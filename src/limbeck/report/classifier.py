@@ -12,7 +12,7 @@ from typing import Any
 
 from limbeck.report.figures import Figure, Series, lines
 from limbeck.report.heat import heat_map
-from limbeck.report.reading import at, class_name, items, matrix, number, numbers, temperature_of
+from limbeck.report.reading import at, class_name, items, matrix, number, numbers, temperature_of, weights_of
 from limbeck.report.shared import (
     OF_EQ2,
     Line,
@@ -45,7 +45,7 @@ MEASURES: list[tuple[str, list[Line]]] = [
             ("confidence", ("confidence",), lambda v: percent(v, 2), 0),
             ("calibration error (ECE)", ("ece",), digits, -1),
             ("ECE after temperature scaling", ("scaled", "ece"), digits, -1),
-            ("its temperature", ("scaled", "temperature"), digits, 0),
+            ("its calibration temperature", ("scaled", "temperature"), digits, 0),
         ],
     ),
     (
@@ -280,7 +280,7 @@ def _hundredths(share: float) -> str:
 
 def _shares(results: Mapping[str, Any], known: Any, temperatures: list[float]) -> list[Series]:
     """The soft term's share of the gradient, at the run's weights; nothing without a hard term."""
-    soft_weight, hard_weight = (number(results, "settings", f"{term}_weight") for term in ("soft", "hard"))
+    soft_weight, hard_weight = weights_of(results)
     soft_weight = 1.0 if soft_weight is None else soft_weight
     if not hard_weight or divergence_of(results) not in OF_EQ2:
         return []

@@ -98,7 +98,22 @@ def class_name(results: Mapping[str, Any], index: int) -> str:
     return str(names[index]) if 0 <= index < len(names) else str(index)
 
 
+def trained_with(results: Mapping[str, Any], name: str) -> Any:
+    """divergence, temperature, soft_weight or hard_weight of the student's objective, or None.
+
+    It stands in `objective`; files of earlier versions have it, where they do, in `settings`.
+    """
+    objective = at(results, "objective")
+    return at(objective if isinstance(objective, Mapping) else at(results, "settings"), name)
+
+
+def weights_of(results: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """The soft and the hard weight that the student was trained with, None where they are not known."""
+    soft, hard = (number({"": trained_with(results, f"{term}_weight")}, "") for term in ("soft", "hard"))
+    return soft, hard
+
+
 def temperature_of(results: Mapping[str, Any]) -> float | None:
-    """The temperature that the student was trained at, where the settings say so."""
-    temperature = number(results, "settings", "temperature")
+    """The temperature that the student was trained at, where the results say so."""
+    temperature = number({"": trained_with(results, "temperature")}, "")
     return temperature if temperature is not None and temperature > 0 else None

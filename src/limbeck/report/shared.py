@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from limbeck.report.figures import Figure, Series, interval, lines
-from limbeck.report.reading import ROLES, at, items, number, numbers, temperature_of
+from limbeck.report.reading import ROLES, at, items, number, numbers, temperature_of, trained_with, weights_of
 from limbeck.report.words import digits, percent, plain, short, size, times, whole
 
 MOST_SETTING = 200
@@ -69,9 +69,12 @@ def role_table(results: Mapping[str, Any], groups: Sequence[tuple[str, Sequence[
 
 
 def was_distilled(results: Mapping[str, Any]) -> bool:
-    """Whether there was a teacher; only the settings of a run can say that there was none."""
+    """Whether the student learned from a teacher: False only where the results show that labels alone taught it."""
     settings = at(results, "settings")
-    alone = isinstance(settings, Mapping) and settings.get("teacher") == [] and not settings.get("transfer_set")
+    if isinstance(at(results, "objective"), Mapping):
+        alone = weights_of(results)[0] == 0
+    else:
+        alone = isinstance(settings, Mapping) and settings.get("teacher") == [] and not settings.get("transfer_set")
     return not alone or at(results, "roles", "teacher") is not None
 
 
@@ -159,7 +162,7 @@ def curves(results: Mapping[str, Any]) -> list[Figure]:
 
 def settings(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the run was made with; what was left unsaid, and secrets such as hub_token, left out."""
-    given = at(results, "settings")
+    given = at(results, "settings") or at(results, "objective")
     if not isinstance(given, Mapping):
         return []
     texts = {str(k): v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in given.items()}
@@ -174,8 +177,8 @@ def chosen_temperature(results: Mapping[str, Any], temperatures: Sequence[float]
 
 
 def divergence_of(results: Mapping[str, Any]) -> str:
-    """What the student was trained by, as far as the settings say."""
-    return str(at(results, "settings", "divergence") or "forward_kl")
+    """The name of the divergence that the student was trained with; forward_kl where the results do not say."""
+    return str(trained_with(results, "divergence") or "forward_kl")
 
 
 def _points(history: Sequence[Any], name: str) -> list[tuple[float, float]]:

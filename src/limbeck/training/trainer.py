@@ -50,6 +50,7 @@ from limbeck.networks.halves import (
 )
 from limbeck.networks.mlp import MLP
 from limbeck.networks.positions import Positions, next_token_positions, positions_of
+from limbeck.networks.trained import note_objective
 from limbeck.teachers import as_teacher
 from limbeck.training.callbacks import MaxNorm
 from limbeck.training.checkpoints import newest_whole, require_whole, rotate, seal
@@ -177,6 +178,7 @@ class DistillTrainer(Trainer):
         self.check()
         if resume_from_checkpoint:
             self._resumed_with = [callback.early_stopping_patience for callback in self._early_stopping()]
+        note_objective(self.model, self.objective)  # for the results of an evaluation
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def check(self) -> None:

@@ -1,0 +1,33 @@
+"""What a network was trained with: noted on the network by whoever trained it, read by whoever evaluates it.
+
+The note is in memory only; the folder of a saved network does not have it.
+
+What this file does not know: trainers, results.
+"""
+
+from typing import Any
+
+from limbeck.losses.objective import Objective
+
+
+def note_objective(network: Any, objective: Objective) -> None:
+    """Notes on the network that it was trained with this objective; an earlier note is replaced."""
+    network.trained_objective = described(objective)
+
+
+def objective_of(network: Any) -> dict[str, Any] | None:
+    """The note of `note_objective`; None for a network without one."""
+    noted = getattr(network, "trained_objective", None)
+    return dict(noted) if isinstance(noted, dict) else None
+
+
+def described(objective: Objective) -> dict[str, Any]:
+    """The objective as plain values: the divergence's name, the temperature, and the weights of both terms."""
+    divergence: Any = objective.divergence
+    name = getattr(divergence, "name", getattr(divergence, "__qualname__", str(divergence)))
+    return {
+        "divergence": name,
+        "temperature": float(objective.temperature),
+        "soft_weight": float(objective.soft_weight),
+        "hard_weight": float(objective.hard_weight),
+    }
