@@ -16,7 +16,7 @@ def run(words: list[str]) -> None:
     parser.add_argument("--mean", type=str, default="arithmetic", help="of an ensemble's probabilities")
     parser.add_argument("--rows", type=int, default=32, help="how many rows the teacher is asked about")
     chosen = read(parser, words)
-    teachers = options_of(TeacherOptions, chosen)
+    teachers = options_of(TeacherOptions, chosen.as_dict())
     found = verify(chosen.path, open_teacher(teachers.teacher, teachers.mean), rows=chosen.rows)
     for finding in found:
         say(finding)
