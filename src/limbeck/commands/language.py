@@ -8,13 +8,13 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from datasets import disable_progress_bars
+from datasets import Dataset, disable_progress_bars
 from torch import nn
 
 from limbeck.commands import console
 from limbeck.commands.jobs import TrainingJob
 from limbeck.commands.options import DataOptions, LabelOptions, LanguageOptions, SplitOptions
-from limbeck.commands.texts import open_tokenizers
+from limbeck.commands.texts import names_own_data, open_tokenizers, own_data
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.tokens import evaluate_language
@@ -124,7 +124,7 @@ def open_rows(
     if teacher_tokenizer is not None:
         shared_vocabulary(tokenizer, teacher_tokenizer)  # before a long read
     disable_progress_bars()  # of reading: training has its own
-    found, first = load_splits(data.data, data.column_names or None), 0
+    found, first = _records_of(data), 0
     for name in sorted(found, key=lambda name: name != "train"):
         records = found[name]
         if data.text_column is not None:
@@ -148,6 +148,38 @@ def open_rows(
         for name, records in splits.items()
     }
     return made, said
+
+
+def _records_of(data: DataOptions) -> dict[str, Dataset]:
+    """The records of --data by split: read from files or from the hub, or returned by the user's callable."""
+    if not names_own_data(data.data):
+        return load_splits(data.data, data.column_names or None)
+    if data.column_names:
+        raise ConfigError(f"--column_names names the columns of a file, but {data.data} is Python; remove it.")
+    made = own_data(data.data)
+    splits = dict(made) if isinstance(made, Mapping) else {"train": made}
+    return {name: _as_dataset(records, data.data, name) for name, records in splits.items()}
+
+
+def _as_dataset(records: Any, source: str, split: str) -> Dataset:
+    """The records of a split that the user's callable returned; DataError where they are no records of text."""
+    if isinstance(records, Dataset) and len(records):
+        return records
+    expected = (
+        f"{source} must return records of text, prompt and completion, or messages: a list of dicts or a "
+        "datasets.Dataset, or a dict of them by split"
+    )
+    if not isinstance(records, list | tuple | Dataset):
+        raise DataError(f"{expected}; its {split} is a {type(records).__name__}.")
+    if not len(records):
+        raise DataError(f"{expected}; its {split} is empty.")
+    for place, record in enumerate(records):
+        if not isinstance(record, Mapping):
+            raise DataError(f"{expected}; record {place} of its {split} is a {type(record).__name__}.")
+    try:
+        return Dataset.from_list([dict(record) for record in records])
+    except (TypeError, ValueError) as error:  # of Arrow: a column whose values have different types
+        raise DataError(f"{expected}; its {split} does not fit in a table: {error}") from error
 
 
 def _check_labelled(labelled_set: Labelled, job: TrainingJob) -> None:

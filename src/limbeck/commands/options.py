@@ -29,7 +29,8 @@ class DataOptions:
         "digits",
         "digits (embedded); a folder in MNIST's format; a csv, tsv, json, jsonl or parquet file; an imagefolder; the "
         "name of a dataset on the Hugging Face hub; or package.module:callable that returns a TransferSet, or a dict "
-        "of them by split. For language models, records of text, prompt and completion, or messages",
+        "of them by split. For language models, records of text, prompt and completion, or messages; a callable "
+        "returns them as a list of dicts or a datasets.Dataset, or a dict of those by split",
     )
     text_column: str | None = _option(None, "which column holds the text, where it cannot be guessed")
     image_column: str | None = _option(None, "which column holds the image, where it cannot be guessed")
@@ -215,7 +216,8 @@ def read(parser: ArgumentParser, words: list[str], defaults: bool = True) -> Nam
 
 def yaml_of(parser: ArgumentParser, values: Mapping[str, Any]) -> str:
     """Values of options as YAML, for --config."""
-    return parser.dump(Namespace(**values), skip_validation=True)  # type: ignore[no-untyped-call]
+    text: str = parser.dump(Namespace(**values), skip_validation=True)  # type: ignore[no-untyped-call]
+    return text
 
 
 def new_parser(name: str, description: str, operand: str = "") -> ArgumentParser:
