@@ -149,6 +149,46 @@ class ExportJob(Job):
 
 
 @dataclass(frozen=True)
+class VerifyJob(Job):
+    """What `limbeck verify` is to do; rows: how many the teacher is asked about."""
+
+    groups = ("teacher",)
+    path: str
+    teacher: TeacherOptions
+    rows: int
+
+
+@dataclass(frozen=True)
+class InfoJob(Job):
+    """What `limbeck info` is to do."""
+
+    groups = ()
+    path: str
+
+
+@dataclass(frozen=True)
+class PaperJob(Job):
+    """What `limbeck paper` is to do; output_dir: None for a folder named after data and budget."""
+
+    groups = ()
+    experiment: str
+    data: str
+    budget: str
+    seeds: int
+    output_dir: str | None
+
+
+@dataclass(frozen=True)
+class DemoJob(Job):
+    """What `limbeck demo` is to do; output_dir: None for a folder named after the demo."""
+
+    groups = ()
+    language: bool
+    output_dir: str | None
+    seeds: int
+
+
+@dataclass(frozen=True)
 class TrainingJob(Job):
     """What `limbeck distill` and `limbeck tune` have in common.
 

@@ -23,7 +23,7 @@ def run(words: list[str]) -> None:
     job = read_job(LabelJob, label_parser(), words)
     options, data, teachers, texts = job.label, job.data, job.teacher, job.texts
     if not teachers.teacher:
-        raise ConfigError("limbeck label needs a teacher: pass --teacher.")
+        raise ConfigError("Labelling needs a teacher; give --teacher.")
     teacher = open_teacher(teachers.teacher, teachers.mean)
     tokenizer, _ = open_tokenizers(data.tokenizer, [], teachers.teacher)
     splits: dict[str, Any]
