@@ -388,6 +388,19 @@ def test_settings_are_printed_and_read_again(limbeck_says: Any, capsys: pytest.C
     assert again == settings | {"max_steps": 4}  # flags after it win
 
 
+def test_a_default_learning_rate_is_recorded_and_an_older_run_without_it_resumes_silently(limbeck_says: Any) -> None:
+    run = ["distill", "--output_dir", "a", *NARROW]
+    assert limbeck_says(*run)[0] == 0
+    assert json.loads(Path("a/results.json").read_text())["settings"]["learning_rate"] == 1e-3
+    settings = yaml.safe_load(Path("a/config.yaml").read_text())
+    assert settings.pop("learning_rate") == 1e-3
+    Path("a/config.yaml").write_text(yaml.safe_dump(settings))
+    code, out, _ = limbeck_says(*run, "--resume")
+    assert (code, "Note" in out) == (0, False)
+    code, out, _ = limbeck_says(*run, "--resume", "--learning_rate", "0.01", "--max_steps", "7")
+    assert (code, "learning_rate was 0.001 when the run began and is 0.01 now" in out) == (0, True)
+
+
 def test_settings_that_help_does_not_show_are_kept_too(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["distill", "--gradient_accumulation_steps", "4", "--lr_scheduler_type", "linear", "--print_config"])

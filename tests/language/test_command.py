@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from datasets import Dataset
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from two_processes import in_two_processes, sharding_on_the_cpu
@@ -81,6 +82,87 @@ def test_one_command_from_a_jsonl_file_to_a_student(teacher: str, limbeck_says: 
     chosen = limbeck.tokenise(Dataset.from_list([PAIRS[i] for i in ids]), tokenizer)
     assert {said["reference"] for said in again["completions"]} == {PAIRS[i]["completion"] for i in ids}
     assert limbeck.evaluate_language(student, chosen)["test"]["examples"] == 4
+
+
+OWN = """
+PAIRS = [{"prompt": "what is the sum", "completion": f" of two and {i}"} for i in range(60)]
+
+def pairs():
+    return PAIRS
+
+def splits():
+    from datasets import Dataset
+    chats = [{"messages": [{"role": "user", "content": "what is"}, {"role": "assistant", "content": f"{i}"}]}
+             for i in range(24)]
+    return {"train": chats, "test": Dataset.from_list([{"text": f"the sum of two and {i}"} for i in range(7)])}
+
+def words():
+    return ["what", "is"]
+
+def columns():
+    return {"train": {"text": ["what"]}}
+
+def nothing():
+    return {"train": []}
+
+def mixed():
+    return [{"text": "what"}, {"text": 3}]
+
+def classes():
+    from limbeck import digits
+    return digits()
+"""
+
+
+def test_a_callable_of_ones_own_gives_the_same_as_a_file_of_its_records(teacher: str, limbeck_says: Any) -> None:
+    Path("own_texts.py").write_text(OWN)
+    data = _jsonl("pairs.jsonl", PAIRS)
+    run = ["distill", "--teacher", teacher, "--student", "take_layers:2", *QUICK]
+    for folder, source in (("file", data), ("python", "own_texts:pairs")):
+        code, out, err = limbeck_says(*run, "--data", source, "--output_dir", folder)
+        assert (code, err) == (0, "")
+        assert "Examples: 49 train, 6 test, 5 validation." in out
+    of_file, of_python = (json.loads(Path(folder, "results.json").read_text()) for folder in ("file", "python"))
+    assert of_python["settings"]["data"] == "own_texts:pairs"
+    for name in ("nll", "to_teacher"):
+        assert of_python["roles"]["student"][name] == of_file["roles"]["student"][name]
+
+    # the other commands
+    asked = ("--student", "python/student", "--data", "own_texts:splits")
+    assert limbeck_says("evaluate", *asked)[0] == 0
+    assert json.loads(Path("results.json").read_text())["test"]["examples"] == 7
+    assert limbeck_says("label", "--teacher", teacher, "--data", "own_texts:splits", "--output_dir", "said")[0] == 0
+    assert len(limbeck.open("said")) == 24
+    search = ("--temperatures", "1", "--hard_weights", "0", "--seeds", "1", "--output_dir", "tuned")
+    code, out, _ = limbeck_says("tune", *run[1:], "--data", "own_texts:pairs", *search)
+    assert (code, "Examples: 49 train, 5 validation" in out) == (0, True)
+
+    # what is refused, with what was expected
+    for name, message in (
+        ("words", "own_texts:words must return records of text, prompt and completion, or messages"),
+        ("words", "record 0 of its train is a str."),
+        ("columns", "its train is a dict."),
+        ("nothing", "its train is empty."),
+        ("mixed", "its train does not fit in a table"),
+        ("classes", "its train is a TransferSet."),
+    ):
+        code, _, err = limbeck_says(*run, "--data", f"own_texts:{name}", "--output_dir", "refused")
+        assert (code, message in err) == (1, True), err
+    code, _, err = limbeck_says(*run, "--data", "own_texts:pairs", "--column_names", "a", "--output_dir", "refused")
+    assert (code, "--column_names names the columns of a file" in err) == (1, True)
+
+
+def test_settings_record_what_was_used(teacher: str, limbeck_says: Any) -> None:
+    """The batch that a language model was measured in, and the learning rate that nobody gave."""
+    data = _jsonl("pairs.jsonl", PAIRS)
+    run = ["distill", "--data", data, "--teacher", teacher, "--student", "take_layers:2", "--max_steps", "2"]
+    assert limbeck_says(*run, "--output_dir", "run")[0] == 0
+    settings = json.loads(Path("run/results.json").read_text())["settings"]
+    assert (settings["learning_rate"], settings["per_device_eval_batch_size"]) == (5e-5, 8)
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["learning_rate"] == 5e-5
+    for more, size in (((), 8), (("--batch_size", "3"), 3)):
+        assert limbeck_says("evaluate", "--data", data, "--student", "run/student", *more)[0] == 0
+        assert json.loads(Path("results.json").read_text())["settings"]["batch_size"] == size
 
 
 def test_settings_are_read_again_and_flags_win(teacher: str, limbeck_says: Any) -> None:

@@ -8,13 +8,13 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
 from torch import nn
 from transformers import set_seed
 
 from limbeck.commands import console
+from limbeck.commands.jobs import TrainingJob
 from limbeck.commands.language import refuse_options_of_language
-from limbeck.commands.options import DataOptions, LanguageOptions, SplitOptions, StudentOptions, options_of
+from limbeck.commands.options import StudentOptions
 from limbeck.commands.texts import open_data, open_tokenizers, with_test
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
@@ -26,21 +26,21 @@ from limbeck.store.opened import Labelled
 from limbeck.transfer import TransferSet, jitter
 
 
-def prepare(chosen: Namespace, student: nn.Module | None, teacher: Any, labelled_set: Labelled | None = None) -> Work:
+def prepare(job: TrainingJob, student: nn.Module | None, teacher: Any, labelled_set: Labelled | None = None) -> Work:
     """What there is to train and to measure; student is None for an mlp."""
-    refuse_options_of_language(options_of(LanguageOptions, chosen))
-    splits, tokenizer = _read_data(chosen) if labelled_set is None else _read_labelled(chosen, labelled_set)
+    refuse_options_of_language(job.texts)
+    splits, tokenizer = _read_data(job) if labelled_set is None else _read_labelled(job, labelled_set)
     train = splits["train"]
     listened_to = teacher if labelled_set is None else labelled_set.teacher
     if labelled_set is not None and teacher is None and speaks_of_all(splits["test"]):
         teacher = listened_to
     if student is None:
-        set_seed(chosen.seed)  # whatever was read before, the same seed makes the same student
-        student = _new_mlp(options_of(StudentOptions, chosen), train)
-    seed = chosen.seed
+        set_seed(job.seed)  # whatever was read before, the same seed makes the same student
+        student = _new_mlp(job.student, train)
+    seed = job.seed
     if labelled_set is not None and labelled_set.manifest.augmentation_seed is not None:
         seed = labelled_set.manifest.augmentation_seed  # the views that were labelled are shown again
-    augment = jitter(chosen.jitter, seed=seed, column=image_column(train)) if chosen.jitter else None
+    augment = jitter(job.split.jitter, seed=seed, column=image_column(train)) if job.split.jitter else None
 
     def measure(
         student: nn.Module, baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int
@@ -61,14 +61,14 @@ def prepare(chosen: Namespace, student: nn.Module | None, teacher: Any, labelled
         return results | {"transfer_set": {"examples": len(train), "per_class": per_class}}
 
     with_trainer = {"eval_dataset": splits.get("validation"), "augment": augment, "processing_class": tokenizer}
-    labelled = train.select(_labelled_rows(train)) if chosen.baseline else train
+    labelled = train.select(_labelled_rows(train)) if job.with_baseline else train
     return Work(student, listened_to, splits, with_trainer, labelled, measure, label_names=train.label_names)
 
 
-def _read_data(chosen: Namespace) -> tuple[dict[str, TransferSet], Any]:
+def _read_data(job: TrainingJob) -> tuple[dict[str, TransferSet], Any]:
     """The splits "train", "test" and, where there is one, "validation"; and the tokenizer of texts."""
-    split, data = options_of(SplitOptions, chosen), options_of(DataOptions, chosen)
-    tokenizer, of_teacher = open_tokenizers(data.tokenizer, [chosen.student], chosen.teacher)
+    split, data = job.split, job.data
+    tokenizer, of_teacher = open_tokenizers(data.tokenizer, [job.student.student], job.teacher.teacher)
     splits = open_data(data, tokenizer, of_teacher)
     if "train" not in splits:
         raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
@@ -87,15 +87,15 @@ def _read_data(chosen: Namespace) -> tuple[dict[str, TransferSet], Any]:
     return splits, tokenizer
 
 
-def _read_labelled(chosen: Namespace, labelled_set: Labelled) -> tuple[dict[str, Any], Any]:
+def _read_labelled(job: TrainingJob, labelled_set: Labelled) -> tuple[dict[str, Any], Any]:
     """The same of a labelled transfer set; a test of its own comes from --data."""
-    split, data = options_of(SplitOptions, chosen), options_of(DataOptions, chosen)
+    split, data = job.split, job.data
     labels = labelled_set.manifest.columns.get("labels")
     if labels is not None and labels.is_list:
-        raise ConfigError(f"{chosen.transfer_set} holds text to be written; give --student a language model.")
+        raise ConfigError(f"{split.transfer_set} holds text to be written; give --student a language model.")
     if split.labelled is not None:
         raise ConfigError("--labelled takes labels away from --data, not from a labelled transfer set; leave it out.")
-    tokenizer, of_teacher = open_tokenizers(data.tokenizer, [chosen.student], chosen.teacher)
+    tokenizer, of_teacher = open_tokenizers(data.tokenizer, [job.student.student], job.teacher.teacher)
     splits: dict[str, Any] = {"train": labelled_set}
     if data.data is None:
         splits["train"], splits["test"] = labelled_set.split(0.2, seed=0)

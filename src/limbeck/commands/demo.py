@@ -21,7 +21,8 @@ from torch import nn
 
 from limbeck.commands.console import LogFile, console, hush, print_results, quiet, say
 from limbeck.commands.demo_language import demonstrate_language
-from limbeck.commands.options import new_parser, read
+from limbeck.commands.jobs import DemoJob, read_job
+from limbeck.commands.options import new_parser
 from limbeck.commands.report import page_of
 from limbeck.commands.run_folder import remove_exports
 from limbeck.errors import ConfigError
@@ -50,12 +51,12 @@ def run(words: list[str]) -> None:
         "--output_dir", type=str, help="where student, results and log are left: runs/demo, or runs/demo_language"
     )
     parser.add_argument("--seeds", type=int, default=3, help="how many times each student is trained")
-    chosen = read(parser, words)
-    if chosen.seeds < 1:
-        raise ConfigError(f"--seeds must be 1 or more, but is {chosen.seeds}.")
-    folder = Path(chosen.output_dir or ("runs/demo_language" if chosen.language else "runs/demo"))
+    job = read_job(DemoJob, parser, words)
+    if job.seeds < 1:
+        raise ConfigError(f"--seeds must be 1 or more, but is {job.seeds}.")
+    folder = Path(job.output_dir or ("runs/demo_language" if job.language else "runs/demo"))
     folder.mkdir(parents=True, exist_ok=True)
-    (_of_language if chosen.language else _of_digits)(folder, chosen.seeds)
+    (_of_language if job.language else _of_digits)(folder, job.seeds)
 
 
 def _of_digits(folder: Path, seeds: int) -> None:

@@ -10,26 +10,16 @@ What is left in the run's folder:
 """
 
 import copy
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from jsonargparse import Namespace
 from torch import nn
 from transformers import EarlyStoppingCallback, IntervalStrategy, set_seed
 
 from limbeck.commands import classifiers, console, language
-from limbeck.commands.options import (
-    TRAINER_DEFAULTS,
-    ObjectiveOptions,
-    RunOptions,
-    StudentOptions,
-    distill_parser,
-    options_of,
-    read,
-    read_training,
-)
+from limbeck.commands.jobs import TRAINER_DEFAULTS, DistillJob, distill_parser, read_job
+from limbeck.commands.options import RunOptions
 from limbeck.commands.run_folder import SETTINGS, claim, remove_exports, save_settings, settings_of
 from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
 from limbeck.commands.work import Work
@@ -49,33 +39,33 @@ from limbeck.tuning import RESULTS, differences, read_tune, settings_of_search
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
     console.hush()
-    parser = distill_parser(brief="--help" in words or "-h" in words)
-    chosen = read_training(parser, words)
-    _objective(chosen), _training_arguments(chosen)  # refuse before anything is read
-    tuned = _read_tuned(chosen.tuned, words) if chosen.tuned else None
-    classifiers.refuse_options_of_mlp(options_of(StudentOptions, chosen))
-    teacher = open_teacher(chosen.teacher, chosen.mean)  # a wrong name is told before data is read
-    labelled_set = open_labelled(chosen.transfer_set) if chosen.transfer_set else None
-    set_seed(chosen.seed)  # after the teacher, so that the same seed makes the same student
-    student = None if chosen.student == "mlp" else open_student(chosen.student, teacher)
+    job = read_job(DistillJob, distill_parser(brief="--help" in words or "-h" in words), words)
+    _objective(job), _training_arguments(job)  # refuse before anything is read
+    tuned = _read_tuned(job.objective.tuned, words) if job.objective.tuned else None
+    classifiers.refuse_options_of_mlp(job.student)
+    teacher = open_teacher(job.teacher.teacher, job.teacher.mean)  # a wrong name is told before data is read
+    labelled_set = open_labelled(job.split.transfer_set) if job.split.transfer_set else None
+    set_seed(job.seed)  # after the teacher, so that the same seed makes the same student
+    student = None if job.student.student == "mlp" else open_student(job.student.student, teacher)
     if not isinstance(student, nn.Module | None):
-        raise ConfigError(f"{chosen.student} is no network that can be trained, but a {type(student).__name__}.")
+        raise ConfigError(f"{job.student.student} is no network that can be trained, but a {type(student).__name__}.")
     writes = language.are_language_models(student, teacher)
     if writes:
-        parser.set_defaults(language.DEFAULTS if labelled_set is None else language.DEFAULTS_OF_LABELLED)
-        chosen = read(parser, words)
-    options, objective, config = options_of(RunOptions, chosen), _objective(chosen), _training_arguments(chosen)
+        job = job.for_language_models()
+    objective, config = _objective(job), _training_arguments(job)
     state = PartialState()  # of this process, and those that torchrun or accelerate launch started beside it
     console.console.quiet = not state.is_main_process
     with state.main_process_first():  # the others find in the cache what it has read
-        work = (language if writes else classifiers).prepare(chosen, student, teacher, labelled_set)
+        work = (language if writes else classifiers).prepare(job, student, teacher, labelled_set)
     student, teacher, train = work.student, work.teacher, work.splits["train"]
+    job = job.with_default_rate(was_trained(job.student.student, student))
+    options = job.run
     if options.early_stopping and "validation" not in work.splits:
         raise ConfigError("--early_stopping waits for a lower validation loss; give --validation a share above 0.")
-    folder = claim(parser, chosen, options) if state.is_main_process else Path(options.output_dir)
+    folder = claim(job) if state.is_main_process else Path(options.output_dir)
     state.wait_for_everyone()
-    if options.learning_rate is None:
-        config.learning_rate = 5e-5 if was_trained(chosen.student, student) else 1e-3
+    if options.learning_rate is not None:
+        config.learning_rate = options.learning_rate
     console.say_plan(student, teacher, objective, work.splits, config)
     if tuned is not None:
         given = dict(work.with_trainer)
@@ -83,9 +73,9 @@ def run(words: list[str]) -> None:
         own = settings_of_search(student, teacher, objective.divergence, train, held_out, config, given)
         tuned["differs"] = differences(tuned, own)
         if not tuned["finished"]:
-            console.say(f"Note: the search of {chosen.tuned} has not ended, so the report will not explain it.")
+            console.say(f"Note: the search of {job.objective.tuned} has not ended, so the report will not explain it.")
         elif tuned["differs"]:
-            console.say(f"Note: the search of {chosen.tuned} was made with {', '.join(tuned['differs'])}.")
+            console.say(f"Note: the search of {job.objective.tuned} was made with {', '.join(tuned['differs'])}.")
 
     untrained = copy.deepcopy(student) if options.baseline else None
     curves = {}
@@ -104,10 +94,10 @@ def run(words: list[str]) -> None:
         return
     results = work.measure(student, untrained, curves, config.per_device_eval_batch_size)
     remove_exports(folder, {"student": student} | ({} if untrained is None else {"baseline": untrained}))
-    results["settings"] = settings_of(parser, chosen)
+    results["settings"] = settings_of(job)
     if tuned is not None:
         results["tuned"] = {k: v for k, v in tuned.items() if k != "trials"}
-    save_settings(parser, results["settings"], folder)
+    save_settings(results["settings"], folder)
     write_results(results, folder / "results.json")
     write_report(folder, folder / "report.html")
     console.print_results(results)
@@ -172,18 +162,18 @@ def _count_in_steps(config: DistillConfig, steps_per_epoch: int) -> None:
             setattr(config, f"{what}_steps", steps_per_epoch)
 
 
-def _objective(chosen: Namespace) -> Objective:
-    wanted = options_of(ObjectiveOptions, chosen)
-    if not chosen.teacher and not chosen.transfer_set:  # the labels alone, whatever the default of soft_weight
+def _objective(job: DistillJob) -> Objective:
+    """What the student is trained to do."""
+    wanted = job.objective
+    if not job.has_targets:  # the labels alone, whatever the default of soft_weight
         return Objective(soft_weight=0.0, hard_weight=wanted.hard_weight or 1.0, temperature=wanted.temperature)
     divergence = divergence_from_text(wanted.divergence)
     return Objective(divergence, wanted.temperature, wanted.soft_weight, wanted.hard_weight)
 
 
-def _training_arguments(chosen: Namespace) -> DistillConfig:
-    options = options_of(RunOptions, chosen)
-    given = chosen.as_dict()
-    values = {f.name: given[f.name] for f in fields(DistillConfig) if f.init and f.name in given}
+def _training_arguments(job: DistillJob) -> DistillConfig:
+    """The settings of the trainer; ConfigError for options that contradict each other."""
+    options, values = job.run, dict(job.trainer)
     values |= {"output_dir": str(Path(options.output_dir) / "checkpoints"), "disable_tqdm": True}
     values["learning_rate"] = 1e-3 if options.learning_rate is None else options.learning_rate
     if options.early_stopping:
@@ -196,7 +186,7 @@ def _training_arguments(chosen: Namespace) -> DistillConfig:
         values |= {"eval_steps": values["save_steps"], "metric_for_best_model": "loss", "greater_is_better": False}
     if options.resume and options.overwrite:
         raise ConfigError("--resume goes on with a run and --overwrite replaces it; give one of them.")
-    if chosen.baseline and not chosen.teacher and not chosen.transfer_set:
+    if options.baseline and not job.has_targets:
         raise ConfigError(
             "Without a teacher the student is the baseline itself; leave --baseline out, or give --teacher."
         )

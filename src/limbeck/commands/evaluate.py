@@ -9,15 +9,7 @@ from typing import Any
 import torch
 
 from limbeck.commands import console, language
-from limbeck.commands.options import (
-    DataOptions,
-    EvaluateOptions,
-    LanguageOptions,
-    TeacherOptions,
-    evaluate_parser,
-    options_of,
-    read,
-)
+from limbeck.commands.jobs import EvaluateJob, evaluate_parser, read_job
 from limbeck.commands.report import page_of
 from limbeck.commands.texts import open_data, open_model, open_teacher, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
@@ -30,32 +22,29 @@ from limbeck.results import write_results
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
     console.hush()
-    parser = evaluate_parser()
-    chosen = read(parser, words)
-    options, data = options_of(EvaluateOptions, chosen), options_of(DataOptions, chosen)
-    teachers = options_of(TeacherOptions, chosen)
+    job = read_job(EvaluateJob, evaluate_parser(), words)
+    options, data = job.evaluate, job.data
     if not options.student:
         raise ConfigError("There is nothing to measure; give --student with one folder or more.")
     students = [open_model(text) for text in options.student]
     baselines = [open_model(text) for text in options.baseline]
-    teacher = open_teacher(teachers.teacher, teachers.mean)
+    teacher = open_teacher(job.teacher.teacher, job.teacher.mean)
     if torch.accelerator.is_available():
         for model in (*students, *baselines, *([teacher] if hasattr(teacher, "to") else [])):
             model.to(torch.accelerator.current_accelerator())
     kinds = {language.are_language_models(student, teacher) for student in [*students, *baselines]}
     if writes := True in kinds:
-        parser.set_defaults({"batch_size": language.DEFAULTS["per_device_eval_batch_size"]})
-        options = options_of(EvaluateOptions, read(parser, words))
-    tokenizer, of_teacher = open_tokenizers(data.tokenizer, options.student, teachers.teacher)
-    texts = options_of(LanguageOptions, chosen)
+        job = job.for_language_models()
+        options = job.evaluate
+    tokenizer, of_teacher = open_tokenizers(data.tokenizer, options.student, job.teacher.teacher)
     splits: dict[str, Any]
     if writes:
         language.refuse_options_of_classes(data)
-        if texts.packing:
+        if job.texts.packing:
             raise ConfigError("Examples are measured one by one; leave --packing out.")
-        splits, said = language.open_rows(data, texts, [*students, *baselines], teacher, tokenizer, of_teacher)
+        splits, said = language.open_rows(data, job.texts, [*students, *baselines], teacher, tokenizer, of_teacher)
     else:
-        language.refuse_options_of_language(texts)
+        language.refuse_options_of_language(job.texts)
         splits, said = open_data(data, tokenizer, of_teacher), None
         if options.split in ("train", "test"):  # as distill has them: what it trained on is not measured as a test
             splits, said = with_test(splits)
@@ -72,7 +61,7 @@ def run(words: list[str]) -> None:
         if tokenizer is not None:
             asked["show"] = lambda row: tokenizer.decode(row["input_ids"], skip_special_tokens=True)
         results = evaluate(students, test, **asked)
-    results["settings"] = {k: v for k, v in chosen.as_dict().items() if k != "config"}
+    results["settings"] = job.values()  # with the batch size that was used
     Path(options.output).parent.mkdir(parents=True, exist_ok=True)
     write_results(results, options.output)
     page = page_of(Path(options.output))

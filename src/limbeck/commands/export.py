@@ -11,7 +11,8 @@ from typing import Any
 from rich.table import Table
 
 from limbeck.commands import console
-from limbeck.commands.options import DataOptions, ExportOptions, export_parser, options_of, read
+from limbeck.commands.jobs import ExportJob, export_parser, read_job
+from limbeck.commands.options import DataOptions
 from limbeck.commands.run_folder import export_of
 from limbeck.commands.texts import open_data, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
@@ -25,17 +26,17 @@ from limbeck.results import write_results
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
     console.hush()
-    chosen = read(export_parser(), words)
-    options = options_of(ExportOptions, chosen)
-    folder = Path(chosen.path).resolve()
+    job = read_job(ExportJob, export_parser(), words)
+    options = job.export
+    folder = Path(job.path).resolve()
     if (folder / "student").is_dir() and not (folder / "config.json").exists():
         folder = folder / "student"
     if not folder.is_dir():
-        raise ConfigError(f"{chosen.path} is no folder; give a run's, or that of a model.")
+        raise ConfigError(f"{job.path} is no folder; give a run's, or that of a model.")
     model, output = load(folder), Path(options.output_dir or os.path.relpath(folder.parent))
     batch = None
-    if chosen.data and not is_language_model(model):  # which the export refuses, and says what to use
-        batch = _examples(options_of(DataOptions, chosen), str(folder), options.examples)
+    if job.data.data and not is_language_model(model):  # which the export refuses, and says what to use
+        batch = _examples(job.data, str(folder), options.examples)
     report = export_onnx(model, output / f"{folder.name}.onnx", batch, int8=options.int8)
     kept = export_of(folder.name)
     write_results(report, output / kept)

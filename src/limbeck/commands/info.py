@@ -7,7 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from limbeck.commands.console import console
-from limbeck.commands.options import new_parser, read
+from limbeck.commands.jobs import InfoJob, read_job
+from limbeck.commands.options import new_parser
 from limbeck.store.manifest import Manifest
 from limbeck.store.opened import open
 
@@ -16,7 +17,7 @@ def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
     parser = new_parser("info", "What a labelled transfer set says of itself.", "PATH")
     parser.add_argument("path", type=str, help="its folder or URL")
-    console.print(table(open(read(parser, words).path).manifest))
+    console.print(table(open(read_job(InfoJob, parser, words).path).manifest))
 
 
 def table(manifest: Manifest) -> Table:

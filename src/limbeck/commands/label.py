@@ -7,15 +7,8 @@ from accelerate import PartialState
 from limbeck.commands import console, language
 from limbeck.commands.classifiers import image_column
 from limbeck.commands.info import table
-from limbeck.commands.options import (
-    DataOptions,
-    LabelOptions,
-    LanguageOptions,
-    TeacherOptions,
-    label_parser,
-    options_of,
-    read,
-)
+from limbeck.commands.jobs import LabelJob, label_parser, read_job
+from limbeck.commands.options import LabelOptions
 from limbeck.commands.texts import open_data, open_teacher, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
 from limbeck.store.label import label
@@ -27,11 +20,10 @@ OF_KINDS = ("k", "bits", "dtype", "temperature")
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments. The same command goes on where it was cut off."""
     console.hush()
-    chosen = read(label_parser(), words)
-    options, data = options_of(LabelOptions, chosen), options_of(DataOptions, chosen)
-    teachers, texts = options_of(TeacherOptions, chosen), options_of(LanguageOptions, chosen)
+    job = read_job(LabelJob, label_parser(), words)
+    options, data, teachers, texts = job.label, job.data, job.teacher, job.texts
     if not teachers.teacher:
-        raise ConfigError("There is nobody to ask; give --teacher.")
+        raise ConfigError("Labelling needs a teacher; give --teacher.")
     teacher = open_teacher(teachers.teacher, teachers.mean)
     tokenizer, _ = open_tokenizers(data.tokenizer, [], teachers.teacher)
     splits: dict[str, Any]

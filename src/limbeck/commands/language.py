@@ -8,13 +8,13 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from datasets import disable_progress_bars
-from jsonargparse import Namespace
+from datasets import Dataset, disable_progress_bars
 from torch import nn
 
 from limbeck.commands import console
-from limbeck.commands.options import DataOptions, LabelOptions, LanguageOptions, SplitOptions, options_of
-from limbeck.commands.texts import open_tokenizers
+from limbeck.commands.jobs import TrainingJob
+from limbeck.commands.options import DataOptions, LabelOptions, LanguageOptions, SplitOptions
+from limbeck.commands.texts import names_own_data, open_tokenizers, own_data
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.tokens import evaluate_language
@@ -26,17 +26,6 @@ from limbeck.transfer.text.examples import tokenise
 from limbeck.transfer.text.pack import pack
 from limbeck.transfer.text.vocabulary import shared_vocabulary
 
-DEFAULTS = {
-    "temperature": 1.0,
-    "per_device_train_batch_size": 8,
-    "per_device_eval_batch_size": 8,
-    "num_train_epochs": 3.0,
-    "train_sampling_strategy": "group_by_length",
-}
-"""Where a language model's defaults differ from a classifier's."""
-DEFAULTS_OF_LABELLED = {name: value for name, value in DEFAULTS.items() if name != "train_sampling_strategy"}
-"""Rows of a labelled transfer set are not grouped by length."""
-
 OF_CLASSES = ("image_column", "label_column", "feature_columns", "image_size", "labelled", "jitter")
 """Options that mean nothing for text that is written."""
 
@@ -44,18 +33,17 @@ TEST_SHARE, MOST_TESTED = 0.1, 1000
 """Of data of one split, so many examples are the test."""
 
 
-def prepare(chosen: Namespace, student: nn.Module, teacher: Any, labelled_set: Labelled | None = None) -> Work:
+def prepare(job: TrainingJob, student: nn.Module, teacher: Any, labelled_set: Labelled | None = None) -> Work:
     """What there is to train and to measure."""
-    data, split = options_of(DataOptions, chosen), options_of(SplitOptions, chosen)
-    texts = options_of(LanguageOptions, chosen)
+    data, split, texts = job.data, job.split, job.texts
     refuse_options_of_classes(data, split)
     student, said = in_float32(student)
     if said:
         console.say(said)
-    tokenizer, of_teacher = open_tokenizers(data.tokenizer, [chosen.student], chosen.teacher)
+    tokenizer, of_teacher = open_tokenizers(data.tokenizer, [job.student.student], job.teacher.teacher)
     splits: dict[str, Any]
     if labelled_set is not None:
-        _check_labelled(labelled_set, texts, data, chosen)
+        _check_labelled(labelled_set, job)
         if of_teacher is None and labelled_set.manifest.tokenizer is not None:
             of_teacher = tokenizer  # student and baseline are cut to its tokens, as the stored targets are
     if labelled_set is None or data.data is not None:
@@ -136,7 +124,7 @@ def open_rows(
     if teacher_tokenizer is not None:
         shared_vocabulary(tokenizer, teacher_tokenizer)  # before a long read
     disable_progress_bars()  # of reading: training has its own
-    found, first = load_splits(data.data, data.column_names or None), 0
+    found, first = _records_of(data), 0
     for name in sorted(found, key=lambda name: name != "train"):
         records = found[name]
         if data.text_column is not None:
@@ -162,11 +150,46 @@ def open_rows(
     return made, said
 
 
-def _check_labelled(labelled_set: Labelled, texts: LanguageOptions, data: DataOptions, chosen: Namespace) -> None:
+def _records_of(data: DataOptions) -> dict[str, Dataset]:
+    """The records of --data by split: read from files or from the hub, or returned by the user's callable."""
+    if not names_own_data(data.data):
+        return load_splits(data.data, data.column_names or None)
+    if data.column_names:
+        raise ConfigError(f"--column_names names the columns of a file, but {data.data} is Python; remove it.")
+    made = own_data(data.data)
+    splits = dict(made) if isinstance(made, Mapping) else {"train": made}
+    return {name: _as_dataset(records, data.data, name) for name, records in splits.items()}
+
+
+def _as_dataset(records: Any, source: str, split: str) -> Dataset:
+    """The records of a split that the user's callable returned; DataError where they are no records of text."""
+    if isinstance(records, Dataset) and len(records):
+        return records
+    expected = (
+        f"{source} must return records of text, prompt and completion, or messages: a list of dicts or a "
+        "datasets.Dataset, or a dict of them by split"
+    )
+    if not isinstance(records, list | tuple | Dataset):
+        raise DataError(f"{expected}; its {split} is a {type(records).__name__}.")
+    if not len(records):
+        raise DataError(f"{expected}; its {split} is empty.")
+    for place, record in enumerate(records):
+        if not isinstance(record, Mapping):
+            raise DataError(f"{expected}; record {place} of its {split} is a {type(record).__name__}.")
+    try:
+        return Dataset.from_list([dict(record) for record in records])
+    except (TypeError, ValueError) as error:  # of Arrow: a column whose values have different types
+        raise DataError(f"{expected}; its {split} does not fit in a table: {error}") from error
+
+
+def _check_labelled(labelled_set: Labelled, job: TrainingJob) -> None:
     """ConfigError where a labelled transfer set is not of text, or options speak of text that is not read."""
+    data, texts = job.data, job.texts
     labels = labelled_set.manifest.columns.get("labels")
     if labels is None or not labels.is_list:
-        raise ConfigError(f"{chosen.transfer_set} holds examples of classes; give --student a classifier, or an mlp.")
+        raise ConfigError(
+            f"{job.split.transfer_set} holds examples of classes; give --student a classifier, or an mlp."
+        )
     if texts.packing:
         raise ConfigError("A labelled transfer set is trained on row by row; leave --packing out.")
     if data.data is None:

@@ -1,41 +1,18 @@
 """The options of the subcommands: flags and YAML from the same typed dataclasses.
 
-`--help` shows the few that matter first; `--help_all` all of them, every TrainingArguments field included.
-What this file does not know: what the words of an option stand for, and what is done with them.
+What this file does not know: which command has which options, what the words of an option stand for.
 """
 
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args, get_origin
 
-from jsonargparse import SUPPRESS, ArgumentParser, Namespace
-
-from limbeck.training.config import DistillConfig
+from jsonargparse import ArgumentParser, Namespace
 
 T = TypeVar("T")
-
-NOT_OFFERED = {"output_dir", "label_names", "learning_rate", "run_name", "resume_from_checkpoint"}
-"""The trainer's arguments that the command has its own words for."""
-
-SHOWN = {
-    *("num_train_epochs", "max_steps", "per_device_train_batch_size", "weight_decay", "bf16", "seed"),
-    *("logging_steps", "report_to"),
-}
-"""The trainer's arguments that `--help` shows."""
-
-TRAINER_DEFAULTS = {
-    "per_device_train_batch_size": 128,
-    "per_device_eval_batch_size": 256,
-    "num_train_epochs": 20.0,
-    "lr_scheduler_type": "cosine",
-    "logging_steps": 0.05,
-    "save_strategy": "epoch",
-    "save_total_limit": 2,
-}
-"""Where the command's defaults differ from TrainingArguments'."""
 
 
 def _option(default: Any, text: str) -> Any:
@@ -52,7 +29,8 @@ class DataOptions:
         "digits",
         "digits (embedded); a folder in MNIST's format; a csv, tsv, json, jsonl or parquet file; an imagefolder; the "
         "name of a dataset on the Hugging Face hub; or package.module:callable that returns a TransferSet, or a dict "
-        "of them by split. For language models, records of text, prompt and completion, or messages",
+        "of them by split. For language models, records of text, prompt and completion, or messages; a callable "
+        "returns them as a list of dicts or a datasets.Dataset, or a dict of those by split",
     )
     text_column: str | None = _option(None, "which column holds the text, where it cannot be guessed")
     image_column: str | None = _option(None, "which column holds the image, where it cannot be guessed")
@@ -204,16 +182,6 @@ class LabelOptions:
     seed: int = _option(0, "of samples and views")
 
 
-def label_parser() -> ArgumentParser:
-    """The parser of `limbeck label`."""
-    parser = _parser(
-        "label", "Ask a teacher about every example once, and keep what it says for any number of students."
-    )
-    for options in (DataOptions, TeacherOptions, LabelOptions, LanguageOptions):
-        _add(parser, options)
-    return parser
-
-
 @dataclass(frozen=True)
 class ExportOptions:
     """What is written."""
@@ -223,92 +191,33 @@ class ExportOptions:
     examples: int = _option(256, "how many of --data the file is checked with")
 
 
-def distill_parser(brief: bool = False) -> ArgumentParser:
-    """The parser of `limbeck distill`; brief leaves Trainer's many out, for a help that can be read."""
-    groups = (
-        *(DataOptions, SplitOptions, TeacherOptions, StudentOptions),
-        *(ObjectiveOptions, RunOptions, LanguageOptions),
-    )
-    description = "Train a small model to behave like a big one; without --teacher, on labels alone."
-    return _training_parser("distill", description, groups, brief)
+def options_of(kind: Callable[..., T], values: Mapping[str, Any]) -> T:
+    """The dataclass of these options, made from the values that are named as its fields."""
+    names = [f.name for f in fields(kind) if f.init and f.name in values]  # type: ignore[arg-type]
+    return kind(**{name: values[name] for name in names})
 
 
-def tune_parser(brief: bool = False) -> ArgumentParser:
-    """The parser of `limbeck tune`; brief as above."""
-    groups = (DataOptions, SplitOptions, TeacherOptions, StudentOptions, TuneOptions, LanguageOptions)
-    description = (
-        "Choose the temperature and the weight of the labels on examples that are held out, never on the test."
-    )
-    return _training_parser("tune", description, groups, brief)
+def read(parser: ArgumentParser, words: list[str], defaults: bool = True) -> Namespace:
+    """The options that words and YAML files give; says what is wrong with them and exits with 2 where it cannot.
 
-
-def _training_parser(name: str, description: str, groups: tuple[type, ...], brief: bool) -> ArgumentParser:
-    parser = _parser(name, description)
-    parser.add_argument("--help_all", action="help", help="show every option, those of transformers' Trainer too")
-    for options in groups:
-        _add(parser, options)
-    parser.add_class_arguments(DistillConfig, skip=NOT_OFFERED)
-    for group in parser._action_groups:
-        if "DistillConfig" in str(group.title):
-            group.title = "Training, by transformers' Trainer (all of it: --help_all)"
-    parser.set_defaults(TRAINER_DEFAULTS)
-    shown = {f.name for options in groups for f in fields(options)} | SHOWN | {"help", "help_all", "config"}
-    if brief:
-        for action in parser._actions:
-            if action.dest not in shown:
-                action.help = SUPPRESS  # it works all the same
-    return parser
-
-
-def evaluate_parser() -> ArgumentParser:
-    """The parser of `limbeck evaluate`."""
-    parser = _parser("evaluate", "Measure students against a teacher and against baselines.")
-    for options in (EvaluateOptions, TeacherOptions, DataOptions, LanguageOptions):
-        _add(parser, options)
-    return parser
-
-
-def export_parser() -> ArgumentParser:
-    """The parser of `limbeck export`; without --data, inputs are drawn at random."""
-    parser = _parser("export", "Write a student as an ONNX file, once it is shown to predict the same.", "RUN")
-    parser.add_argument("path", type=str, help="a run's folder, or that of a model")
-    parser.add_argument("--to", choices=["onnx"], default="onnx", help="the format")
-    for options in (ExportOptions, DataOptions):
-        _add(parser, options)
-    parser.set_defaults({"data": None})
-    return parser
-
-
-def options_of(kind: Callable[..., T], namespace: Namespace) -> T:
-    """The dataclass of these options, made from the flags that are its fields."""
-    given = namespace.as_dict()
-    return kind(**{f.name: given[f.name] for f in fields(kind) if f.init and f.name in given})  # type: ignore[arg-type]
-
-
-def read(parser: ArgumentParser, words: list[str]) -> Namespace:
-    """The options that words and YAML files give; says what is wrong with them and exits with 2 where it cannot."""
+    defaults: whether the others are there too, with the parser's defaults.
+    """
     try:
-        return parser.parse_args(words)
+        return parser.parse_args(words, defaults=defaults)
     except ArgumentError as error:
-        said = str(error).strip()
+        message = str(error).strip()
         known = [option for action in parser._actions for option in action.option_strings]
         wrong = [w.partition("=")[0] for w in words if w.startswith("--") and w.partition("=")[0] not in known]
         near = [option for word in wrong for option in get_close_matches(word, known, n=1)]
         hint = f" Did you mean {' and '.join(near)}?" if near else ""
-        print(f"{parser.prog}: {said}.{hint} {parser.prog} --help shows the options.", file=sys.stderr)
+        print(f"{parser.prog}: {message}.{hint} {parser.prog} --help shows the options.", file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def read_training(parser: ArgumentParser, words: list[str]) -> Namespace:
-    """The same of a command that trains: beside a labelled transfer set, a part of it is the test unless data is named.
-
-    So it is whenever the parser is read again.
-    """
-    chosen = read(parser, words)
-    if chosen.transfer_set:
-        parser.set_defaults({"data": None})
-        chosen = read(parser, words)
-    return chosen
+def yaml_of(parser: ArgumentParser, values: Mapping[str, Any]) -> str:
+    """Values of options as YAML, for --config."""
+    text: str = parser.dump(Namespace(**values), skip_validation=True)  # type: ignore[no-untyped-call]
+    return text
 
 
 def new_parser(name: str, description: str, operand: str = "") -> ArgumentParser:
@@ -318,13 +227,7 @@ def new_parser(name: str, description: str, operand: str = "") -> ArgumentParser
     return ArgumentParser(prog=prog, description=description, usage=usage, exit_on_error=False)
 
 
-def _parser(name: str, description: str, operand: str = "") -> ArgumentParser:
-    parser = new_parser(name, description, operand)
-    parser.add_argument("--config", action="config", help="a YAML file of options; flags after it win")
-    return parser
-
-
-def _add(parser: ArgumentParser, options: type) -> None:
+def add_options(parser: ArgumentParser, options: type) -> None:
     """The fields of a dataclass as flags; a list takes one word or more."""
     group = parser.add_argument_group((options.__doc__ or "").rstrip("."))
     for f in fields(options):

@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from limbeck.commands.console import console, say
-from limbeck.commands.options import DataOptions, new_parser, read
+from limbeck.commands.jobs import PaperJob, read_job
+from limbeck.commands.options import DataOptions, new_parser
 from limbeck.commands.texts import open_data
 from limbeck.errors import ConfigError
 from limbeck.paper.lab import Lab
@@ -30,20 +31,20 @@ def run(words: list[str]) -> None:
     parser.add_argument("--budget", choices=["quick", "full"], default="quick", help="how long to train")
     parser.add_argument("--seeds", type=int, default=3, help="how many times each student is trained")
     parser.add_argument("--output_dir", type=str, help="by default runs/paper/DATA-BUDGET")
-    chosen = read(parser, words)
-    folder = Path(chosen.output_dir or Path("runs", "paper", f"{Path(chosen.data).name}-{chosen.budget}"))
-    splits: dict[str, Any] = open_data(DataOptions(data=chosen.data))
+    job = read_job(PaperJob, parser, words)
+    folder = Path(job.output_dir or Path("runs", "paper", f"{Path(job.data).name}-{job.budget}"))
+    splits: dict[str, Any] = open_data(DataOptions(data=job.data))
     example = splits[next(iter(splits))][0]
     if "inputs" not in example:
-        raise ConfigError(f"The experiments need images in a column inputs, but {chosen.data} has {sorted(example)}.")
-    lab = Lab(splits, folder, budget=chosen.budget, seeds=chosen.seeds, say=lambda text: say(f"{text} ..."))
-    results = import_module(f"limbeck.paper.{chosen.experiment}").run(lab)
+        raise ConfigError(f"The experiments need images in a column inputs, but {job.data} has {sorted(example)}.")
+    lab = Lab(splits, folder, budget=job.budget, seeds=job.seeds, say=lambda text: say(f"{text} ..."))
+    results = import_module(f"limbeck.paper.{job.experiment}").run(lab)
     console.print(table(results))
     if "verdict" in results:
         say(results["verdict"]["sentence"])
-    write_report(results, lab.results_of(chosen.experiment) / "report.html")
-    written = sorted(path.name for path in lab.results_of(chosen.experiment).iterdir())
-    say(f"{folder / chosen.experiment}: {', '.join(written)}; the nets are in {folder / 'nets'}")
+    write_report(results, lab.results_of(job.experiment) / "report.html")
+    written = sorted(path.name for path in lab.results_of(job.experiment).iterdir())
+    say(f"{folder / job.experiment}: {', '.join(written)}; the nets are in {folder / 'nets'}")
 
 
 def table(results: dict[str, Any]) -> Table:

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
 from torch import nn
 
 from limbeck.commands import console
-from limbeck.commands.options import RunOptions
+from limbeck.commands.jobs import DistillJob, TrainingJob, distill_parser, read_saved
+from limbeck.commands.options import yaml_of
 from limbeck.errors import ConfigError
 from limbeck.export import files_of
 from limbeck.files import final_name, write_whole
@@ -27,9 +27,9 @@ LEFT |= {"export.json", "baseline.export.json"}
 LEFT |= {path.name for model in MODELS for path in files_of(Path(f"{model}.onnx"))}
 
 
-def claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Path:
+def claim(job: DistillJob) -> Path:
     """The run's folder, made ready: an older run there is neither mixed in nor lost unasked."""
-    folder = Path(options.output_dir)
+    options, folder = job.run, Path(job.run.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; give another --output_dir.")
     found = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
@@ -45,26 +45,27 @@ def claim(parser: ArgumentParser, chosen: Namespace, options: RunOptions) -> Pat
     if not options.resume:
         _remove_run(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = settings_of(parser, chosen)
+    settings = settings_of(job)
     if options.resume and (folder / SETTINGS).exists():
         try:
-            before = parser.parse_path(folder / SETTINGS).as_dict()
+            before = settings_of(read_saved(folder / SETTINGS))
         except (ArgumentError, TypeError) as error:
             raise ConfigError(
                 f"{folder / SETTINGS} cannot be read ({error}); delete it, and --resume goes on all the same."
             ) from error
+        if before.get("learning_rate") is None:  # left to its default, which older runs did not record
+            before["learning_rate"] = settings["learning_rate"]
         for name in sorted(settings):
             if before.get(name) != settings[name]:
                 console.say(f"Note: {name} was {before.get(name)} when the run began and is {settings[name]} now.")
     if not (folder / SETTINGS).exists():  # a run that is resumed keeps what it began with until it has ended
-        save_settings(parser, settings, folder)
+        save_settings(settings, folder)
     return folder
 
 
-def save_settings(parser: ArgumentParser, settings: dict[str, Any], folder: Path) -> None:
-    """Writes them as YAML, for --config."""
-    kept = Namespace(**settings)  # type: ignore[no-untyped-call]
-    write_whole(folder / SETTINGS, parser.dump(kept, skip_validation=True))
+def save_settings(settings: Mapping[str, Any], folder: Path) -> None:
+    """Writes the settings of a run as YAML, for --config."""
+    write_whole(folder / SETTINGS, yaml_of(distill_parser(), settings))
 
 
 def remove_exports(folder: Path, models: Mapping[str, nn.Module]) -> None:
@@ -98,7 +99,7 @@ def _remove_run(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def settings_of(parser: ArgumentParser, chosen: Namespace) -> dict[str, Any]:
-    """What a run was made with, plain; without secrets such as hub_token."""
-    left_out = ("config", "resume", "overwrite", "help_all")
-    return {k: v for k, v in chosen.as_dict().items() if k not in left_out and not k.endswith("_token")}
+def settings_of(job: TrainingJob) -> dict[str, Any]:
+    """The options that a run was trained with, by name; without secrets such as hub_token."""
+    left_out = ("resume", "overwrite")
+    return {k: v for k, v in job.values().items() if k not in left_out and not k.endswith("_token")}

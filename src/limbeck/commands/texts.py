@@ -38,12 +38,11 @@ def open_data(options: DataOptions, tokenizer: Any = None, teacher_tokenizer: An
     if options.data == "digits":
         rest, test = digits().split(0.2, seed=0)
         return {"train": rest, "test": test}
-    if _names_python(options.data) and _can_be_imported(options.data):  # else a configuration of a hub's data set
+    if names_own_data(options.data):
         ignored = [f.name for f in fields(options) if f.name not in ("data", "tokenizer") and getattr(options, f.name)]
         if ignored:
             raise ConfigError(f"{options.data} makes its own columns, so --{ignored[0]} has no effect; leave it out.")
-        made = own_object(options.data)
-        made = made() if callable(made) else made
+        made = own_data(options.data)
         splits = {"train": made} if isinstance(made, TransferSet) else made
         if not isinstance(splits, dict) or not all(isinstance(s, TransferSet) for s in splits.values()):
             raise DataError(
@@ -60,6 +59,17 @@ def open_data(options: DataOptions, tokenizer: Any = None, teacher_tokenizer: An
     if options.max_length is not None:
         wanted["max_length"] = options.max_length
     return table(options.data, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer, **wanted)
+
+
+def names_own_data(text: str) -> bool:
+    """Whether the words of --data name Python of the user's own, and not a configuration of a data set on the hub."""
+    return _names_python(text) and _can_be_imported(text)
+
+
+def own_data(text: str) -> Any:
+    """What the user's `package.module:callable` returns; the object itself where it cannot be called."""
+    found = own_object(text)
+    return found() if callable(found) else found
 
 
 def with_test(splits: dict[str, TransferSet]) -> tuple[dict[str, TransferSet], str | None]:

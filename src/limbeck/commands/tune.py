@@ -11,28 +11,20 @@ What this file does not know: how candidates are tried and ranked (that is limbe
 
 import copy
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from jsonargparse import Namespace
 from rich.table import Table
 from torch import nn
 
 from limbeck.commands import classifiers, console, language
-from limbeck.commands.options import (
-    StudentOptions,
-    TuneOptions,
-    distill_parser,
-    options_of,
-    read,
-    read_training,
-    tune_parser,
-)
+from limbeck.commands.jobs import DistillJob, TuneJob, distill_parser, read_job, tune_parser
+from limbeck.commands.options import yaml_of
 from limbeck.commands.run_folder import settings_of
 from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
 from limbeck.errors import ConfigError
+from limbeck.files import write_whole
 from limbeck.networks.mlp import mlp
 from limbeck.report import write_report
 from limbeck.report.tuning import ranked
@@ -46,36 +38,35 @@ NEXT, PAGE = "distill.yaml", "report.html"
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
     console.hush()
-    parser = tune_parser(brief="--help" in words or "-h" in words)
-    chosen = read_training(parser, words)
-    if not chosen.teacher and not chosen.transfer_set:
+    job = read_job(TuneJob, tune_parser(brief="--help" in words or "-h" in words), words)
+    if not job.has_targets:
         raise ConfigError("Without a teacher there is no temperature to choose; give --teacher or --transfer_set.")
-    classifiers.refuse_options_of_mlp(options_of(StudentOptions, chosen))
-    divergence = divergence_from_text(chosen.divergence)
-    teacher = open_teacher(chosen.teacher, chosen.mean)
-    labelled_set = open_labelled(chosen.transfer_set) if chosen.transfer_set else None
-    student = None if chosen.student == "mlp" else open_student(chosen.student, teacher)
+    classifiers.refuse_options_of_mlp(job.student)
+    divergence = divergence_from_text(job.search.divergence)
+    teacher = open_teacher(job.teacher.teacher, job.teacher.mean)
+    labelled_set = open_labelled(job.split.transfer_set) if job.split.transfer_set else None
+    student = None if job.student.student == "mlp" else open_student(job.student.student, teacher)
     if not isinstance(student, nn.Module | None):
-        raise ConfigError(f"{chosen.student} is no network that can be trained, but a {type(student).__name__}.")
+        raise ConfigError(f"{job.student.student} is no network that can be trained, but a {type(student).__name__}.")
     writes = language.are_language_models(student, teacher)
-    usual = (language.DEFAULTS if labelled_set is None else language.DEFAULTS_OF_LABELLED) if writes else {}
-    parser.set_defaults({name: value for name, value in usual.items() if name != "temperature"})
-    chosen = read(parser, words)
-    chosen.baseline = False  # nothing is trained on labels alone
-    options, config = options_of(TuneOptions, chosen), _training_arguments(chosen)
+    if writes:
+        job = job.for_language_models()
+    config = _training_arguments(job)
     state = PartialState()  # of this process, and those that torchrun or accelerate launch started beside it
     console.console.quiet = not state.is_main_process
     with state.main_process_first():  # the others find in the cache what it has read
-        work = (language if writes else classifiers).prepare(chosen, student, teacher, labelled_set)
-    if options.learning_rate is None:
-        config.learning_rate = 5e-5 if was_trained(chosen.student, work.student) else 1e-3
+        work = (language if writes else classifiers).prepare(job, student, teacher, labelled_set)
+    job = job.with_default_rate(was_trained(job.student.student, work.student))
+    options = job.search
+    if options.learning_rate is not None:
+        config.learning_rate = options.learning_rate
     given = dict(work.with_trainer)
     sizes = getattr(work.student, "settings", {})
 
     def make_student() -> nn.Module:
-        if chosen.student == "mlp":
+        if job.student.student == "mlp":
             return mlp(**sizes)
-        made = copy.deepcopy(open_student(chosen.student, teacher))
+        made = copy.deepcopy(open_student(job.student.student, teacher))
         return language.in_float32(made)[0] if writes else made
 
     train, validation = work.splits["train"], given.pop("eval_dataset")
@@ -115,40 +106,33 @@ def run(words: list[str]) -> None:
     state.destroy_process_group()
     if not state.is_main_process:
         return
-    _save_next(chosen, found["best"], usual, folder)
+    _save_next(job, found["best"], folder)
     write_report(folder / RESULTS, folder / PAGE)
-    console.console.print(_table(found))
+    console.console.print(_table(found, len(validation)))
     console.say(found["sentence"])
     console.say(f"{folder}: {RESULTS}, {PLOT}, {PAGE}, {NEXT}. To train with it:")
     console.say(f"  limbeck distill --config {folder / NEXT} --output_dir runs/distill")
 
 
-def _training_arguments(chosen: Namespace) -> DistillConfig:
-    given = chosen.as_dict()
-    values = {f.name: given[f.name] for f in fields(DistillConfig) if f.init and f.name in given}
-    values["learning_rate"] = 1e-3 if chosen.learning_rate is None else chosen.learning_rate
-    return DistillConfig(**(values | {"output_dir": chosen.output_dir, "save_strategy": "no"}))
+def _training_arguments(job: TuneJob) -> DistillConfig:
+    """The settings of the trainer, the same for every candidate."""
+    values = dict(job.trainer)
+    values["learning_rate"] = 1e-3 if job.search.learning_rate is None else job.search.learning_rate
+    return DistillConfig(**(values | {"output_dir": job.search.output_dir, "save_strategy": "no"}))
 
 
-def _save_next(chosen: Namespace, best: Mapping[str, Any], usual: Mapping[str, Any], folder: Path) -> None:
+def _save_next(job: TuneJob, best: Mapping[str, Any], folder: Path) -> None:
     """The settings of `limbeck distill` with which the best candidate was trained."""
-    parser = distill_parser()
-    parser.set_defaults(dict(usual))
-    given = {k: v for k, v in chosen.as_dict().items() if k not in ("output_dir", "config")}
-    settings = settings_of(parser, parser.get_defaults())
-    settings |= {name: given[name] for name in settings.keys() & given.keys()}
-    settings |= {"temperature": best["temperature"], "hard_weight": best["hard_weight"]}
-    settings["tuned"] = str(folder / RESULTS)
-    kept = Namespace(**settings)  # type: ignore[no-untyped-call]
-    parser.save(kept, folder / NEXT, overwrite=True, skip_validation=True)
+    settings = settings_of(read_job(DistillJob, distill_parser(), []))
+    same = {k: v for k, v in job.values().items() if k in settings and k != "output_dir"}
+    best_of = {"temperature": best["temperature"], "hard_weight": best["hard_weight"], "tuned": str(folder / RESULTS)}
+    write_whole(folder / NEXT, yaml_of(distill_parser(), settings | same | best_of))
 
 
-def _table(found: Mapping[str, Any]) -> Table:
+def _table(found: Mapping[str, Any], held_out: int) -> Table:
     """A line per candidate, the best first among those of as many seeds."""
     measure, best = found["measure"], found["best"]
-    table = Table(
-        title=f"chosen by {measure}, on {found['settings']['validation'].rsplit(',', 1)[0]}", title_justify="left"
-    )
+    table = Table(title=f"chosen by {measure}, on {held_out:,} examples", title_justify="left")
     shown = [name for name in MEASURES if name in best]
     for header in ("T", "hard_weight", "seeds", *shown, "against the best"):
         table.add_column(header, justify="right")

@@ -1,7 +1,8 @@
 """`limbeck verify PATH`: whether a labelled transfer set is what was written, and the teacher who spoke."""
 
 from limbeck.commands.console import hush, say
-from limbeck.commands.options import TeacherOptions, new_parser, options_of, read
+from limbeck.commands.jobs import VerifyJob, read_job
+from limbeck.commands.options import new_parser
 from limbeck.commands.texts import open_teacher
 from limbeck.errors import DataError
 from limbeck.store.verify import verify
@@ -15,12 +16,12 @@ def run(words: list[str]) -> None:
     parser.add_argument("--teacher", type=str, nargs="+", default=[], help="compare what this teacher says now")
     parser.add_argument("--mean", type=str, default="arithmetic", help="of an ensemble's probabilities")
     parser.add_argument("--rows", type=int, default=32, help="how many rows the teacher is asked about")
-    chosen = read(parser, words)
-    teachers = options_of(TeacherOptions, chosen)
-    found = verify(chosen.path, open_teacher(teachers.teacher, teachers.mean), rows=chosen.rows)
+    job = read_job(VerifyJob, parser, words)
+    teachers = job.teacher
+    found = verify(job.path, open_teacher(teachers.teacher, teachers.mean), rows=job.rows)
     for finding in found:
         say(finding)
     if found:
-        raise DataError(f"{chosen.path} is not what was written: {len(found)} findings.")
+        raise DataError(f"{job.path} is not what was written: {len(found)} findings.")
     compared = " and what the teacher says of some rows" if teachers.teacher else ""
-    say(f"{chosen.path}: every file, row and target{compared} is as it was written.")
+    say(f"{job.path}: every file, row and target{compared} is as it was written.")

@@ -1,0 +1,344 @@
+"""What a command is to do: its words as one typed, frozen job, with the defaults of its kind of model.
+
+    job = read_job(DistillJob, distill_parser(), words)    # with a classifier's defaults
+    job = job.for_language_models()                        # once the models are open
+
+What this file does not know: models, data, what is done with a job.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar, get_type_hints
+
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
+
+from limbeck.commands.options import (
+    DataOptions,
+    EvaluateOptions,
+    ExportOptions,
+    LabelOptions,
+    LanguageOptions,
+    ObjectiveOptions,
+    RunOptions,
+    SplitOptions,
+    StudentOptions,
+    TeacherOptions,
+    TuneOptions,
+    add_options,
+    new_parser,
+    options_of,
+    read,
+)
+from limbeck.training.config import DistillConfig
+
+LANGUAGE_DEFAULTS: Mapping[str, Any] = {
+    "temperature": 1.0,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8,
+    "num_train_epochs": 3.0,
+    "train_sampling_strategy": "group_by_length",
+}
+"""Where a language model's defaults differ from a classifier's."""
+
+TRAINER_DEFAULTS: Mapping[str, Any] = {
+    "per_device_train_batch_size": 128,
+    "per_device_eval_batch_size": 256,
+    "num_train_epochs": 20.0,
+    "lr_scheduler_type": "cosine",
+    "logging_steps": 0.05,
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+}
+"""Where the command's defaults differ from TrainingArguments'."""
+
+NOT_OFFERED = {"output_dir", "label_names", "learning_rate", "run_name", "resume_from_checkpoint"}
+"""The trainer's arguments that the command has its own words for."""
+
+SHOWN = {
+    *("num_train_epochs", "max_steps", "per_device_train_batch_size", "weight_decay", "bf16", "seed"),
+    *("logging_steps", "report_to"),
+}
+"""The trainer's arguments that `--help` shows."""
+
+NOT_OF_A_JOB = ("config", "help", "help_all", "print_config")
+"""What a parser reads that says nothing about what is done."""
+
+J = TypeVar("J", bound="Job")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command is to do.
+
+    groups: the fields that are groups of options, in the order of the help.
+    given: the names of the options that the user gave, on the command line or in a YAML file; the others are defaults.
+    """
+
+    groups: ClassVar[tuple[str, ...]]
+    given: frozenset[str]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], given: frozenset[str]) -> Self:
+        """The job with these values of options, by name."""
+        kinds = get_type_hints(cls)
+        groups = {name: options_of(kinds[name], values) for name in cls.groups}
+        grouped = {option for group in groups.values() for option in vars(group)}
+        rest = {k: v for k, v in values.items() if k not in grouped and k not in NOT_OF_A_JOB}
+        return cls(given=given, **groups, **cls._ungrouped(rest))
+
+    @classmethod
+    def _ungrouped(cls, rest: dict[str, Any]) -> dict[str, Any]:
+        """The fields that are no group, made from the values that no group has."""
+        return rest
+
+    def values(self) -> dict[str, Any]:
+        """Every option by name: what `of` takes, and what a run's settings record."""
+        found: dict[str, Any] = {}
+        for name in self.groups:
+            found |= vars(getattr(self, name))
+        for f in fields(self):
+            if f.name not in self.groups and f.name != "given":
+                value = getattr(self, f.name)
+                found |= value if isinstance(value, Mapping) else {f.name: value}
+        return found
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
+        """The same job, in which the options that the user did not give have these values, where it has them."""
+        values = self.values()
+        new = {k: v for k, v in defaults.items() if k in values and k not in self.given}
+        return type(self).of(values | new, self.given)
+
+
+@dataclass(frozen=True)
+class EvaluateJob(Job):
+    """What `limbeck evaluate` is to do."""
+
+    groups = ("evaluate", "teacher", "data", "texts")
+    evaluate: EvaluateOptions
+    teacher: TeacherOptions
+    data: DataOptions
+    texts: LanguageOptions
+
+    def for_language_models(self) -> Self:
+        """The same with a language model's defaults."""
+        return self.with_defaults({"batch_size": LANGUAGE_DEFAULTS["per_device_eval_batch_size"]})
+
+
+@dataclass(frozen=True)
+class LabelJob(Job):
+    """What `limbeck label` is to do."""
+
+    groups = ("data", "teacher", "label", "texts")
+    data: DataOptions
+    teacher: TeacherOptions
+    label: LabelOptions
+    texts: LanguageOptions
+
+
+@dataclass(frozen=True)
+class ExportJob(Job):
+    """What `limbeck export` is to do; without data, inputs are drawn at random."""
+
+    groups = ("export", "data")
+    path: str
+    to: str
+    export: ExportOptions
+    data: DataOptions
+
+
+@dataclass(frozen=True)
+class VerifyJob(Job):
+    """What `limbeck verify` is to do; rows: how many the teacher is asked about."""
+
+    groups = ("teacher",)
+    path: str
+    teacher: TeacherOptions
+    rows: int
+
+
+@dataclass(frozen=True)
+class InfoJob(Job):
+    """What `limbeck info` is to do."""
+
+    groups = ()
+    path: str
+
+
+@dataclass(frozen=True)
+class PaperJob(Job):
+    """What `limbeck paper` is to do; output_dir: None for a folder named after data and budget."""
+
+    groups = ()
+    experiment: str
+    data: str
+    budget: str
+    seeds: int
+    output_dir: str | None
+
+
+@dataclass(frozen=True)
+class DemoJob(Job):
+    """What `limbeck demo` is to do; output_dir: None for a folder named after the demo."""
+
+    groups = ()
+    language: bool
+    output_dir: str | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class TrainingJob(Job):
+    """What `limbeck distill` and `limbeck tune` have in common.
+
+    trainer: values of DistillConfig's fields, by name.
+    """
+
+    data: DataOptions
+    split: SplitOptions
+    teacher: TeacherOptions
+    student: StudentOptions
+    texts: LanguageOptions
+    trainer: Mapping[str, Any]
+
+    @classmethod
+    def _ungrouped(cls, rest: dict[str, Any]) -> dict[str, Any]:
+        return {"trainer": rest}
+
+    @property
+    def seed(self) -> int:
+        """What training is seeded with."""
+        return int(self.trainer["seed"])
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether there are soft targets to learn from: a teacher's, or those of a labelled transfer set."""
+        return bool(self.teacher.teacher or self.split.transfer_set)
+
+    @property
+    def with_baseline(self) -> bool:
+        """Whether the same student is trained on the labels alone too."""
+        return False
+
+    def for_language_models(self) -> Self:
+        """The same with a language model's defaults; rows of a labelled transfer set are not grouped by length."""
+        left_out = "train_sampling_strategy" if self.split.transfer_set else None
+        return self.with_defaults({k: v for k, v in LANGUAGE_DEFAULTS.items() if k != left_out})
+
+    def with_default_rate(self, trained_before: bool) -> Self:
+        """The same with the learning rate of a new student, or of one that was trained before, unless one is given."""
+        return self.with_defaults({"learning_rate": 5e-5 if trained_before else 1e-3})
+
+
+@dataclass(frozen=True)
+class DistillJob(TrainingJob):
+    """What `limbeck distill` is to do."""
+
+    groups = ("data", "split", "teacher", "student", "objective", "run", "texts")
+    objective: ObjectiveOptions
+    run: RunOptions
+
+    @property
+    def with_baseline(self) -> bool:
+        """Whether the same student is trained on the labels alone too."""
+        return self.run.baseline
+
+
+@dataclass(frozen=True)
+class TuneJob(TrainingJob):
+    """What `limbeck tune` is to do."""
+
+    groups = ("data", "split", "teacher", "student", "search", "texts")
+    search: TuneOptions
+
+
+def read_job(kind: type[J], parser: ArgumentParser, words: list[str]) -> J:
+    """The job that words and YAML files describe; says what is wrong with them and exits with 2 where it cannot.
+
+    Beside a labelled transfer set there is no data unless it is named: a part of the set is the test.
+    """
+    return _resolved(kind, read(parser, words), read(parser, words, defaults=False))
+
+
+def read_saved(path: Path) -> DistillJob:
+    """The job that a run's settings describe; ArgumentError or TypeError where they cannot be read."""
+    parser = distill_parser()
+    return _resolved(DistillJob, parser.parse_path(path), parser.parse_path(path, defaults=False))
+
+
+def _resolved(kind: type[J], chosen: Namespace, given: Namespace) -> J:
+    """The job of the options with their defaults, and of those that were given alone."""
+    values = chosen.as_dict()
+    names = frozenset(name for name, value in given.as_dict().items() if value is not None)
+    job = kind.of(values, names)
+    return job.with_defaults({"data": None}) if values.get("transfer_set") else job
+
+
+@cache
+def distill_parser(brief: bool = False) -> ArgumentParser:
+    """The parser of `limbeck distill`; brief leaves Trainer's many out, for a help that can be read."""
+    description = "Train a small model to behave like a big one; without --teacher, on labels alone."
+    return _training_parser("distill", description, DistillJob, brief)
+
+
+@cache
+def tune_parser(brief: bool = False) -> ArgumentParser:
+    """The parser of `limbeck tune`; brief as above."""
+    description = (
+        "Choose the temperature and the weight of the labels on examples that are held out, never on the test."
+    )
+    return _training_parser("tune", description, TuneJob, brief)
+
+
+def label_parser() -> ArgumentParser:
+    """The parser of `limbeck label`."""
+    return _parser(
+        "label", "Ask a teacher about every example once, and keep what it says for any number of students.", LabelJob
+    )
+
+
+def evaluate_parser() -> ArgumentParser:
+    """The parser of `limbeck evaluate`."""
+    return _parser("evaluate", "Measure students against a teacher and against baselines.", EvaluateJob)
+
+
+def export_parser() -> ArgumentParser:
+    """The parser of `limbeck export`."""
+    description = "Write a student as an ONNX file, once it is shown to predict the same."
+    parser = _parser("export", description, ExportJob, "RUN")
+    parser.add_argument("path", type=str, help="a run's folder, or that of a model")
+    parser.add_argument("--to", choices=["onnx"], default="onnx", help="the format")
+    parser.set_defaults({"data": None})
+    return parser
+
+
+def _training_parser(name: str, description: str, kind: type[TrainingJob], brief: bool) -> ArgumentParser:
+    parser = _parser(name, description, kind)
+    parser.add_argument("--help_all", action="help", help="show every option, those of transformers' Trainer too")
+    parser.add_class_arguments(DistillConfig, skip=NOT_OFFERED)
+    for group in parser._action_groups:
+        if "DistillConfig" in str(group.title):
+            group.title = "Training, by transformers' Trainer (all of it: --help_all)"
+    parser.set_defaults(dict(TRAINER_DEFAULTS))
+    shown = {f.name for options in _groups_of(kind) for f in fields(options)} | SHOWN | {"help", "help_all", "config"}
+    if brief:
+        for action in parser._actions:
+            if action.dest not in shown:
+                action.help = SUPPRESS  # it works all the same
+    return parser
+
+
+def _parser(name: str, description: str, kind: type[Job], operand: str = "") -> ArgumentParser:
+    """A parser with the options of a job's groups, to be read with `read_job`."""
+    parser = new_parser(name, description, operand)
+    parser.add_argument("--config", action="config", help="a YAML file of options; flags after it win")
+    for options in _groups_of(kind):
+        add_options(parser, options)
+    return parser
+
+
+def _groups_of(kind: type[Job]) -> list[type]:
+    """The dataclasses of a job's options, in the order of the help."""
+    kinds = get_type_hints(kind)
+    return [kinds[name] for name in kind.groups]
