@@ -10,7 +10,7 @@ ifneq ($(wildcard ../shared/data),)
 export LIMBECK_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: run test check fix bench gpu clean chromium
+.PHONY: run test test-lowest check fix bench gpu clean chromium
 
 run: $(READY)
 	$(BIN)/limbeck demo
@@ -18,6 +18,21 @@ run: $(READY)
 # On the CPU, also where there is a GPU: the tests compare with figures worked out there. `make gpu` tests CUDA.
 test: $(READY) chromium
 	CUDA_VISIBLE_DEVICES= $(BIN)/pytest -n 2 --dist loadfile
+
+# The tests of the contracts, training and export with the lowest versions that pyproject.toml promises, in a virtual
+# environment of their own.
+# torch alone is the pinned one: lower builds for the CPU are not found everywhere.
+LOWEST := .venv-lowest
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/pytest tests/contracts tests/training/test_trainer.py tests/test_export.py
+
+$(LOWEST)/.ready: pyproject.toml constraints.txt tests/lowest.py
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python tests/lowest.py > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -r $(LOWEST)/lowest.txt pytest hypothesis
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -49,7 +64,7 @@ gpu:
 	exit $$missed
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(LOWEST) runs
 
 # The page of a run is tested in a browser, where Debian's can be had; those tests are skipped elsewhere.
 chromium:
