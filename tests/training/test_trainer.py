@@ -25,7 +25,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
 from limbeck.losses.targets import SparseTargets
 from limbeck.networks.mlp import mlp
-from limbeck.teachers import Ensemble, record
+from limbeck.teachers import Ensemble, as_teacher, record
 from limbeck.training.config import DistillConfig
 from limbeck.training.trainer import DistillTrainer
 from limbeck.transfer import TransferSet, arrays
@@ -477,7 +477,7 @@ def test_the_teacher_stays_as_it_is(tmp_path: Path) -> None:
         def fingerprint(self) -> str:
             return ask.fingerprint()
 
-    trainer.teacher = Listening()
+    trainer.teacher = as_teacher(Listening())
     trainer.train()
     assert len(said) == 10  # three epochs of three, and one for the check
     for given, expected in said:
