@@ -473,7 +473,7 @@ def test_trained_twice_in_bfloat16_it_still_needs_no_logits(tmp_path: Path, capl
     for _ in range(2):
         worker = trainer(student, teacher, tmp_path, bf16=True)
         worker.train()
-        assert worker._in_halves
+        assert worker.plan.in_halves
     rows = Dataset.from_list([{name: values.tolist() for name, values in e.items()} for e in EXAMPLES])
     limbeck.evaluate_language(student, rows, teacher=teacher)
     assert "made as a whole" not in caplog.text

@@ -67,5 +67,5 @@ def test_padded_output_layers_are_cut_to_the_tokens_that_exist(impl: str, tmp_pa
 def test_equal_layers_need_no_tokenizers(tmp_path: Path) -> None:
     worker = trainer(model(), model(seed=1), tmp_path)
     worker.check()
-    assert worker.classes is None
-    assert worker._in_halves
+    assert worker.plan.classes is None
+    assert worker.plan.in_halves

@@ -96,7 +96,7 @@ def test_every_kind_trains_and_is_evaluated(tmp_path: Path, kind: str) -> None:
 def test_a_padded_student_is_cut_to_the_stored_tokenizer(tmp_path: Path) -> None:
     labelled = limbeck.label(llama(), rows(), tmp_path / "set", "hidden", tokenizer=words())
     worker = trainer(small_llama(V + 3), labelled.teacher, tmp_path / "run", labelled, processing_class=words())
-    assert worker.classes == V
+    assert worker.plan.classes == V
     worker.check()
     with pytest.raises(DataError, match=r"another tokenizer than the student's.*\n  tokenizer: stored"):
         trainer(small_llama(), labelled.teacher, tmp_path / "run", labelled, processing_class=words(first="x"))

@@ -1,6 +1,7 @@
 """What is refused before a step is taken, and what each refusal says; a check leaves everything as it was."""
 
 import copy
+import dataclasses
 import gc
 import math
 import random
@@ -23,8 +24,9 @@ from limbeck.losses.objective import Objective
 from limbeck.losses.targets import SparseTargets
 from limbeck.networks.checks import check_label_names
 from limbeck.networks.mlp import mlp
-from limbeck.teachers import Ensemble
+from limbeck.teachers import Ensemble, ModelTeacher
 from limbeck.training.config import DistillConfig
+from limbeck.training.plan import Plan, on_device_of
 from limbeck.training.trainer import DistillTrainer
 from limbeck.transfer import TransferSet, arrays
 
@@ -113,6 +115,41 @@ def test_in_the_same_order(tmp_path: Path) -> None:
     )
     said = "same classes in the same order"
     refused(tmp_path, ModelError, said, None, Ensemble([network(names=CATS), network(names=other)]))
+
+
+def test_each_of_several_evaluation_sets_is_checked(tmp_path: Path) -> None:
+    """As a single one is: the names of the classes, their number and the labels."""
+    good, four = arrays(X, Y), ("a", "b", "c", "d")
+    for other, kind, message in (
+        (arrays(X, Y, label_names=("bird", "dog", "cat")), DataError, "the 'b' evaluation set.*same order"),
+        (arrays(X, Y + 1), DataError, "Label 3 of example 2 of the 'b' evaluation set is outside the 3 classes"),
+    ):
+        refused(tmp_path, kind, message, network(names=CATS), network(), eval_dataset={"a": good, "b": other})
+    message = "The 'b' evaluation set has 4 classes and the student 3 outputs"
+    named = arrays(X, Y, label_names=four)
+    refused(tmp_path, ShapeError, message, None, network(), eval_dataset={"a": good, "b": named})
+    trainer_for(tmp_path, None, network(), eval_dataset={"a": good, "b": good}).train()
+
+
+def test_the_plan_is_frozen_and_says_what_was_found(tmp_path: Path) -> None:
+    trainer = trainer_for(tmp_path, None, network())
+    assert not trainer.plan.checked
+    trainer.check()
+    assert trainer.plan == Plan(next_tokens=False, checked=True)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        trainer.plan.classes = 2
+
+
+def test_a_check_runs_where_each_network_is() -> None:
+    """Trainer leaves the student on the CPU at first where FSDP, DeepSpeed or bf16_full_eval move it later."""
+    batch = {"inputs": X, "row_id": torch.arange(N)}
+    elsewhere = {name: column.to("meta") for name, column in batch.items()}
+    for model in (network(), ModelTeacher(network())):
+        assert {tensor.device.type for tensor in on_device_of(model, batch).values()} == {"cpu"}
+        with pytest.raises(NotImplementedError, match="out of meta tensor"):  # what no other device's tensors raise
+            on_device_of(model, elsewhere)
+    assert on_device_of(network().to("meta"), batch) is batch  # offloaded: its hooks move what it reads
+    assert on_device_of(lambda batch: batch, batch) is batch
 
 
 def test_names_that_agree_or_are_not_known(tmp_path: Path) -> None:

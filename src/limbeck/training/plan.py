@@ -1,15 +1,18 @@
-"""What is refused before training begins: sets, labels, teachers and students that do not belong together.
+"""Preflight: refuses sets, labels, teachers and students that do not belong together, and returns the plan of a run.
 
-One batch is read and put through teacher and student, without gradient and without touching the random state.
+One batch is read and put through teacher and student, each on the device where it is at that time, without gradient
+and without touching the random state.
 What this file does not know: how training goes on after that.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
@@ -18,7 +21,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
 from limbeck.losses.targets import DenseTargets, MixedTargets, SoftTargets
 from limbeck.networks.asking import Batch, label_names_of, logits_of, networks_of, teacher_view
-from limbeck.networks.checks import check_label_names, check_labels, refuse_probabilities
+from limbeck.networks.checks import check_label_names, check_labels, check_rows, refuse_probabilities
 from limbeck.networks.halves import base_of, is_language_model, keeps_apart, logits_are_heads
 from limbeck.networks.modes import evaluating
 from limbeck.networks.positions import (
@@ -28,18 +31,85 @@ from limbeck.networks.positions import (
     positions_of,
     require_same_completions,
 )
-from limbeck.teachers import BaseTeacher, Teacher
+from limbeck.teachers import BaseTeacher
 
 log = logging.getLogger("limbeck")
 
 HALF = {torch.float16, torch.bfloat16}
 
 
-def check_student(
-    student: nn.Module, teacher: BaseTeacher | None, transfer_set: Any, evaluation_set: Any = None
-) -> None:
-    """Whether there is something to train, on some examples, with classes that are called alike."""
-    if len(transfer_set) == 0:
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, as far as the student and a first batch tell.
+
+    next_tokens: whether the student is a language model, whose positions are the tokens that predict a next one.
+    classes: the number of classes that both output layers are cut to; None where they stay as they are.
+    position_axes: 1 where an example is a position, 2 where every token is one.
+    in_halves: whether a language model's last states and output layer stand for its logits, which are never made.
+    checked: whether a batch has confirmed position_axes and in_halves, which are otherwise the defaults.
+    """
+
+    next_tokens: bool
+    classes: int | None = None
+    position_axes: int = 1
+    in_halves: bool = False
+    checked: bool = False
+
+
+def preflight(
+    student: nn.Module,
+    teacher: BaseTeacher | None,
+    objective: Objective,
+    sets: Mapping[str, Any],
+    first_batch: Callable[[str], Batch],
+    plan: Plan,
+) -> Plan:
+    """The checked plan, or the error that says what does not work.
+
+    teacher: None where the objective does not ask one. sets: "transfer" and the evaluation sets, by `named_sets`.
+    first_batch: the first batch of the set of that name. plan: the plan of what is known without any batch.
+    """
+    check_student(student, teacher, sets)
+    if not plan.next_tokens:
+        batch = first_batch("transfer")
+        logits = check_batch(student, teacher, objective, batch)
+        check_classes(logits.shape[-1], objective, batch, sets)
+        return replace(plan, position_axes=logits.ndim - 1, checked=True)
+    classes = plan.classes or len(base_of(student).get_output_embeddings().weight)
+    for examples in sets.values():
+        rows = examples.dataset if hasattr(examples, "manifest") else examples  # of a stored set
+        check_rows(student, teacher, rows, classes)
+    in_halves = check_language_batch(student, teacher, objective, first_batch("transfer"), plan.classes)
+    for name, examples in sets.items():
+        if name != "transfer" and "position_ids" in getattr(examples, "column_names", ()):
+            check_packing(student, teacher, first_batch(name))
+    return replace(plan, in_halves=in_halves, checked=True)
+
+
+def plan_of_evaluation(student: nn.Module, teacher: BaseTeacher | None, batch: Batch, plan: Plan) -> Plan:
+    """The checked plan of a language model that is evaluated before it was trained. batch: the first one evaluated."""
+    check_packing(student, teacher, batch)
+    return replace(plan, in_halves=logits_are_heads(student, batch), checked=True)
+
+
+def named_sets(transfer_set: Any, evaluation: Any) -> dict[str, Any]:
+    """The sets of a run by the names that messages give them: "transfer", "evaluation", or "'name' evaluation".
+
+    evaluation: a set, a dict of sets, or None.
+    """
+    if isinstance(evaluation, Mapping):
+        evaluated = {f"{name!r} evaluation": examples for name, examples in evaluation.items()}
+    else:
+        evaluated = {"evaluation": evaluation}
+    return {who: examples for who, examples in ({"transfer": transfer_set} | evaluated).items() if examples is not None}
+
+
+def check_student(student: nn.Module, teacher: BaseTeacher | None, sets: Mapping[str, Any]) -> None:
+    """Whether there is something to train, on some examples, and the names of the classes agree.
+
+    sets: as `named_sets` makes them.
+    """
+    if len(sets["transfer"]) == 0:
         raise DataError("The transfer set is empty; training needs at least one example.")
     apart = None if teacher is None or teacher.shares_student else teacher  # a PEFT model without its adapter
     shared = {id(p) for model in networks_of(apart) or [] for p in model.parameters()} & {
@@ -64,17 +134,17 @@ def check_student(
     said = {
         "the teacher": None if teacher is None else teacher.label_names,
         "the student": label_names_of(student),
-        "the transfer set": getattr(transfer_set, "label_names", None),
-        "the evaluation set": getattr(evaluation_set, "label_names", None),
+        **{f"the {who} set": getattr(examples, "label_names", None) for who, examples in sets.items()},
     }
     check_label_names({who: names for who, names in said.items() if names})
 
 
-def check_classes(
-    classes: int, objective: Objective, batch: Batch, transfer_set: Any, evaluation_set: Any = None
-) -> None:
-    """Whether sets speak of as many classes as the student has outputs, and have the labels that are learned."""
-    for who, examples in (("transfer", transfer_set), ("evaluation", evaluation_set)):
+def check_classes(classes: int, objective: Objective, batch: Batch, sets: Mapping[str, Any]) -> None:
+    """Whether the sets have as many classes as the student has outputs, and the labels that are learned.
+
+    classes: the student's outputs. sets: as `named_sets` makes them.
+    """
+    for who, examples in sets.items():
         names, labels = getattr(examples, "label_names", None), getattr(examples, "labels", None)
         if names and len(names) != classes:
             raise ShapeError(
@@ -83,7 +153,7 @@ def check_classes(
             )
         if isinstance(labels, Tensor):
             check_labels(labels, classes, f" of the {who} set")
-    labels = getattr(transfer_set, "labels", None)
+    labels = getattr(sets["transfer"], "labels", None)
     if objective.hard_weight and isinstance(labels, Tensor) and (labels == NO_LABEL).all():
         raise ConfigError("hard_weight is above 0 but every label is -100; give labels, or hard_weight=0.")
     if "labels" in batch:
@@ -94,11 +164,11 @@ def check_classes(
         )
 
 
-def check_batch(student: nn.Module, teacher: Teacher | None, objective: Objective, batch: Batch) -> Tensor:
+def check_batch(student: nn.Module, teacher: BaseTeacher | None, objective: Objective, batch: Batch) -> Tensor:
     """The student's logits for a batch, if teacher and student speak of the same classes in finite logits."""
     with _asked_only(student):
-        logits = logits_of(student, batch)
-        targets = teacher(batch) if teacher is not None and objective.soft_weight else None
+        logits = logits_of(student, on_device_of(student, batch))
+        targets = teacher(on_device_of(teacher, batch)) if teacher is not None and objective.soft_weight else None
     if logits.ndim < 2:
         raise ShapeError(f"The student must return logits [n, C], but returned the shape {list(logits.shape)}.")
     if not logits.isfinite().all():
@@ -129,8 +199,11 @@ def check_language_batch(
         require_same_completions(batch, teacher_view(batch))
     check_packing(student, teacher if objective.soft_weight else None, batch)
     with _asked_only(student):
-        in_halves = logits_are_heads(student, batch)
-        targets = teacher(batch, positions) if teacher is not None and objective.soft_weight else None
+        in_halves = logits_are_heads(student, on_device_of(student, batch))
+        targets = None
+        if teacher is not None and objective.soft_weight:
+            there = on_device_of(teacher, batch)
+            targets = teacher(there, next_token_positions(there))
     if not in_halves:
         log.warning(
             "The logits of the student, %s, are not a product of its last states; they are made as a whole.",
@@ -162,7 +235,7 @@ def _check_encoded(name: str, batch: Batch) -> None:
         )
 
 
-def check_packing(student: Any, teacher: Teacher | None, batch: Batch) -> None:
+def check_packing(student: Any, teacher: BaseTeacher | None, batch: Batch) -> None:
     """Whether student and teacher keep the examples of a batch of packed rows apart; of others nothing is asked."""
     _require_apart("student", student, batch)
     for network in networks_of(teacher) or []:
@@ -178,7 +251,7 @@ def _require_apart(who: str, model: Any, batch: Batch) -> None:
     why = "to it they are one text"
     try:
         with _asked_only(model):
-            if keeps_apart(model, batch, examples):
+            if keeps_apart(model, on_device_of(model, batch), examples):
                 return
     except (TypeError, ValueError) as error:  # of a forward that does not know position_ids
         why = f"asked to, it says {str(error)!r}"
@@ -189,6 +262,17 @@ def _require_apart(who: str, model: Any, batch: Batch) -> None:
         'attn_implementation="sdpa" or "eager" (flash attention reads packed rows in batches of one row only), or '
         "train without packing (limbeck.pack, --packing), as models that are recurrent or make their own masks must be."
     )
+
+
+def on_device_of(model: Any, batch: Batch) -> Batch:
+    """The batch on the device of a model, or of a teacher's networks; unchanged where there are none.
+
+    Trainer leaves the student on the CPU until training starts under FSDP, DeepSpeed and bf16_full_eval.
+    """
+    parameters = (parameter for network in networks_of(model) or [] for parameter in network.parameters())
+    devices = (parameter.device for parameter in parameters if not parameter.is_meta)  # meta: offloaded by hooks
+    device = next(devices, None)
+    return batch if device is None else send_to_device(batch, device)
 
 
 @contextmanager
@@ -224,10 +308,11 @@ def _check_targets(objective: Objective, classes: int, compared: Positions, targ
                 "teacher",
                 "return probs.log(), or DenseTargets.from_probs(probs), or leave its softmax out",
             )
-    bad = compared.compared(targets.bad_rows(objective.divergence))
+    bad = compared.compared(targets.bad_rows(objective.divergence).to(compared.device))
     if bad.any():
         row = int(compared.row_ids(batch).cpu()[bad.cpu()][0])
-        if compared.compared(targets.bad_rows(forward_kl)).any():  # finite wherever there is a distribution at all
+        no_distribution = compared.compared(targets.bad_rows(forward_kl).to(compared.device))
+        if no_distribution.any():  # forward_kl is finite wherever there is a distribution at all
             raise TargetError(
                 f"The teacher gave nan, infinity or an impossible distribution for the example with row_id {row} "
                 f"({int(bad.sum())} of {len(bad)} positions of the first batch); look at that example, or at the "

@@ -38,13 +38,10 @@ from limbeck.losses.linear import linear_divergence
 from limbeck.losses.objective import Counts, Loss, Objective
 from limbeck.losses.targets import Head, SoftTargets
 from limbeck.networks.asking import Batch, logits_of
-from limbeck.networks.checks import check_rows
 from limbeck.networks.folder import write_model
 from limbeck.networks.halves import (
-    base_of,
     head_of,
     is_language_model,
-    logits_are_heads,
     require_positions,
     within_forward,
 )
@@ -57,7 +54,7 @@ from limbeck.training.checkpoints import newest_whole, require_whole, rotate, se
 from limbeck.training.collating import AsGathered
 from limbeck.training.config import DistillConfig, refuse_arguments
 from limbeck.training.monitor import means_of, measured, measured_in_chunks
-from limbeck.training.plan import check_batch, check_classes, check_language_batch, check_packing, check_student
+from limbeck.training.plan import Plan, named_sets, plan_of_evaluation, preflight
 from limbeck.training.sources import Augmented, InOrder, Source
 from limbeck.transfer.text.collate import Pad
 from limbeck.transfer.text.vocabulary import shared_vocabulary
@@ -105,9 +102,9 @@ class DistillTrainer(Trainer):
         self.teacher = None if teacher is None else as_teacher(teacher)
         if teacher_tokenizer is not None and processing_class is None:
             raise ConfigError("teacher_tokenizer is compared with the student's; give that as processing_class.")
-        self.classes = None if teacher_tokenizer is None else shared_vocabulary(processing_class, teacher_tokenizer)
-        if self.classes is not None:
-            self.teacher = None if self.teacher is None else self.teacher.cut(self.classes)
+        classes = None if teacher_tokenizer is None else shared_vocabulary(processing_class, teacher_tokenizer)
+        if classes is not None:
+            self.teacher = None if self.teacher is None else self.teacher.cut(classes)
         hard_only = Objective(soft_weight=0.0, hard_weight=1.0)
         self.objective = objective or (Objective() if teacher is not None else hard_only)
         self.impl = impl
@@ -127,16 +124,15 @@ class DistillTrainer(Trainer):
                 "source may change those; remove source, or train with the live teacher."
             )
         if answering is not None:
-            evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
-            sets = {who: of for who, of in {"transfer": train_dataset, **evaluated}.items() if of is not None}
-            classes, augment = answering.prepare(sets, processing_class, augment)
-            self.classes = classes or self.classes
+            sets = named_sets(train_dataset, eval_dataset)
+            stored_classes, augment = answering.prepare(sets, processing_class, augment)
+            classes = stored_classes or classes
         augmented = None if augment is None else Augmented(augment)
         self.source = InOrder(tuple(stage for stage in (source, augmented) if stage is not None))
         constraint = student.max_norm if isinstance(student, MLP) else None
         extra = [MaxNorm(constraint)] if constraint else []
-        self._next_tokens = is_language_model(student)
-        if data_collator is None and self._next_tokens:
+        self.plan = Plan(next_tokens=is_language_model(student), classes=classes)
+        if data_collator is None and self.plan.next_tokens:
             data_collator = Pad(0)  # of no consequence: padding is masked
         super().__init__(
             model=student,
@@ -152,11 +148,8 @@ class DistillTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the global counts itself
         if self.teacher is not None:
             self.teacher.to(self.args.device)
-        self._position_axes = 1  # 2 where every token is a position: check sees it
-        # whether a language model's states and output layer can stand for its logits; None until it was tried
-        self._in_halves: bool | None = None if self._next_tokens else False
         self._resumed_with: list[int] = []  # patience of each EarlyStoppingCallback, which a checkpoint brings too
-        if self._next_tokens and args.n_gpu > 1:
+        if self.plan.next_tokens and args.n_gpu > 1:
             raise ConfigError(
                 f"One process has {args.n_gpu} GPUs, and language models are trained with one process per GPU; start "
                 "with torchrun or accelerate launch, or show it one GPU."
@@ -188,28 +181,24 @@ class DistillTrainer(Trainer):
                 "Training needs a train_dataset whose length is known, such as a TransferSet, but got "
                 f"{type(self.train_dataset).__name__}."
             )
-        sets = self.train_dataset, self.eval_dataset
-        check_student(self.model, self.teacher if self.teacher_passes else None, *sets)
-        if self._next_tokens:
-            classes = self.classes or len(base_of(self.model).get_output_embeddings().weight)
-            for examples in filter(None, sets):
-                rows = examples.dataset if hasattr(examples, "manifest") else examples  # of a labelled transfer set
-                check_rows(self.model, self.teacher if self.teacher_passes else None, rows, classes)
-        with torch.random.fork_rng():
-            (batch,) = self.source([self._first_batch(self.train_dataset, self.args.train_batch_size)], self.model, 0)
-        if self._next_tokens:
-            self._in_halves = check_language_batch(self.model, self.teacher, self.objective, batch, self.classes)
-            if "position_ids" in getattr(self.eval_dataset, "column_names", ()):
-                measured_on = self._first_batch(self.eval_dataset, self.args.eval_batch_size)
-                check_packing(self.model, self.teacher if self.teacher_passes else None, measured_on)
-            return
-        logits = check_batch(self.model, self.teacher, self.objective, batch)
-        check_classes(logits.shape[-1], self.objective, batch, *sets)
-        self._position_axes = logits.ndim - 1
+        self.plan = preflight(
+            self.model,
+            self.teacher if self.teacher_passes else None,
+            self.objective,
+            named_sets(self.train_dataset, self.eval_dataset),
+            self._first_batch,
+            self.plan,
+        )
 
-    def _first_batch(self, examples: Any, size: int) -> Batch:
+    def _first_batch(self, name: str) -> Batch:
+        """The first batch of the set of that name, as training (through the source) or an evaluation has it."""
+        examples = named_sets(self.train_dataset, self.eval_dataset)[name]
+        size = self.args.train_batch_size if name == "transfer" else self.args.eval_batch_size
         gather = getattr(examples, "__getitems__", lambda rows: [examples[i] for i in rows])
         batch: Batch = self._prepare_inputs(self.data_collator(gather(list(range(min(len(examples), size))))))
+        if name == "transfer":
+            with torch.random.fork_rng():
+                (batch,) = self.source([batch], self.model, 0)
         return batch
 
     def last_checkpoint(self) -> Path:
@@ -234,7 +223,7 @@ class DistillTrainer(Trainer):
         """This batch's share of the loss of the global batch."""
         counts = Counts(*num_items_in_batch) if num_items_in_batch is not None else None
         logits = None
-        if self._in_halves:
+        if self.plan.in_halves:
             loss = self._without_logits(model, inputs, partial(self._loss_of_states, counts))
         else:
             logits, positions = self._ask_student(model, inputs)
@@ -252,10 +241,10 @@ class DistillTrainer(Trainer):
     def _ask_student(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Positions]:
         """The logits at the positions, `[*shape, C]`."""
         logits = logits_of(model, inputs)
-        if not self._next_tokens:
+        if not self.plan.next_tokens:
             return logits, positions_of(inputs, logits.ndim - 1)
         positions = next_token_positions(inputs)
-        return require_positions(logits, inputs, "student")[positions.rows, : self.classes], positions
+        return require_positions(logits, inputs, "student")[positions.rows, : self.plan.classes], positions
 
     def _without_logits(self, model: nn.Module, inputs: Batch, then: Callable[..., T]) -> T:
         """`then(hidden [n, H], head, targets, positions)` of a language model, whose logits are never made."""
@@ -266,7 +255,7 @@ class DistillTrainer(Trainer):
         def read(hidden: Tensor) -> T:
             head = head_of(student)
             assert head is not None  # logits_are_heads found it
-            head = head if self.classes is None else head.first(self.classes)
+            head = head if self.plan.classes is None else head.first(self.plan.classes)
             return then(require_positions(hidden, inputs, "student")[positions.rows], head, targets, positions)
 
         with self.accelerator.autocast():
@@ -332,7 +321,7 @@ class DistillTrainer(Trainer):
         return counts
 
     def _positions(self, batch: Batch) -> Positions:
-        return next_token_positions(batch) if self._next_tokens else positions_of(batch, self._position_axes)
+        return next_token_positions(batch) if self.plan.next_tokens else positions_of(batch, self.plan.position_axes)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the two terms, each the mean over its own positions since the last log, to the training loss."""
@@ -350,12 +339,12 @@ class DistillTrainer(Trainer):
         """Statistics per position in the place of logits: `[n, L, m]`, L = 1 for whole examples."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            if self._next_tokens and self._in_halves is None:  # before training, which finds out at once
-                check_packing(
-                    self.accelerator.unwrap_model(model), self.teacher if self.teacher_passes else None, inputs
+            if self.plan.next_tokens and not self.plan.checked:  # an evaluation before training
+                student = self.accelerator.unwrap_model(model)
+                self.plan = plan_of_evaluation(
+                    student, self.teacher if self.teacher_passes else None, inputs, self.plan
                 )
-                self._in_halves = logits_are_heads(self.accelerator.unwrap_model(model), inputs)
-            if self._in_halves:
+            if self.plan.in_halves:
                 positions, columns = self._without_logits(model, inputs, self._measured_of_states)
             else:
                 logits, positions = self._ask_student(model, inputs)
