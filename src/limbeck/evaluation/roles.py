@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import ConfigError, TargetError
-from limbeck.losses.targets import SoftTargets, is_complete
+from limbeck.losses.targets import SoftTargets, completion_hint, is_complete
 
 
 def by_role(student: Any, baseline: Any = None, teacher: Any = None) -> dict[str, list[Any]]:
@@ -36,8 +36,7 @@ def require_complete(targets: SoftTargets) -> None:
     if not is_complete(targets):
         raise TargetError(
             "An evaluation compares the probabilities of all classes, but this teacher gives "
-            f"{type(targets).__name__}; evaluate with the teacher that they were made from. (A kind of your own that "
-            "gives them says so by `complete` and `all_log_probs`, see limbeck.SoftTargets.)"
+            f"{type(targets).__name__}; evaluate with the teacher that they were made from.{completion_hint(targets)}"
         )
 
 

@@ -34,6 +34,7 @@ from limbeck.losses.targets import (
     SampledTargets,
     SoftTargets,
     SparseTargets,
+    completion_hint,
     hidden_states,
     is_complete,
     softened_logits,
@@ -359,8 +360,8 @@ def _softened(targets: SoftTargets, temperature: float) -> Iterator[tuple[int, T
     """(first row, logits of some rows), whose softmax is what the targets say at the temperature."""
     if not is_complete(targets):
         raise TargetError(
-            f"{type(targets).__name__} speak of some classes only, and cannot be kept again; label with a teacher that "
-            "speaks of every class."
+            f"A teacher must give the probabilities of all classes to be stored, but this one gives "
+            f"{type(targets).__name__}; label with a teacher that gives them.{completion_hint(targets)}"
         )
     keep_freed_memory()
     for start, some in _parts(targets, _MADE // targets.num_classes):
@@ -409,5 +410,6 @@ def _require_good(bad: Tensor, start: int, what: str) -> None:
 def _no_hidden_states(who: str) -> TargetError:
     return TargetError(
         f"Only HiddenTargets can be kept as hidden states, but got {who}. A ModelTeacher of a causal language model "
-        "gives them, where its logits are its output layer's of its last states; keep top_k, sampled or dense instead."
+        "gives them, where its logits are its output layer's of its last states; keep top_k, sampled or dense instead. "
+        "(A kind of your own needs the members `hidden` [n, H] and `head`, a limbeck.Head.)"
     )

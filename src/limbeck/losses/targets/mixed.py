@@ -10,7 +10,15 @@ from torch import Tensor
 
 from limbeck.errors import ObjectiveError, ShapeError, TargetError
 from limbeck.losses.divergences import Divergence, forward_kl
-from limbeck.losses.targets.defaults import Blocks, autocast_to, chunk_reader, given_logits, is_complete, logit_bytes
+from limbeck.losses.targets.defaults import (
+    Blocks,
+    autocast_to,
+    chunk_reader,
+    completion_hint,
+    given_logits,
+    is_complete,
+    logit_bytes,
+)
 from limbeck.losses.targets.dense import DenseTargets, as_targets
 from limbeck.losses.targets.protocol import EveryClass, SoftTargets
 
@@ -43,11 +51,13 @@ class MixedTargets(EveryClass):
                 "The members of an ensemble must speak of the same rows and classes, but their (n, C) are "
                 f"{sorted(shapes)}."
             )
-        if not all(is_complete(member) for member in self.members):
-            raise TargetError(
-                "Sparse and sampled targets of several teachers speak of different classes and cannot be mixed; "
-                "mix the teachers first and keep the top classes of the mixture."
-            )
+        for member in self.members:
+            if not is_complete(member):
+                raise TargetError(
+                    "The members of an ensemble must give the probabilities of all classes to be mixed, but one gives "
+                    f"{type(member).__name__}; mix the teachers first and keep the top classes of the mixture."
+                    f"{completion_hint(member)}"
+                )
         object.__setattr__(self, "weights", member_weights(self.weights, len(self.members)))
 
     @property
