@@ -129,6 +129,24 @@ def unsafe(source: str) -> list[str]:
     return found
 
 
+def kinds_told_apart(source: str) -> list[str]:
+    """Calls of isinstance, matches and comparisons of types with a kind of targets: each kind has members for it."""
+    kinds = {f"{kind}Targets" for kind in ("Dense", "Hidden", "Sparse", "Sampled", "Mixed")}
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            asked: list[ast.expr] = node.args[1:]
+        elif isinstance(node, ast.MatchClass):
+            asked = [node.cls]
+        elif isinstance(node, ast.Compare) and "type(" in ast.unparse(node):
+            asked = [node.left, *node.comparators]
+        else:
+            continue
+        names = {ast.unparse(inner).split(".")[-1] for expression in asked for inner in ast.walk(expression)}
+        found += [f"line {node.lineno}: {ast.unparse(node)}"] if names & kinds else []
+    return found
+
+
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 
 
@@ -280,6 +298,32 @@ def test_nothing_runs_code_out_of_a_file(path: Path) -> None:
 )
 def test_what_would_run_code_is_found(line: str) -> None:
     assert len(unsafe(line)) == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if not module_of(path).startswith("losses.targets")],
+    ids=lambda path: str(path.relative_to(SOURCE)),
+)
+def test_no_file_outside_losses_targets_tells_kinds_of_targets_apart(path: Path) -> None:
+    assert kinds_told_apart(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "offences"),
+    [
+        ("isinstance(targets, DenseTargets)", 1),
+        ("isinstance(targets, (SparseTargets, Tensor))", 1),
+        ("isinstance(targets, limbeck.HiddenTargets | MixedTargets)", 1),
+        ("type(targets) is SampledTargets", 1),
+        ("match targets:\n    case MixedTargets():\n        pass", 1),
+        ("isinstance(targets, SoftTargets)", 0),
+        ("DenseTargets(logits)", 0),
+        ("def f(x) -> DenseTargets:\n    return isinstance(x, Tensor)", 0),
+    ],
+)
+def test_telling_kinds_of_targets_apart_is_found(line: str, offences: int) -> None:
+    assert len(kinds_told_apart(line)) == offences
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,18 @@ from limbeck.losses.targets import (
     SoftTargets,
     SparseTargets,
     as_targets,
+    autocast_to,
+    chunk_reader,
     concatenate,
+    given_logits,
+    hidden_states,
+    is_compilable,
+    is_complete,
+    is_partition,
+    logit_bytes,
+    softened_logits,
 )
+from limbeck.store.kinds import kind_from
 from limbeck.training.monitor import measured
 
 INF, NAN = math.inf, math.nan
@@ -299,6 +309,75 @@ def test_a_complete_kind_of_ones_own_has_its_divergences_and_agreement_measured(
         assert found.keys() == expected.keys()
         for name, values in expected.items():
             torch.testing.assert_close(found[name], values)
+
+
+class Foreign:
+    """A kind of a user's own with the required members alone, beside dense targets of the same logits."""
+
+    num_classes = C
+
+    def __init__(self, inner: DenseTargets):
+        self.inner = inner
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, rows: Any) -> Any:
+        return type(self)(self.inner[rows])
+
+    def to(self, device: Any) -> Any:
+        return type(self)(self.inner.to(device))
+
+    def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        return self.inner.events(student_log_probs, temperature)
+
+    def compared_by(self, divergence: Any, temperature: float) -> Any:
+        return divergence
+
+    def bad_rows(self, divergence: Any) -> Tensor:
+        return self.inner.bad_rows(divergence)
+
+
+class ForeignComplete(Foreign):
+    complete = True
+
+    def all_log_probs(self, temperature: float) -> Tensor:
+        return self.inner.all_log_probs(temperature)
+
+
+def test_a_kind_with_the_required_members_alone_has_defaults_for_all_others() -> None:
+    dense = DenseTargets(logits(1))
+    foreign: Any = as_targets(Foreign(dense))
+    assert (is_complete(foreign), is_partition(foreign), is_compilable(foreign)) == (False, True, False)
+    assert (given_logits(foreign), hidden_states(foreign), logit_bytes(foreign)) == ([], None, 0)
+    assert autocast_to(foreign, torch.bfloat16) is foreign
+    block: Any = chunk_reader(foreign, 4)(slice(2, 6))[slice(1, 3)]
+    torch.testing.assert_close(block.inner.logits, dense.logits[3:5])
+    complete: Any = ForeignComplete(dense)
+    torch.testing.assert_close(softened_logits(complete, T), dense.all_log_probs(T))
+
+
+def test_what_a_kind_of_ones_own_lacks_to_be_mixed_or_stored_is_named() -> None:
+    dense = DenseTargets(logits(1))
+    foreign: Any = Foreign(dense)
+    for use in (lambda: MixedTargets([dense, foreign]), lambda: kind_from("dense").encode(foreign)):
+        with pytest.raises(TargetError, match=r"Foreign.*lacks complete and all_log_probs"):
+            use()
+    complete: Any = ForeignComplete(dense)
+    mixture = MixedTargets([dense, complete]).all_log_probs(T)
+    torch.testing.assert_close(mixture, dense.all_log_probs(T))
+    stored = kind_from("dense", dtype="float32").encode(complete)["logits"]
+    torch.testing.assert_close(torch.from_numpy(stored).softmax(-1), dense.all_log_probs(1.0).exp().float())
+
+
+@every
+def test_every_kind_reads_chunks_and_blocks_as_slices(kind: Kind) -> None:
+    targets = kind.make()
+    blocks = chunk_reader(targets, 4)(slice(1, 5))
+    for block, rows in ((slice(0, 2), slice(1, 3)), (slice(2, 4), slice(3, 5))):
+        found, expected = blocks[block], targets[rows]
+        for one, other in zip(found.events(STUDENT[rows], T), expected.events(STUDENT[rows], T), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 @every

@@ -41,7 +41,7 @@ from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import brier, confidence, fit_calibration_temperature, nll, position_statistics
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
-from limbeck.losses.targets import DenseTargets
+from limbeck.losses.targets import DenseTargets, given_logits
 from limbeck.networks.asking import Batch, device_of, inputs_of, label_names_of, logits_of, teacher_view
 from limbeck.networks.checks import check_label_names, refuse_probabilities
 from limbeck.networks.cost import latency_ms, size_of
@@ -317,8 +317,8 @@ def _teacher_log_probs(teacher: Any, batch: Batch) -> Tensor:
         teacher = partial(_dense, teacher)
     targets = as_teacher(teacher)(batch)
     require_complete(targets)
-    if isinstance(targets, DenseTargets) and len(targets) > 1:
-        refuse_probabilities(targets.logits, "teacher", "leave its softmax out, or return probs.log()")
+    for logits in given_logits(targets) if len(targets) > 1 else []:
+        refuse_probabilities(logits, "teacher", "leave its softmax out, or return probs.log()")
     bad = targets.bad_rows(forward_kl)
     if bad.any():
         raise TargetError(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.errors import ConfigError, TargetError
 from limbeck.losses.objective import Objective
-from limbeck.losses.targets import SoftTargets, is_complete
+from limbeck.losses.targets import SoftTargets, completion_hint, is_complete
 from limbeck.networks.trained import described, objective_of
 
 
@@ -38,8 +38,7 @@ def require_complete(targets: SoftTargets) -> None:
     if not is_complete(targets):
         raise TargetError(
             "An evaluation compares the probabilities of all classes, but this teacher gives "
-            f"{type(targets).__name__}; evaluate with the teacher that they were made from. (A kind of your own that "
-            "gives them says so by `complete` and `all_log_probs`, see limbeck.SoftTargets.)"
+            f"{type(targets).__name__}; evaluate with the teacher that they were made from.{completion_hint(targets)}"
         )
 
 

@@ -175,7 +175,7 @@ class Lab:
         """What a net says about every example, `[n, C]`; the test set by default."""
         examples = self.test if examples is None else examples
         said = limbeck.record(net, examples).targets
-        logits: Tensor = said.logits if isinstance(said, limbeck.DenseTargets) else said.all_log_probs(1.0)
+        logits: Tensor = said.logits if hasattr(said, "logits") else said.all_log_probs(1.0)
         return logits
 
     def right(self, net: Any, examples: Any = None) -> np.ndarray:

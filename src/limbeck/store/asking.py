@@ -15,7 +15,7 @@ from accelerate.utils import parse_flag_from_env
 
 from limbeck.errors import ConfigError, ShapeError, TargetError
 from limbeck.losses.divergences import forward_kl
-from limbeck.losses.targets import Head, HiddenTargets, SoftTargets
+from limbeck.losses.targets import Head, SoftTargets, hidden_states
 from limbeck.networks.asking import TARGET_PREFIX, device_of, is_placed, networks_of
 from limbeck.networks.positions import Positions, next_token_positions
 from limbeck.store.columns import Kept, to_arrow, to_numpy
@@ -76,12 +76,11 @@ class Asking:
                 )
         self._require_all(targets, batch, table, positions_are, positions)
         self._heard = places, targets
-        head = targets.head if isinstance(targets, HiddenTargets) else None
+        spoken, head = hidden_states(targets) or (getattr(targets, "logits", torch.empty(0)), None)
         if self.kind.name == "hidden":
             self.head = head
         hidden_size = None if head is None else head.weight.shape[1]
         views = None if self.augment is None else self.views
-        spoken = targets.hidden if isinstance(targets, HiddenTargets) else getattr(targets, "logits", torch.empty(0))
         return Said(
             targets.num_classes,
             hidden_size,

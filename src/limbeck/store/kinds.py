@@ -27,7 +27,6 @@ from torch.nn import functional as F
 from limbeck.errors import ConfigError, DataError, ShapeError, TargetError
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.linear.memory import keep_freed_memory
-from limbeck.losses.numbers import widened
 from limbeck.losses.targets import (
     DenseTargets,
     Head,
@@ -35,7 +34,10 @@ from limbeck.losses.targets import (
     SampledTargets,
     SoftTargets,
     SparseTargets,
+    completion_hint,
+    hidden_states,
     is_complete,
+    softened_logits,
 )
 
 _MADE = 7 * 2**20  # logits made of hidden states at once: many rows of a matmul, in memory that the allocator keeps
@@ -306,10 +308,11 @@ class Hidden:
         return {"hidden": Column(np.dtype(kept), hidden_size)}
 
     def encode(self, targets: SoftTargets, generator: torch.Generator | None = None) -> dict[str, np.ndarray]:
-        if not isinstance(targets, HiddenTargets):
+        states = hidden_states(targets)
+        if states is None:
             raise _no_hidden_states(type(targets).__name__)
         _require_good(targets.bad_rows(forward_kl), 0, "hidden states that are not all finite")
-        hidden = targets.hidden.detach().cpu()
+        hidden = states[0].detach().cpu()
         if self.dtype == "int8":
             scale = hidden.float().abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
             return {"codes": (hidden.float() / scale).round().to(torch.int8).numpy(), "scale": scale.numpy()}
@@ -357,16 +360,12 @@ def _softened(targets: SoftTargets, temperature: float) -> Iterator[tuple[int, T
     """(first row, logits of some rows), whose softmax is what the targets say at the temperature."""
     if not is_complete(targets):
         raise TargetError(
-            f"{type(targets).__name__} speak of some classes only, and cannot be kept again; label with a teacher that "
-            "speaks of every class."
+            f"A teacher must give the probabilities of all classes to be stored, but this one gives "
+            f"{type(targets).__name__}; label with a teacher that gives them.{completion_hint(targets)}"
         )
     keep_freed_memory()
     for start, some in _parts(targets, _MADE // targets.num_classes):
-        if isinstance(some, DenseTargets | HiddenTargets):
-            logits = widened(some.logits.detach())
-            logits = logits if temperature == 1 else logits / temperature
-        else:
-            logits = some.all_log_probs(temperature).detach()
+        logits = softened_logits(some, temperature).detach()
         rows = _CHUNK // targets.num_classes if logits.device.type == "cpu" else len(logits)
         for further, few in _parts(logits, rows):
             yield start + further, few
@@ -411,5 +410,6 @@ def _require_good(bad: Tensor, start: int, what: str) -> None:
 def _no_hidden_states(who: str) -> TargetError:
     return TargetError(
         f"Only HiddenTargets can be kept as hidden states, but got {who}. A ModelTeacher of a causal language model "
-        "gives them, where its logits are its output layer's of its last states; keep top_k, sampled or dense instead."
+        "gives them, where its logits are its output layer's of its last states; keep top_k, sampled or dense instead. "
+        "(A kind of your own needs the members `hidden` [n, H] and `head`, a limbeck.Head.)"
     )

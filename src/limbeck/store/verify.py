@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.losses.targets import SampledTargets, SoftTargets
+from limbeck.losses.targets import SoftTargets, is_partition
 from limbeck.store.asking import settle, this_process
 from limbeck.store.folder import Folder
 from limbeck.store.opened import Labelled, open
@@ -54,7 +54,7 @@ def _said_otherwise(labelled: Labelled, teacher: BaseTeacher, rows: int) -> list
     for place in range(0, len(labelled), max(1, len(labelled) // rows)):
         batch = {name: values.to(device) for name, values in labelled.__getitems__([place]).items()}
         kept = stored(batch)
-        if isinstance(kept, SampledTargets):
+        if not is_partition(kept):
             return []
         differs = _total_variation(kept, teacher(batch).to(device), getattr(kept, "made_at", 1.0))
         apart, positions = apart + float(differs.sum()), positions + len(differs)

@@ -19,7 +19,7 @@ from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, Targe
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
-from limbeck.losses.targets import DenseTargets, MixedTargets, SoftTargets
+from limbeck.losses.targets import SoftTargets, given_logits
 from limbeck.networks.asking import Batch, label_names_of, logits_of, networks_of, teacher_view
 from limbeck.networks.checks import check_label_names, check_labels, check_rows, refuse_probabilities
 from limbeck.networks.halves import base_of, is_language_model, keeps_apart, logits_are_heads
@@ -300,14 +300,10 @@ def _check_targets(objective: Objective, classes: int, compared: Positions, targ
             f"The teacher spoke of {len(targets)} positions, but the batch has {positions} for the student; the "
             "teacher must return one row per position of the batch."
         )
-    members = targets.members if isinstance(targets, MixedTargets) else [targets]
-    for member in members:
-        if isinstance(member, DenseTargets):
-            refuse_probabilities(
-                member.logits,
-                "teacher",
-                "return probs.log(), or DenseTargets.from_probs(probs), or leave its softmax out",
-            )
+    for logits in given_logits(targets):
+        refuse_probabilities(
+            logits, "teacher", "return probs.log(), or DenseTargets.from_probs(probs), or leave its softmax out"
+        )
     bad = compared.compared(targets.bad_rows(objective.divergence).to(compared.device))
     if bad.any():
         row = int(compared.row_ids(batch).cpu()[bad.cpu()][0])

@@ -23,13 +23,14 @@ from limbeck.losses.linear.memory import keep_freed_memory
 from limbeck.losses.numbers import NO_LABEL, tempered, wide_dtype
 from limbeck.losses.objective import Counts, Loss, Objective, Rows
 from limbeck.losses.targets import (
-    DenseTargets,
     Head,
-    HiddenTargets,
-    MixedTargets,
     SoftTargets,
-    SparseTargets,
+    autocast_to,
     bounded,
+    chunk_reader,
+    is_compilable,
+    logit_bytes,
+    spread,
 )
 
 CHUNK_ROWS = {"cpu": 512}
@@ -99,7 +100,7 @@ class _Chunked(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             head = replace(head, weight=weight, bias=bias).to(dtype)
             if rows.targets is not None and autocast:
-                rows = replace(rows, targets=_cast(rows.targets, dtype))
+                rows = replace(rows, targets=autocast_to(rows.targets, dtype))
             asked = ctx.needs_input_grad[:3] if with_gradient else (False,) * 3  # they say nothing of no_grad
             gradients = _Gradients.like(hidden, head, *asked)
             scales = objective.soft_scale / unit, hard_scale / unit
@@ -198,21 +199,21 @@ def _over_chunks(
     chunk_rows = max(1, min(n, chunk_rows or _chunk_rows(classes, hidden, targets)))
     block_rows = _block_rows(classes) if on_cpu else chunk_rows
     buffer = hidden.new_empty(chunk_rows, classes)
-    read = (lambda chunk: lambda block: None) if targets is None else _reader(targets, chunk_rows)
+    read = None if targets is None else chunk_reader(targets, chunk_rows)
     if on_cpu:
         keep_freed_memory()
     compare = _compiled() if compiled and _compiles(targets, settings.divergence) else _compare
     for start in range(0, n, chunk_rows):
         chunk = slice(start, min(start + chunk_rows, n))
-        logits = _linear(hidden[chunk], head, buffer)
-        said = read(chunk)
+        logits = head.matmul(hidden[chunk], buffer)
+        targets_here = None if read is None else read(chunk)
         for first in range(0, len(logits), block_rows):
             block = slice(first, min(first + block_rows, len(logits)))
             here = slice(start + block.start, start + block.stop)
             whole = len(logits[block]) == block_rows or not on_cpu  # another number of rows would be compiled anew
             soft_terms, hard_terms = (compare if whole else _compare)(
                 logits[block],
-                said(block),
+                None if targets_here is None else targets_here[block],
                 None if labels is None else labels[here],
                 soft_shares[here],
                 hard_shares[here],
@@ -260,7 +261,7 @@ def _compare(
         soft = divergence(log_q, log_p)
         if with_gradient:
             slope = divergence.slope(log_q, log_p)
-            at_classes = _spread(targets, slope, log_probs, log_q, temperature)
+            at_classes = spread(targets, slope, log_probs, log_q, temperature)
             gradient = at_classes - log_probs.exp() * slope.sum(-1, keepdim=True)
             gradient = gradient * (soft_shares / temperature).unsqueeze(-1)
     if labels is not None:
@@ -278,60 +279,11 @@ def _compare(
     return soft, hard
 
 
-def _spread(targets: SoftTargets, slope: Tensor, log_probs: Tensor, log_q: Tensor, temperature: float) -> Tensor:
-    """The slope at the classes; through autograd for targets that do not say how."""
-    if hasattr(targets, "spread"):
-        at_classes: Tensor = targets.spread(slope, log_probs, log_q)
-        return at_classes
-    with torch.enable_grad():
-        log_probs = log_probs.detach().requires_grad_()
-        (at_classes,) = torch.autograd.grad(targets.events(log_probs, temperature)[0], log_probs, slope)
-    return at_classes
-
-
-def _reader(targets: SoftTargets, chunk_rows: int) -> Callable[[slice], Callable[[slice], SoftTargets]]:
-    """From a chunk to its blocks: what was said about these rows, the logits of hidden states made per chunk."""
-    if isinstance(targets, MixedTargets):
-        readers = [_reader(member, chunk_rows) for member in targets.members]
-
-        def read_each(chunk: slice) -> Callable[[slice], SoftTargets]:
-            members = [read(chunk) for read in readers]
-            return lambda block: replace(targets, members=[member(block) for member in members])
-
-        return read_each
-    if not isinstance(targets, HiddenTargets):
-        return lambda chunk: targets[chunk].__getitem__
-    head = targets.head
-    buffer = head.weight.new_empty(chunk_rows, len(head.weight))
-
-    def read_hidden(chunk: slice) -> Callable[[slice], SoftTargets]:
-        logits = _linear(targets.hidden[chunk].to(head.weight.dtype), head, buffer)
-        plain = head.logit_scale == 1 and head.softcap is None
-        return lambda block: DenseTargets(logits[block] if plain else head.bounded(logits[block]))
-
-    return read_hidden
-
-
-def _linear(hidden: Tensor, head: Head, buffer: Tensor) -> Tensor:
-    """`[m, C]`, in the first m rows of the buffer; before scale and soft cap."""
-    out = buffer[: len(hidden)]
-    if head.bias is None:
-        return torch.mm(hidden, head.weight.T, out=out)
-    return torch.addmm(head.bias, hidden, head.weight.T, out=out)
-
-
-def _cast(targets: SoftTargets, dtype: torch.dtype) -> SoftTargets:
-    """Hidden states and their layer as autocast would multiply them; other targets need no matmul."""
-    if isinstance(targets, MixedTargets):
-        return replace(targets, members=[_cast(member, dtype) for member in targets.members])
-    return targets.to(dtype) if isinstance(targets, HiddenTargets) else targets
-
-
 def _chunk_rows(classes: int, hidden: Tensor, targets: SoftTargets | None) -> int:
+    """Rows of a chunk: as many as CHUNK_BYTES hold of the student's logits and the targets', at most CHUNK_ROWS."""
     device = hidden.device.type
-    members = targets.members if isinstance(targets, MixedTargets) else [targets]
-    made = [hidden, *(member.head.weight for member in members if isinstance(member, HiddenTargets))]
-    fitting = CHUNK_BYTES.get(device, 2**30) // (classes * sum(tensor.element_size() for tensor in made))
+    per_class = hidden.element_size() + (0 if targets is None else logit_bytes(targets))
+    fitting = CHUNK_BYTES.get(device, 2**30) // (classes * per_class)
     return max(1, min(fitting, CHUNK_ROWS.get(device, fitting)))
 
 
@@ -344,7 +296,7 @@ def _compiles(targets: SoftTargets | None, divergence: Divergence | None) -> boo
     """Whether all that is done to a block is known here; what a user wrote is run as it is."""
     if targets is None or divergence is None:
         return True
-    return isinstance(targets, DenseTargets | HiddenTargets | SparseTargets) and divergence.closed_form
+    return is_compilable(targets) and divergence.closed_form
 
 
 @cache

@@ -9,10 +9,23 @@ many (the tail). What this file does not know: which divergence compares them, l
 where the targets come from.
 """
 
+from limbeck.losses.targets.defaults import (
+    autocast_to,
+    chunk_reader,
+    completion_hint,
+    given_logits,
+    hidden_states,
+    is_compilable,
+    is_complete,
+    is_partition,
+    logit_bytes,
+    softened_logits,
+    spread,
+)
 from limbeck.losses.targets.dense import DenseTargets, as_targets
 from limbeck.losses.targets.hidden import Head, HiddenTargets, bounded
 from limbeck.losses.targets.mixed import MixedTargets, concatenate, member_weights
-from limbeck.losses.targets.protocol import REQUIRED, SoftTargets, is_complete
+from limbeck.losses.targets.protocol import REQUIRED, SoftTargets
 from limbeck.losses.targets.sampled import SampledTargets
 from limbeck.losses.targets.sparse import MASKED, SparseTargets
 
@@ -27,8 +40,18 @@ __all__ = [
     "SoftTargets",
     "SparseTargets",
     "as_targets",
+    "autocast_to",
     "bounded",
+    "chunk_reader",
+    "completion_hint",
     "concatenate",
+    "given_logits",
+    "hidden_states",
+    "is_compilable",
     "is_complete",
+    "is_partition",
+    "logit_bytes",
     "member_weights",
+    "softened_logits",
+    "spread",
 ]

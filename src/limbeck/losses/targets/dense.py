@@ -1,14 +1,14 @@
 """Targets over all classes, from logits."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from limbeck.errors import ShapeError, TargetError
 from limbeck.losses.divergences import Divergence
-from limbeck.losses.numbers import tempered
+from limbeck.losses.numbers import tempered, widened
 from limbeck.losses.targets.protocol import REQUIRED, EveryClass, SoftTargets, TensorRows
 
 
@@ -17,6 +17,7 @@ class DenseTargets(EveryClass, TensorRows):
     """Logits `[n, C]` over all classes (E = C). Log-probabilities are logits too; probabilities are not."""
 
     logits: Tensor
+    compilable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.logits.ndim != 2:
@@ -37,6 +38,16 @@ class DenseTargets(EveryClass, TensorRows):
     def all_log_probs(self, temperature: float) -> Tensor:
         """`log_softmax(v / T)` `[n, C]`."""
         return tempered(self.logits, temperature)
+
+    @property
+    def given_logits(self) -> list[Tensor]:
+        """The logits, which should not be probabilities."""
+        return [self.logits]
+
+    def softened_logits(self, temperature: float) -> Tensor:
+        """`v / T` `[n, C]` in float32 or wider."""
+        logits = widened(self.logits)
+        return logits if temperature == 1 else logits / temperature
 
     def bad_rows(self, divergence: Divergence) -> Tensor:
         """Rows with nan, +inf or only -inf; with any -inf, where the divergence is infinite there."""

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from limbeck.errors import ObjectiveError, ShapeError
 from limbeck.losses.divergences import Divergence
 from limbeck.losses.numbers import tempered, widened
+from limbeck.losses.targets.dense import DenseTargets
 from limbeck.losses.targets.protocol import EveryClass, TensorRows
 
 
@@ -52,6 +53,13 @@ class Head:
         """Scale and soft cap, in float32, of what the matmul gave."""
         return bounded(logits, self.logit_scale, self.softcap)
 
+    def matmul(self, hidden: Tensor, buffer: Tensor) -> Tensor:
+        """Logits `[m, C]` of hidden states `[m, H]` before scale and soft cap, in the first m rows of `buffer`."""
+        out = buffer[: len(hidden)]
+        if self.bias is None:
+            return torch.mm(hidden, self.weight.T, out=out)
+        return torch.addmm(self.bias, hidden, self.weight.T, out=out)
+
     def first(self, classes: int) -> "Head":
         """The layer of the first `classes` alone; a padded vocabulary has more than are meant."""
         if classes > len(self.weight):
@@ -74,6 +82,7 @@ class HiddenTargets(EveryClass, TensorRows):
 
     hidden: Tensor
     head: Head
+    compilable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.hidden.ndim != 2:
@@ -102,9 +111,53 @@ class HiddenTargets(EveryClass, TensorRows):
         """`log_softmax(v / T)` `[n, C]`."""
         return tempered(self.logits, temperature)
 
+    def softened_logits(self, temperature: float) -> Tensor:
+        """`v / T` `[n, C]` in float32 or wider."""
+        logits = widened(self.logits)
+        return logits if temperature == 1 else logits / temperature
+
+    def autocast_to(self, dtype: torch.dtype) -> Self:
+        """Hidden states and output layer in the dtype that autocast multiplies them in."""
+        return self.to(dtype)
+
+    @property
+    def logit_bytes(self) -> int:
+        """Bytes of a logit in the layer's dtype."""
+        return self.head.weight.element_size()
+
+    def chunk_reader(self, chunk_rows: int) -> "_HiddenReader":
+        """Reads logits that are made a chunk at a time, into one buffer `[chunk_rows, C]`."""
+        weight = self.head.weight
+        return _HiddenReader(self, weight.new_empty(chunk_rows, len(weight)))
+
     def bad_rows(self, divergence: Divergence) -> Tensor:
         """Rows whose hidden states are not all finite; an output layer that is not is seen in the loss."""
         return ~self.hidden.isfinite().all(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class _HiddenReader:
+    """From a chunk to its logits; see `defaults.chunk_reader`. buffer `[chunk_rows, C]`: what they are written to."""
+
+    targets: HiddenTargets
+    buffer: Tensor
+
+    def __call__(self, chunk: slice) -> "_ChunkLogits":
+        hidden, head = self.targets.hidden[chunk], self.targets.head
+        return _ChunkLogits(head.matmul(hidden.to(head.weight.dtype), self.buffer), head)
+
+
+@dataclass(frozen=True, eq=False)
+class _ChunkLogits:
+    """Logits `[m, C]` of a chunk before scale and soft cap, which are applied a block at a time."""
+
+    logits: Tensor
+    head: Head
+
+    def __getitem__(self, block: slice) -> DenseTargets:
+        logits = self.logits[block]
+        plain = self.head.logit_scale == 1 and self.head.softcap is None
+        return DenseTargets(logits if plain else self.head.bounded(logits))
 
 
 def bounded(logits: Tensor, logit_scale: float = 1.0, softcap: float | None = None) -> Tensor:

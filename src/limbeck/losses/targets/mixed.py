@@ -1,7 +1,7 @@
 """Targets of an ensemble, mixed where they are used; targets one after the other."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -10,8 +10,17 @@ from torch import Tensor
 
 from limbeck.errors import ObjectiveError, ShapeError, TargetError
 from limbeck.losses.divergences import Divergence, forward_kl
+from limbeck.losses.targets.defaults import (
+    Blocks,
+    autocast_to,
+    chunk_reader,
+    completion_hint,
+    given_logits,
+    is_complete,
+    logit_bytes,
+)
 from limbeck.losses.targets.dense import DenseTargets, as_targets
-from limbeck.losses.targets.protocol import EveryClass, SoftTargets, is_complete
+from limbeck.losses.targets.protocol import EveryClass, SoftTargets
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +51,13 @@ class MixedTargets(EveryClass):
                 "The members of an ensemble must speak of the same rows and classes, but their (n, C) are "
                 f"{sorted(shapes)}."
             )
-        if not all(is_complete(member) for member in self.members):
-            raise TargetError(
-                "Sparse and sampled targets of several teachers speak of different classes and cannot be mixed; "
-                "mix the teachers first and keep the top classes of the mixture."
-            )
+        for member in self.members:
+            if not is_complete(member):
+                raise TargetError(
+                    "The members of an ensemble must give the probabilities of all classes to be mixed, but one gives "
+                    f"{type(member).__name__}; mix the teachers first and keep the top classes of the mixture."
+                    f"{completion_hint(member)}"
+                )
         object.__setattr__(self, "weights", member_weights(self.weights, len(self.members)))
 
     @property
@@ -72,10 +83,50 @@ class MixedTargets(EveryClass):
             return torch.stack([log_p + math.log(w) for log_p, w in each]).logsumexp(0)
         return torch.stack([log_p * w for log_p, w in each]).sum(0).log_softmax(-1)
 
+    @property
+    def given_logits(self) -> list[Tensor]:
+        """The members' logits as they returned them."""
+        return [logits for member in self.members for logits in given_logits(member)]
+
+    def autocast_to(self, dtype: torch.dtype) -> "MixedTargets":
+        """Every member in the dtype that autocast multiplies in."""
+        return replace(self, members=[autocast_to(member, dtype) for member in self.members])
+
+    @property
+    def logit_bytes(self) -> int:
+        """Bytes per position and class of the logits of all members."""
+        return sum(logit_bytes(member) for member in self.members)
+
+    def chunk_reader(self, chunk_rows: int) -> "_MixedReader":
+        """Reads the members, each by its own reader."""
+        return _MixedReader(self, [chunk_reader(member, chunk_rows) for member in self.members])
+
     def bad_rows(self, divergence: Divergence) -> Tensor:
         """Rows where any member, or the mixture, is no distribution that `divergence` can use."""
         bad = torch.stack([member.bad_rows(forward_kl) for member in self.members]).any(0)
         return bad | DenseTargets(self.all_log_probs(1.0)).bad_rows(divergence)
+
+
+@dataclass(frozen=True, eq=False)
+class _MixedReader:
+    """From a chunk to the members' targets of it; see `defaults.chunk_reader`. readers: one per member."""
+
+    targets: MixedTargets
+    readers: Sequence[Callable[[slice], Blocks]]
+
+    def __call__(self, chunk: slice) -> "_MixedChunk":
+        return _MixedChunk(self.targets, [read(chunk) for read in self.readers])
+
+
+@dataclass(frozen=True, eq=False)
+class _MixedChunk:
+    """The members' targets of a chunk, mixed a block at a time."""
+
+    targets: MixedTargets
+    members: Sequence[Blocks]
+
+    def __getitem__(self, block: slice) -> MixedTargets:
+        return replace(self.targets, members=[member[block] for member in self.members])
 
 
 def member_weights(weights: Sequence[float] | None, members: int) -> tuple[float, ...]:

@@ -11,8 +11,8 @@ from limbeck.errors import ObjectiveError
 from limbeck.losses.divergences import Divergence
 
 REQUIRED = ("__len__", "__getitem__", "num_classes", "to", "events", "compared_by", "bad_rows")
-"""What a kind of a user's own must have. Without `complete` (and then `all_log_probs`) the student is not compared with
-it class by class in logs; without `spread` its gradient comes back through autograd."""
+"""Members that a kind of a user's own needs. Without `complete` and `all_log_probs` logs lack what needs
+every class; without `spread` its gradient comes back through autograd. More optional members: defaults.py."""
 
 
 @runtime_checkable
@@ -57,11 +57,6 @@ class SoftTargets(Protocol):
     def bad_rows(self, divergence: Divergence) -> Tensor:
         """`[n]` bool, on the targets' device: rows that are no distribution, or that `divergence` cannot use."""
         ...
-
-
-def is_complete(targets: Any) -> bool:
-    """Whether targets speak of every class without a student; a kind of a user's own that does not say so does not."""
-    return bool(getattr(targets, "complete", False))
 
 
 class TensorRows:

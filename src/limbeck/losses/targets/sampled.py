@@ -1,7 +1,7 @@
 """Targets over classes drawn at random, with importance weights."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class SampledTargets(TensorRows):
     weights: Tensor
     classes: int
     made_at: float = 1.0
+    partition: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.ids.ndim != 2 or self.ids.shape != self.weights.shape:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class SparseTargets(TensorRows):
     tail_mean: Tensor | None = None
     made_at: float = 1.0
     tail_classes: Tensor | None = None
+    compilable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.ids.ndim != 2 or self.ids.shape != self.log_probs.shape:
