@@ -15,8 +15,9 @@ endif
 run: $(READY)
 	$(BIN)/limbeck demo
 
+# On the CPU, also where there is a GPU: the tests compare with figures worked out there. `make gpu` tests CUDA.
 test: $(READY) chromium
-	$(BIN)/pytest -n 2 --dist loadfile
+	CUDA_VISIBLE_DEVICES= $(BIN)/pytest -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -45,7 +46,6 @@ gpu:
 	missed=0; \
 	timeout -k 5 120 $(IN_GPU) OMP_NUM_THREADS=1 $(PYTEST_GPU) tests/gpu || missed=1; \
 	timeout -k 5 $$(($(GPU_BUDGET_S) + 40)) $(IN_GPU) $(PYTHON_GPU) benchmarks/gpu.py --budget_s $(GPU_BUDGET_S) || missed=1; \
-	timeout -k 5 120 $(IN_GPU) OMP_NUM_THREADS=1 $(PYTEST_GPU) tests/contracts tests/losses tests/training/test_trainer.py || missed=1; \
 	exit $$missed
 
 clean:

@@ -35,7 +35,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
 from limbeck.networks.halves import is_language_model
 from limbeck.results import TUNE, header, read_file, write_results
-from limbeck.teachers import BaseTeacher, Teacher, as_teacher, fingerprint_of, record
+from limbeck.teachers import BaseTeacher, as_teacher, fingerprint_of, record
 from limbeck.training.config import DistillConfig
 from limbeck.training.trainer import DistillTrainer
 
