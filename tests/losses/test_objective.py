@@ -1,6 +1,8 @@
 """The objective: temperature, T^k, the paper's equations, counts, and everything that decides a gradient's size."""
 
 import math
+import pickle
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 
 from limbeck.errors import ObjectiveError, ShapeError
 from limbeck.losses.divergences import (
+    Divergence,
     cross_entropy,
     forward_kl,
     jensen_shannon,
@@ -406,6 +409,26 @@ def test_a_divergence_whose_parameter_was_forgotten_is_refused() -> None:
     """jensen_shannon makes a divergence; by itself it is none."""
     with pytest.raises(ObjectiveError, match="jensen_shannon"):
         Objective(jensen_shannon)(logits(2, 3), logits(2, 3))
+
+
+@pytest.mark.parametrize("divergence", [*DIVERGENCES, squared_distance], ids=lambda d: getattr(d, "__name__", str(d)))
+def test_an_objective_is_equal_to_its_copies(divergence) -> None:
+    objective = Objective(divergence, 3.0, hard_weight=0.5)
+    for copy in (
+        Objective(divergence, 3.0, hard_weight=0.5),
+        pickle.loads(pickle.dumps(objective)),
+        replace(objective),
+    ):
+        assert copy == objective
+        assert hash(copy) == hash(objective)
+        assert isinstance(copy.divergence, Divergence)
+    warmer = replace(objective, temperature=4.0)
+    assert (warmer.temperature, warmer.divergence, warmer.hard_weight) == (4.0, objective.divergence, 0.5)
+    assert warmer != objective
+    assert replace(objective, divergence=squared_distance).divergence.name == "squared_distance"
+    with pytest.raises(FrozenInstanceError):
+        objective.divergence = forward_kl  # type: ignore[misc]
+    assert Objective(temperature=3.0) == Objective(forward_kl, 3.0)
 
 
 # Refusals

@@ -8,7 +8,7 @@ What this file does not know: models, batches, optimizers, where targets and lab
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,20 +54,48 @@ class Loss(NamedTuple):
         return self.sum / torch.where(self.count == 0, 1.0, self.count)
 
 
+class _DivergenceField:
+    """Takes a divergence or a plain function, and gives the divergence: so both are typed."""
+
+    def __get__(self, objective: object | None, owner: type | None = None) -> Divergence:
+        if objective is None:  # the default, which dataclass reads from the class
+            return forward_kl
+        divergence: Divergence = vars(objective)["divergence"]
+        return divergence
+
+    def __set__(self, objective: object, given: Divergence | PositionFunction) -> None:
+        vars(objective)["divergence"] = _as_divergence(given)
+
+
 @dataclass(frozen=True)
 class Objective:
     """What a student is trained to do; call it on a batch of logits.
 
-    divergence: a Divergence, or any function `(log_q [..., E], log_p [..., E]) -> [...]`; a plain function is
-        differentiated by autograd and takes the temperature power 2, or its attribute `temperature_power`.
-    temperature: T > 0, softens teacher and student in the soft term. The student predicts at T = 1.
-    soft_weight, hard_weight: of the two terms, relative to each other; 0 switches a term off.
-
     The soft term carries T^k with k the divergence's temperature power: soft gradients fall as 1/T^k, so the
     balance of the terms stays when T changes (arXiv 1503.02531, end of section 2).
+
+    Parameters
+    ----------
+    divergence : Divergence or function `(log_q [..., E], log_p [..., E]) -> [...]`
+        What the soft term measures. A plain function is differentiated by autograd and takes the temperature power
+        2, or its attribute `temperature_power`.
+    temperature : float
+        T > 0, softens teacher and student in the soft term. The student predicts at T = 1.
+    soft_weight, hard_weight : float
+        Weights of the two terms, relative to each other; 0 switches a term off.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import Objective, forward_kl
+    >>> objective = Objective(forward_kl, temperature=4.0, hard_weight=0.1)
+    >>> student, teacher = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    >>> loss = objective(student, teacher, labels=torch.tensor([0]))
+    >>> round(loss.mean.item(), 4), sorted(loss.parts)
+    (0.5076, ['hard', 'soft'])
     """
 
-    divergence: Divergence = forward_kl
+    divergence: _DivergenceField = _DivergenceField()
     temperature: float = 2.0
     soft_weight: float = 1.0
     hard_weight: float = 0.0
@@ -85,8 +113,6 @@ class Objective:
             raise ObjectiveError(
                 "soft_weight and hard_weight are both 0, so there is nothing to learn; give one of them a weight."
             )
-        if not isinstance(self.divergence, Divergence):
-            object.__setattr__(self, "divergence", _from_function(self.divergence))
 
     def __call__(
         self,
@@ -265,28 +291,33 @@ def _ratio(count: Tensor, own: Tensor) -> Tensor:
     return torch.where(own == 0, 0.0, count / torch.where(own == 0, 1.0, own))
 
 
-def _from_function(function: Any) -> Divergence:
-    if function in (jensen_shannon, skewed_kl, skewed_reverse_kl):
-        raise ObjectiveError(
-            f"{function.__name__} makes a divergence: write {function.__name__}(0.1) or another share."
-        )
-    if not callable(function):
-        raise ObjectiveError(f"A divergence is a function (log_q, log_p) -> [...], but got {function!r}.")
+def _as_divergence(given: Divergence | PositionFunction) -> Divergence:
+    if isinstance(given, Divergence):
+        return given
+    makers: tuple[object, ...] = (jensen_shannon, skewed_kl, skewed_reverse_kl)
+    if given in makers:
+        name = getattr(given, "__name__", "")
+        raise ObjectiveError(f"{name} makes a divergence: write {name}(0.1) or another share.")
+    if not callable(given):
+        raise ObjectiveError(f"A divergence is a function (log_q, log_p) -> [...], but got {given!r}.")
     return Divergence(
-        name=getattr(function, "__name__", type(function).__name__),
-        value=function,
-        slope=getattr(function, "slope", None) or _slope_by_autograd(function),
-        temperature_power=getattr(function, "temperature_power", 2),
-        allows_zero=getattr(function, "allows_zero", True),
-        closed_form=hasattr(function, "slope"),
+        name=getattr(given, "__name__", type(given).__name__),
+        value=given,
+        slope=getattr(given, "slope", None) or _AutogradSlope(given),
+        temperature_power=getattr(given, "temperature_power", 2),
+        allows_zero=getattr(given, "allows_zero", True),
+        closed_form=hasattr(given, "slope"),
     )
 
 
-def _slope_by_autograd(value: PositionFunction) -> PositionFunction:
-    def slope(log_q: Tensor, log_p: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _AutogradSlope:
+    """The slope of a divergence without a closed form, by autograd."""
+
+    value: PositionFunction
+
+    def __call__(self, log_q: Tensor, log_p: Tensor) -> Tensor:
         with torch.enable_grad():
             log_q = log_q.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(value(log_q, log_p).sum(), log_q)
+            (gradient,) = torch.autograd.grad(self.value(log_q, log_p).sum(), log_q)
         return gradient
-
-    return slope

@@ -28,22 +28,49 @@ def linear_divergence(
     softcap: float | None = None,
     impl: str = "auto",
 ) -> Loss:
-    """What these lines compute, in the memory of a few rows of logits:
+    """An objective of the logits `hidden @ weight.T`, in the memory of a few rows of them.
+
+    The value and the gradients of these lines, whose logits `[n, C]` never exist:
 
         logits = Head(weight, bias, logit_scale, softcap)(hidden)
         return objective(logits, targets, labels, mask=mask, weights=weights, counts=counts)
 
-    hidden `[..., H]`: the student's last hidden states; leading axes are positions, n in all.
-    weight `[C, H]`, bias `[C]`, logit_scale, softcap: its output layer, see `Head`. The gradient reaches hidden,
-        weight and bias, in one backward: a second one is refused. The teacher gets none.
-    targets, labels, mask, weights, counts: as an Objective takes them. `HiddenTargets` keep the teacher's logits from
-        existing too. Positions with neither a soft nor a hard term are dropped before the matmul.
-    impl: "reference", the lines above; "chunked", chunks of rows whose gradients are found in the forward pass, so that
+    Matmuls run in the inputs' dtype, or autocast's; softmax, logarithms and sums, and the sum of the weight's gradient
+    over chunks, in float32 (float64 for float64).
+
+    Parameters
+    ----------
+    hidden : Tensor `[..., H]`
+        The student's last hidden states; leading axes are positions, n in all.
+    weight : Tensor `[C, H]`
+        The weight of the student's output layer, with `bias [C]`, `logit_scale` and `softcap` as in `Head`. The
+        gradient reaches hidden, weight and bias, in one backward: a second one is refused. The teacher gets none.
+    targets, labels, mask, weights, counts
+        As an Objective takes them. `HiddenTargets` keep the teacher's logits from existing too. Positions with neither
+        a soft nor a hard term are dropped before the matmul.
+    objective : Objective
+        What is computed.
+    impl : str
+        "reference", the lines above; "chunked", chunks of rows whose gradients are found in the forward pass, so that
         nothing is computed twice; "compiled", the same with torch.compile around what is done to each logit. "auto"
         takes "compiled" for 16,384 classes and more where torch.compile works, else "chunked".
 
-    Matmuls run in the inputs' dtype, or autocast's; softmax, logarithms and sums, and the sum of the weight's gradient
-    over chunks, in float32 (float64 for float64).
+    Returns
+    -------
+    Loss
+        As the objective gives it; `loss.mean.backward()` trains.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import Objective, linear_divergence
+    >>> hidden = torch.eye(2).requires_grad_()
+    >>> loss = linear_divergence(hidden, torch.eye(2), torch.zeros(2, 2), Objective(temperature=1.0))
+    >>> round(loss.mean.item(), 4)
+    0.1201
+    >>> loss.mean.backward()
+    >>> hidden.grad.shape
+    torch.Size([2, 2])
     """
     if impl not in IMPLEMENTATIONS:
         raise ObjectiveError(f"impl is one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}.")
