@@ -333,6 +333,26 @@ class TestEvery:
                 linear_divergence(hidden[:5], weight, said, Objective(), impl=impl)
 
 
+@pytest.mark.parametrize("impl", ["reference", *KERNELS])
+def test_a_whole_output_layer_takes_the_place_of_its_weight(impl: str) -> None:
+    student, said = Student(9, 70, 8), TARGETS["hidden"](9, 70)
+    leaves = [x.clone().requires_grad_() for x in (student.hidden, student.weight, student.bias)]
+    hidden, weight, bias = leaves
+    layer = {"bias": bias, "logit_scale": 0.8, "softcap": 5.0}
+    objective = Objective(temperature=T, hard_weight=0.3)
+    by_parts = linear_divergence(hidden, weight, said, objective, student.labels, impl=impl, **layer)
+    whole = linear_divergence(hidden, Head(weight, **layer), said, objective, student.labels, impl=impl)
+    assert torch.equal(whole.mean, by_parts.mean)
+    expected, found = (torch.autograd.grad(loss.mean, leaves) for loss in (by_parts, whole))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("beside", [{"bias": torch.zeros(4)}, {"logit_scale": 0.5}, {"softcap": 5.0}], ids=str)
+def test_parts_of_the_output_layer_beside_the_whole_are_refused(beside: dict[str, Any]) -> None:
+    with pytest.raises(ObjectiveError, match="either the Head alone or its weight"):
+        linear_divergence(torch.randn(2, 3), Head(torch.randn(4, 3)), torch.randn(2, 4), Objective(), **beside)
+
+
 def test_an_unknown_implementation_is_refused() -> None:
     with pytest.raises(ObjectiveError, match="auto, reference, chunked, compiled, not 'triton'"):
         linear_divergence(torch.randn(2, 3), torch.randn(4, 3), torch.randn(2, 4), Objective(), impl="triton")

@@ -276,15 +276,12 @@ class DistillTrainer(Trainer):
     ) -> Loss:
         return linear_divergence(
             hidden,
-            head.weight,
+            head,
             targets,
             self.objective,
             positions.labels,
             weights=positions.weights,
             counts=counts,
-            bias=head.bias,
-            logit_scale=head.logit_scale,
-            softcap=head.softcap,
             impl=self.impl,
         )
 

@@ -15,7 +15,7 @@ IMPLEMENTATIONS = ("auto", "reference", "chunked", "compiled")
 
 def linear_divergence(
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | Head,
     targets: SoftTargets | Tensor | None,
     objective: Objective,
     labels: Tensor | None = None,
@@ -42,9 +42,10 @@ def linear_divergence(
     ----------
     hidden : Tensor `[..., H]`
         The student's last hidden states; leading axes are positions, n in all.
-    weight : Tensor `[C, H]`
-        The weight of the student's output layer, with `bias [C]`, `logit_scale` and `softcap` as in `Head`. The
-        gradient reaches hidden, weight and bias, in one backward: a second one is refused. The teacher gets none.
+    weight : Tensor `[C, H]` or Head
+        The weight of the student's output layer, with `bias [C]`, `logit_scale` and `softcap` as in `Head`; or the
+        whole layer as a Head, which holds these three itself. The gradient reaches hidden, weight and bias, in one
+        backward: a second one is refused. The teacher gets none.
     targets, labels, mask, weights, counts
         As an Objective takes them. `HiddenTargets` keep the teacher's logits from existing too. Positions with neither
         a soft nor a hard term are dropped before the matmul.
@@ -74,7 +75,16 @@ def linear_divergence(
     """
     if impl not in IMPLEMENTATIONS:
         raise ObjectiveError(f"impl is one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}.")
-    head = Head(weight, bias, logit_scale, softcap)
+    if isinstance(weight, Head):
+        head = weight
+        if bias is not None or logit_scale != 1 or softcap is not None:
+            raise ObjectiveError(
+                "A Head holds its bias, logit_scale and softcap itself, but some of them were given beside it; give "
+                "either the Head alone or its weight with them."
+            )
+    else:
+        head = Head(weight, bias, logit_scale, softcap)
+    weight = head.weight
     if hidden.ndim < 2 or hidden.shape[-1] != weight.shape[1]:
         raise ShapeError(
             f"hidden is {list(hidden.shape)} and the output layer's weight is [C, H] = {list(weight.shape)}; the last "
