@@ -209,12 +209,12 @@ def test_compiled_equals_float64_autograd(
 
 @pytest.mark.parametrize("divergence", [d for d in DIVERGENCES if isinstance(d, Divergence)], ids=repr)
 def test_every_built_in_divergence_compiles(divergence: Divergence) -> None:
-    settings = chunked._Settings(divergence, T, 1.0, None, True)
+    settings = chunked._Settings(Objective(divergence, T).terms, 1.0, None, True)
     logits, said = torch.randn(4, 300), DenseTargets(torch.randn(4, 300))
     share = torch.ones(4)
     eager = logits.clone()
-    expected, _ = chunked._compare(eager, said, None, share, share, settings)
-    found, _ = torch.compile(chunked._compare, fullgraph=True)(logits, said, None, share, share, settings)
+    (expected,) = chunked._compare(eager, said, None, (share,), settings)
+    (found,) = torch.compile(chunked._compare, fullgraph=True)(logits, said, None, (share,), settings)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(logits, eager, rtol=1e-4, atol=1e-6)
 
