@@ -5,6 +5,7 @@ Every rule is a function from source to offences, tried on an offender first.
 
 import ast
 import importlib
+import pydoc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -257,8 +258,13 @@ def test_all_is_what_is_visible() -> None:
 @pytest.mark.parametrize("name", limbeck.__all__)
 def test_every_public_name_opens_and_says_what_it_is(name: str) -> None:
     thing = getattr(limbeck, name)
-    if isinstance(thing, type) or (callable(thing) and hasattr(thing, "__name__")):
-        assert thing.__doc__, f"limbeck.{name} has no docstring"
+    if not callable(thing):
+        return
+    assert thing.__doc__, f"limbeck.{name} has no docstring"
+    if not isinstance(thing, type):
+        assert thing.__doc__ != type(thing).__doc__, f"help(limbeck.{name}) shows only {type(thing).__name__}"
+        first = thing.__doc__.strip().splitlines()[0]
+        assert first in pydoc.render_doc(thing, renderer=pydoc.plaintext)
 
 
 def test_what_is_not_there_is_an_attribute_error() -> None:

@@ -209,12 +209,12 @@ def test_compiled_equals_float64_autograd(
 
 @pytest.mark.parametrize("divergence", [d for d in DIVERGENCES if isinstance(d, Divergence)], ids=repr)
 def test_every_built_in_divergence_compiles(divergence: Divergence) -> None:
-    settings = chunked._Settings(divergence, T, 1.0, None, True)
+    settings = chunked._Settings(Objective(divergence, T).terms, 1.0, None, True)
     logits, said = torch.randn(4, 300), DenseTargets(torch.randn(4, 300))
     share = torch.ones(4)
     eager = logits.clone()
-    expected, _ = chunked._compare(eager, said, None, share, share, settings)
-    found, _ = torch.compile(chunked._compare, fullgraph=True)(logits, said, None, share, share, settings)
+    (expected,) = chunked._compare(eager, said, None, (share,), settings)
+    (found,) = torch.compile(chunked._compare, fullgraph=True)(logits, said, None, (share,), settings)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(logits, eager, rtol=1e-4, atol=1e-6)
 
@@ -331,6 +331,26 @@ class TestEvery:
         else:
             with pytest.raises(ShapeError, match="5 positions over 60 classes, the teacher 6"):
                 linear_divergence(hidden[:5], weight, said, Objective(), impl=impl)
+
+
+@pytest.mark.parametrize("impl", ["reference", *KERNELS])
+def test_a_whole_output_layer_takes_the_place_of_its_weight(impl: str) -> None:
+    student, said = Student(9, 70, 8), TARGETS["hidden"](9, 70)
+    leaves = [x.clone().requires_grad_() for x in (student.hidden, student.weight, student.bias)]
+    hidden, weight, bias = leaves
+    layer = {"bias": bias, "logit_scale": 0.8, "softcap": 5.0}
+    objective = Objective(temperature=T, hard_weight=0.3)
+    by_parts = linear_divergence(hidden, weight, said, objective, student.labels, impl=impl, **layer)
+    whole = linear_divergence(hidden, Head(weight, **layer), said, objective, student.labels, impl=impl)
+    assert torch.equal(whole.mean, by_parts.mean)
+    expected, found = (torch.autograd.grad(loss.mean, leaves) for loss in (by_parts, whole))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("beside", [{"bias": torch.zeros(4)}, {"logit_scale": 0.5}, {"softcap": 5.0}], ids=str)
+def test_parts_of_the_output_layer_beside_the_whole_are_refused(beside: dict[str, Any]) -> None:
+    with pytest.raises(ObjectiveError, match="either the Head alone or its weight"):
+        linear_divergence(torch.randn(2, 3), Head(torch.randn(4, 3)), torch.randn(2, 4), Objective(), **beside)
 
 
 def test_an_unknown_implementation_is_refused() -> None:

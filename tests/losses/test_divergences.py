@@ -1,7 +1,9 @@
 """What is particular to a divergence; what all of them must do is in contracts/test_divergence.py."""
 
 import math
+import pickle
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from limbeck.errors import LimbeckError, ObjectiveError
 from limbeck.losses.divergences import (
+    Divergence,
     cross_entropy,
     forward_kl,
     jensen_shannon,
@@ -141,7 +144,39 @@ def test_large_logits_give_exact_numbers() -> None:
     assert logit_matching(log_q, log_p).item() == pytest.approx(0.5 * 2e4**2)
 
 
-def test_a_copied_divergence_is_still_itself() -> None:
+BUILT_IN = [
+    forward_kl,
+    reverse_kl,
+    cross_entropy,
+    total_variation,
+    logit_matching,
+    jensen_shannon(0.3),
+    skewed_kl(0.3),
+    skewed_reverse_kl(0.3),
+]
+
+
+@pytest.mark.parametrize("divergence", BUILT_IN, ids=repr)
+def test_a_copied_divergence_is_still_itself(divergence: Divergence) -> None:
     """Configurations are copied and sent to other processes."""
-    for divergence in (forward_kl, cross_entropy, logit_matching):
-        assert deepcopy(divergence) == divergence
+    for copy in (deepcopy(divergence), pickle.loads(pickle.dumps(divergence)), replace(divergence)):
+        assert copy == divergence
+        assert hash(copy) == hash(divergence)
+        assert copy.__doc__ == divergence.__doc__
+        log_q, log_p = log_pair()
+        assert torch.equal(copy(log_q, log_p), divergence(log_q, log_p))
+        assert torch.equal(copy.slope(log_q, log_p), divergence.slope(log_q, log_p))
+
+
+@pytest.mark.parametrize("make", [jensen_shannon, skewed_kl, skewed_reverse_kl], ids=lambda make: make.__name__)
+def test_equal_parameters_make_equal_divergences(make) -> None:
+    assert make(0.3) == make(0.3)
+    assert hash(make(0.3)) == hash(make(0.3))
+    assert make(0.3) != make(0.4)
+    assert make(0.3) != make(0.3 + 1e-9)  # two of the same name
+
+
+def test_of_two_divergences_the_names_do_not_decide() -> None:
+    assert replace(forward_kl, name="mine") != forward_kl
+    assert replace(forward_kl, value=reverse_kl.value) != forward_kl
+    assert replace(forward_kl, text="another text") == forward_kl

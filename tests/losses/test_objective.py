@@ -1,6 +1,9 @@
 """The objective: temperature, T^k, the paper's equations, counts, and everything that decides a gradient's size."""
 
 import math
+import pickle
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from torch.nn import functional as F
 
 from limbeck.errors import ObjectiveError, ShapeError
 from limbeck.losses.divergences import (
+    Divergence,
     cross_entropy,
     forward_kl,
     jensen_shannon,
@@ -135,15 +139,16 @@ def test_soft_and_hard_by_hand() -> None:
 
 
 def test_the_terms_at_each_position() -> None:
-    """Unweighted and without T^k; a term that is off, or has nothing to be taken from, is None."""
+    """Unweighted and without T^k; a term that is off, or has nothing to be taken from, is left out."""
     z, v = logits(3, 4), DenseTargets(logits(3, 4, seed=1))
     labels = torch.tensor([2, NO_LABEL, 0])
-    soft, hard = Objective(forward_kl, 3.0, soft_weight=0.5, hard_weight=2.0).per_position(z, v, labels)
+    found = Objective(forward_kl, 3.0, soft_weight=0.5, hard_weight=2.0).per_position(z, v, labels)
+    soft, hard = found["soft"], found["hard"]
     torch.testing.assert_close(soft, forward_kl((z / 3).log_softmax(-1), (v.logits / 3).log_softmax(-1)))
     torch.testing.assert_close(hard, torch.stack([-z[0].log_softmax(-1)[2], z.new_zeros(()), -z[2].log_softmax(-1)[0]]))
-    assert Objective(hard_weight=1.0).per_position(z, None, None) == (None, None)
-    assert Objective(soft_weight=0.0, hard_weight=1.0).per_position(z, v, labels)[0] is None
-    assert Objective().per_position(z, v, labels)[1] is None
+    assert Objective(hard_weight=1.0).per_position(z, None, None) == {}
+    assert Objective(soft_weight=0.0, hard_weight=1.0).per_position(z, v, labels).keys() == {"hard"}
+    assert Objective().per_position(z, v, labels).keys() == {"soft"}
 
 
 def test_labels_without_a_teacher() -> None:
@@ -263,7 +268,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(kind: str, pieces: list[int], soft
 
     spans = [slice(end - n, end) for n, end in zip(pieces, np.cumsum(pieces), strict=True)]
     own = [count_positions((n,), labels[s], mask[s], weights[s]) for n, s in zip(pieces, spans, strict=True)]
-    counts = Counts(*(sum(count) for count in zip(*own, strict=True)))
+    counts = Counts(*(sum(count[name] for count in own) for name in ("soft", "hard")))
     shares = [objective(z[s], targets[s], labels[s], mask=mask[s], weights=weights[s], counts=counts) for s in spans]
     total = sum(share.sum / share.count for share in shares)
     torch.testing.assert_close(total, whole.mean, rtol=1e-12, atol=1e-14)
@@ -286,15 +291,19 @@ def test_padding_changes_nothing() -> None:
     assert torch.equal(padded.mean, objective(z, v, labels).mean)
 
 
+def counts_of(*given: Any) -> list[Tensor]:
+    return list(count_positions(*given).values())
+
+
 def test_count_positions_is_what_the_objective_counts() -> None:
     labels = torch.tensor([[0, NO_LABEL, 2], [3, 4, NO_LABEL]])
     mask = torch.tensor([[True, True, False], [True, True, True]])
     weights = torch.tensor([[0.5, 1.0, math.nan], [2.0, 0.25, 4.0]])  # masked weights do not count, whatever they say
-    assert [c.item() for c in count_positions((2, 3))] == [6, 0]
-    assert [c.item() for c in count_positions((2, 3), labels)] == [6, 4]
-    assert [c.item() for c in count_positions((2, 3), labels, mask)] == [5, 3]
-    assert [c.item() for c in count_positions((2, 3), labels, mask, weights)] == [7.75, 2.75]
-    assert [c.item() for c in count_positions((0,), torch.zeros(0, dtype=torch.int64))] == [0, 0]
+    assert [c.item() for c in counts_of((2, 3))] == [6, 0]
+    assert [c.item() for c in counts_of((2, 3), labels)] == [6, 4]
+    assert [c.item() for c in counts_of((2, 3), labels, mask)] == [5, 3]
+    assert [c.item() for c in counts_of((2, 3), labels, mask, weights)] == [7.75, 2.75]
+    assert [c.item() for c in counts_of((0,), torch.zeros(0, dtype=torch.int64))] == [0, 0]
     loss = Objective(hard_weight=1.0)(logits(2, 3, 5), logits(2, 3, 5), labels, mask=mask, weights=weights)
     assert (loss.parts["soft"].count.item(), loss.parts["hard"].count.item()) == (7.75, 2.75)
 
@@ -406,6 +415,26 @@ def test_a_divergence_whose_parameter_was_forgotten_is_refused() -> None:
     """jensen_shannon makes a divergence; by itself it is none."""
     with pytest.raises(ObjectiveError, match="jensen_shannon"):
         Objective(jensen_shannon)(logits(2, 3), logits(2, 3))
+
+
+@pytest.mark.parametrize("divergence", [*DIVERGENCES, squared_distance], ids=lambda d: getattr(d, "__name__", str(d)))
+def test_an_objective_is_equal_to_its_copies(divergence) -> None:
+    objective = Objective(divergence, 3.0, hard_weight=0.5)
+    for copy in (
+        Objective(divergence, 3.0, hard_weight=0.5),
+        pickle.loads(pickle.dumps(objective)),
+        replace(objective),
+    ):
+        assert copy == objective
+        assert hash(copy) == hash(objective)
+        assert isinstance(copy.divergence, Divergence)
+    warmer = replace(objective, temperature=4.0)
+    assert (warmer.temperature, warmer.divergence, warmer.hard_weight) == (4.0, objective.divergence, 0.5)
+    assert warmer != objective
+    assert replace(objective, divergence=squared_distance).divergence.name == "squared_distance"
+    with pytest.raises(FrozenInstanceError):
+        objective.divergence = forward_kl  # type: ignore[misc]
+    assert Objective(temperature=3.0) == Objective(forward_kl, 3.0)
 
 
 # Refusals

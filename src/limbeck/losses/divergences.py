@@ -17,7 +17,7 @@ What this file does not know: temperatures, labels, reductions, where the teache
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -32,12 +32,15 @@ PositionFunction = Callable[[Tensor, Tensor], Tensor]
 class Divergence:
     """A divergence with its closed-form slope.
 
+    Two divergences of the same functions and parameters are equal, and both are pickled by name.
+
     name: as in messages and results.
     value: `(log_q [..., E], log_p [..., E]) -> [...]`.
     slope: `(log_q, log_p) -> d value / d log_q [..., E]`, each event's log_q taken as independent.
     temperature_power: k, such that T^k keeps the size of the gradient when T changes.
     allows_zero: whether it stays finite where the teacher's probability is zero.
     closed_form: whether the slope is written out; one that runs autograd is never compiled.
+    text: what `help` shows of this divergence.
     """
 
     name: str
@@ -46,10 +49,13 @@ class Divergence:
     temperature_power: int = 2
     allows_zero: bool = True
     closed_form: bool = True
+    text: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        slope = self.slope
-        object.__setattr__(self, "slope", lambda log_q, log_p: slope(widened(log_q), widened(log_p)))
+        if not isinstance(self.slope, _Widened):
+            object.__setattr__(self, "slope", _Widened(self.slope))
+        if self.text is not None:
+            object.__setattr__(self, "__doc__", self.text)  # help() shows an instance's text only where it has one
 
     def __call__(self, log_q: Tensor, log_p: Tensor) -> Tensor:
         """The divergence at each position, `[...]`, in float32 or wider."""
@@ -71,38 +77,87 @@ class Divergence:
         return self.name
 
 
-def jensen_shannon(beta: float = 0.5) -> Divergence:
-    """beta KL(p‖m) + (1 - beta) KL(q‖m) with m = beta p + (1 - beta) q, for 0 < beta < 1.
+@dataclass(frozen=True)
+class _Widened:
+    """`function` of its inputs in float32 or wider."""
 
-    Generalised Jensen-Shannon divergence (arXiv 2306.13649).
+    function: PositionFunction
+
+    def __call__(self, log_q: Tensor, log_p: Tensor) -> Tensor:
+        return self.function(widened(log_q), widened(log_p))
+
+
+@dataclass(frozen=True)
+class _AtShare:
+    """`function(share, log_q, log_p)` at a fixed share: a closure that can be compared and pickled."""
+
+    function: Callable[[float, Tensor, Tensor], Tensor]
+    share: float
+
+    def __call__(self, log_q: Tensor, log_p: Tensor) -> Tensor:
+        return self.function(self.share, log_q, log_p)
+
+
+def jensen_shannon(beta: float = 0.5) -> Divergence:
+    """Generalised Jensen-Shannon divergence: beta KL(p‖m) + (1 - beta) KL(q‖m) with m = beta p + (1 - beta) q.
+
+    Parameters
+    ----------
+    beta : float
+        The teacher's share of the mixture, 0 < beta < 1. Small values act like forward_kl, values near 1 like
+        reverse_kl; 0.5 is symmetric and at most ln 2.
+
+    Returns
+    -------
+    Divergence
+        Finite for every teacher, also where it gives classes a probability of zero.
+
+    References
+    ----------
+    arXiv 2306.13649
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import jensen_shannon
+    >>> student, teacher = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
+    >>> round(jensen_shannon(0.5)(student, teacher).item(), 4)
+    0.1017
     """
     _between_0_and_1("jensen_shannon", "beta", beta, at_0="forward_kl", at_1="reverse_kl")
-
-    def value(log_q: Tensor, log_p: Tensor) -> Tensor:
-        log_m = _log_mix(beta, log_p, log_q)
-        from_teacher = _expect(log_p, log_p, log_m)
-        from_student = _expect(log_q, log_q, log_m)
-        return beta * from_teacher + (1 - beta) * from_student
-
-    def slope(log_q: Tensor, log_p: Tensor) -> Tensor:
-        log_m = _log_mix(beta, log_p, log_q)
-        return (1 - beta) * _weigh(log_q, log_q, log_m)
-
-    return Divergence(f"jensen_shannon({beta:g})", value, slope)
+    name, value, slope = f"jensen_shannon({beta:g})", _AtShare(_jensen_shannon, beta), _jensen_shannon_slope
+    return Divergence(name, value, _AtShare(slope, beta), text=jensen_shannon.__doc__)
 
 
 def skewed_kl(skew: float = 0.1) -> Divergence:
-    """KL(p‖ skew p + (1 - skew) q), for 0 < skew < 1 (skew KL, arXiv 2402.03898)."""
+    """Skew KL divergence: KL(p‖m) with m = skew p + (1 - skew) q.
+
+    Parameters
+    ----------
+    skew : float
+        The teacher's share of the mixture, 0 < skew < 1. Small values act like forward_kl; the value is at most
+        -log(skew).
+
+    Returns
+    -------
+    Divergence
+        Finite for every teacher and student, also where one gives a class a probability of zero.
+
+    References
+    ----------
+    arXiv 2402.03898
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import skewed_kl
+    >>> student, teacher = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
+    >>> round(skewed_kl(0.1)(student, teacher).item(), 4)
+    0.3071
+    """
     _between_0_and_1("skewed_kl", "skew", skew, at_0="forward_kl")
-
-    def value(log_q: Tensor, log_p: Tensor) -> Tensor:
-        return _expect(log_p, log_p, _log_mix(skew, log_p, log_q))
-
-    def slope(log_q: Tensor, log_p: Tensor) -> Tensor:
-        log_m = _log_mix(skew, log_p, log_q)
-        return -(log_p + math.log1p(-skew) + _share(log_q, log_m)).exp()
-
-    return Divergence(f"skewed_kl({skew:g})", value, slope)
+    name, value, slope = f"skewed_kl({skew:g})", _AtShare(_skewed_kl, skew), _AtShare(_skewed_kl_slope, skew)
+    return Divergence(name, value, slope, text=skewed_kl.__doc__)
 
 
 def skewed_reverse_kl(skew: float = 0.1) -> Divergence:
@@ -111,36 +166,134 @@ def skewed_reverse_kl(skew: float = 0.1) -> Divergence:
     The reverse KL for teachers that give some classes a probability of zero: it stays finite.
     """
     _between_0_and_1("skewed_reverse_kl", "skew", skew, at_0="reverse_kl")
+    name, value, slope = f"skewed_reverse_kl({skew:g})", _AtShare(_skewed_reverse_kl, skew), _skewed_reverse_kl_slope
+    return Divergence(name, value, _AtShare(slope, skew), text=skewed_reverse_kl.__doc__)
 
-    def value(log_q: Tensor, log_p: Tensor) -> Tensor:
-        return _expect(log_q, log_q, _log_mix(skew, log_q, log_p))
 
-    def slope(log_q: Tensor, log_p: Tensor) -> Tensor:
-        log_m = _log_mix(skew, log_q, log_p)
-        q = log_q.exp()
-        student_share = skew * _share(log_q, log_m).exp()  # of m at each event, in [0, 1]
-        return _weigh(log_q, log_q, log_m) + q * (1 - student_share)
+def _jensen_shannon(beta: float, log_q: Tensor, log_p: Tensor) -> Tensor:
+    log_m = _log_mix(beta, log_p, log_q)
+    from_teacher = _expect(log_p, log_p, log_m)
+    from_student = _expect(log_q, log_q, log_m)
+    return beta * from_teacher + (1 - beta) * from_student
 
-    return Divergence(f"skewed_reverse_kl({skew:g})", value, slope)
+
+def _jensen_shannon_slope(beta: float, log_q: Tensor, log_p: Tensor) -> Tensor:
+    log_m = _log_mix(beta, log_p, log_q)
+    return (1 - beta) * _weigh(log_q, log_q, log_m)
+
+
+def _skewed_kl(skew: float, log_q: Tensor, log_p: Tensor) -> Tensor:
+    return _expect(log_p, log_p, _log_mix(skew, log_p, log_q))
+
+
+def _skewed_kl_slope(skew: float, log_q: Tensor, log_p: Tensor) -> Tensor:
+    log_m = _log_mix(skew, log_p, log_q)
+    return -(log_p + math.log1p(-skew) + _share(log_q, log_m)).exp()
+
+
+def _skewed_reverse_kl(skew: float, log_q: Tensor, log_p: Tensor) -> Tensor:
+    return _expect(log_q, log_q, _log_mix(skew, log_q, log_p))
+
+
+def _skewed_reverse_kl_slope(skew: float, log_q: Tensor, log_p: Tensor) -> Tensor:
+    log_m = _log_mix(skew, log_q, log_p)
+    q = log_q.exp()
+    student_share = skew * _share(log_q, log_m).exp()  # of m at each event, in [0, 1]
+    return _weigh(log_q, log_q, log_m) + q * (1 - student_share)
 
 
 def _forward_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(p‖q) = sum p (log p - log q) of the teacher p and the student q, in nats.
+
+    0 where the student equals the teacher, and never below but for rounding.
+
+    Parameters
+    ----------
+    log_q, log_p : Tensor `[..., E]`
+        Log-probabilities of the student and of the teacher over the same E events.
+
+    Returns
+    -------
+    Tensor `[...]`
+        One value per position, in float32 or wider.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import forward_kl
+    >>> student, teacher = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
+    >>> round(forward_kl(student, teacher).item(), 4)
+    0.3681
+    """
     return _expect(log_p, log_p, log_q)
 
 
 def _reverse_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(q‖p) = sum q (log q - log p) of the teacher p and the student q, in nats.
+
+    Infinite where the teacher gives a class a probability of zero: use skewed_reverse_kl for such teachers.
+
+    Parameters
+    ----------
+    log_q, log_p : Tensor `[..., E]`
+        Log-probabilities of the student and of the teacher over the same E events.
+
+    Returns
+    -------
+    Tensor `[...]`
+        One value per position, in float32 or wider.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import reverse_kl
+    >>> student, teacher = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
+    >>> round(reverse_kl(student, teacher).item(), 4)
+    0.5108
+    """
     return _expect(log_q, log_q, log_p)
 
 
 def _cross_entropy(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """-sum p log q of the teacher p and the student q, in nats: the paper's soft objective C.
+
+    KL(p‖q) plus the teacher's entropy, so its gradient is forward_kl's and its value is not.
+
+    Parameters
+    ----------
+    log_q, log_p : Tensor `[..., E]`
+        Log-probabilities of the student and of the teacher over the same E events.
+
+    Returns
+    -------
+    Tensor `[...]`
+        One value per position, in float32 or wider.
+
+    References
+    ----------
+    arXiv 1503.02531, section 2
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import cross_entropy
+    >>> student, teacher = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
+    >>> round(cross_entropy(student, teacher).item(), 4)
+    0.6931
+    """
     return -_weigh(log_p, log_q, torch.zeros_like(log_q)).sum(-1)
 
 
 def _total_variation(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """1/2 sum |p - q|, in [0, 1]; 1 minus it is a draft model's expected acceptance (arXiv 2211.17192)."""
     return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
 
 
 def _logit_matching(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """1/(2C) sum (centred log q - centred log p)^2: the squared difference of the zero-meaned logits over T.
+
+    The limit of high temperatures (arXiv 1503.02531, section 2.1, Eq. 4).
+    """
     return 0.5 * _centre(log_q - log_p).square().mean(-1)
 
 
@@ -161,22 +314,15 @@ def _logit_matching_slope(log_q: Tensor, log_p: Tensor) -> Tensor:
     return _centre(log_q - log_p) / log_q.shape[-1]
 
 
-forward_kl = Divergence("forward_kl", _forward_kl, _teacher_slope)
-"""KL(p‖q) = sum p (log p - log q): 0 where the student equals the teacher, and never below but for rounding."""
-
-reverse_kl = Divergence("reverse_kl", _reverse_kl, _reverse_kl_slope, allows_zero=False)
-"""KL(q‖p) = sum q (log q - log p). Infinite where the teacher says zero: see skewed_reverse_kl."""
-
-cross_entropy = Divergence("cross_entropy", _cross_entropy, _teacher_slope)
-"""-sum p log q, the paper's soft objective C (arXiv 1503.02531, section 2): KL(p‖q) plus the teacher's
-entropy, so its gradient is forward_kl's and its value is not."""
-
-total_variation = Divergence("total_variation", _total_variation, _total_variation_slope, temperature_power=1)
-"""1/2 sum |p - q|, in [0, 1]; 1 minus it is a draft model's expected acceptance (arXiv 2211.17192)."""
-
-logit_matching = Divergence("logit_matching", _logit_matching, _logit_matching_slope, allows_zero=False)
-"""1/(2C) sum (centred log q - centred log p)^2: the squared difference of the zero-meaned logits over T,
-the limit of high temperatures (arXiv 1503.02531, section 2.1, Eq. 4)."""
+forward_kl = Divergence("forward_kl", _forward_kl, _teacher_slope, text=_forward_kl.__doc__)
+reverse_kl = Divergence("reverse_kl", _reverse_kl, _reverse_kl_slope, allows_zero=False, text=_reverse_kl.__doc__)
+cross_entropy = Divergence("cross_entropy", _cross_entropy, _teacher_slope, text=_cross_entropy.__doc__)
+total_variation = Divergence(
+    "total_variation", _total_variation, _total_variation_slope, temperature_power=1, text=_total_variation.__doc__
+)
+logit_matching = Divergence(
+    "logit_matching", _logit_matching, _logit_matching_slope, allows_zero=False, text=_logit_matching.__doc__
+)
 
 
 def _weigh(log_weight: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:

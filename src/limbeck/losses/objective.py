@@ -1,4 +1,4 @@
-"""The objective: soft_weight * T^k * divergence + hard_weight * CE(labels, student at T = 1).
+"""The objective, a sum of terms: soft_weight * T^k * divergence + hard_weight * CE(labels, student at T = 1) + ...
 
 The only place where positions are weighed, summed and counted. Each term has its own count, the sum of
 the weights of the positions that it was taken over, and is divided by it once, over the whole global
@@ -7,12 +7,12 @@ batch: so accumulation, padding and the number of processes do not change the gr
 What this file does not know: models, batches, optimizers, where targets and labels come from.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from limbeck.errors import ObjectiveError, ShapeError
 from limbeck.losses.divergences import (
@@ -23,15 +23,42 @@ from limbeck.losses.divergences import (
     skewed_kl,
     skewed_reverse_kl,
 )
-from limbeck.losses.numbers import NO_LABEL, tempered, widened
+from limbeck.losses.numbers import NO_LABEL, widened
 from limbeck.losses.targets import SoftTargets, as_targets
+from limbeck.losses.terms import HardTerm, SoftTerm, Term
 
 
-class Counts(NamedTuple):
-    """How much each term was taken over: sums of weights, scalars."""
+class Counts(Mapping[str, Tensor]):
+    """How much each term was taken over, by the term's name: sums of weights, scalars.
 
-    soft: Tensor
-    hard: Tensor
+    `Counts(soft, hard)`, or `Counts(soft=..., hard=..., entropy=...)` for an objective with a third term.
+    """
+
+    def __init__(self, soft: Tensor | None = None, hard: Tensor | None = None, **others: Tensor):
+        named = {"soft": soft, "hard": hard}
+        self._counts = {name: count for name, count in named.items() if count is not None} | others
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._counts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._counts)
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def __repr__(self) -> str:
+        return f"Counts({', '.join(f'{name}={count}' for name, count in self.items())})"
+
+    @property
+    def soft(self) -> Tensor:
+        """The soft term's count."""
+        return self["soft"]
+
+    @property
+    def hard(self) -> Tensor:
+        """The hard term's count."""
+        return self["hard"]
 
 
 class Part(NamedTuple):
@@ -42,7 +69,7 @@ class Part(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """`sum / count` is the loss, differentiable; `parts` are the terms that make it, "soft" and "hard"."""
+    """`sum / count` is the loss, differentiable; `parts` are the terms that make it, by name ("soft", "hard")."""
 
     sum: Tensor
     count: Tensor  # type: ignore[assignment]
@@ -54,23 +81,54 @@ class Loss(NamedTuple):
         return self.sum / torch.where(self.count == 0, 1.0, self.count)
 
 
+class _DivergenceField:
+    """Takes a divergence or a plain function, and gives the divergence: so both are typed."""
+
+    def __get__(self, objective: object | None, owner: type | None = None) -> Divergence:
+        if objective is None:  # the default, which dataclass reads from the class
+            return forward_kl
+        divergence: Divergence = vars(objective)["divergence"]
+        return divergence
+
+    def __set__(self, objective: object, given: Divergence | PositionFunction) -> None:
+        vars(objective)["divergence"] = _as_divergence(given)
+
+
 @dataclass(frozen=True)
 class Objective:
     """What a student is trained to do; call it on a batch of logits.
 
-    divergence: a Divergence, or any function `(log_q [..., E], log_p [..., E]) -> [...]`; a plain function is
-        differentiated by autograd and takes the temperature power 2, or its attribute `temperature_power`.
-    temperature: T > 0, softens teacher and student in the soft term. The student predicts at T = 1.
-    soft_weight, hard_weight: of the two terms, relative to each other; 0 switches a term off.
-
     The soft term carries T^k with k the divergence's temperature power: soft gradients fall as 1/T^k, so the
     balance of the terms stays when T changes (arXiv 1503.02531, end of section 2).
+
+    Parameters
+    ----------
+    divergence : Divergence or function `(log_q [..., E], log_p [..., E]) -> [...]`
+        What the soft term measures. A plain function is differentiated by autograd and takes the temperature power
+        2, or its attribute `temperature_power`.
+    temperature : float
+        T > 0, softens teacher and student in the soft term. The student predicts at T = 1.
+    soft_weight, hard_weight : float
+        Weights of the two terms, relative to each other; 0 switches a term off.
+    extra_terms : sequence of Term
+        Further terms, each with a name of its own.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import Objective, forward_kl
+    >>> objective = Objective(forward_kl, temperature=4.0, hard_weight=0.1)
+    >>> student, teacher = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    >>> loss = objective(student, teacher, labels=torch.tensor([0]))
+    >>> round(loss.mean.item(), 4), sorted(loss.parts)
+    (0.5076, ['hard', 'soft'])
     """
 
-    divergence: Divergence = forward_kl
+    divergence: _DivergenceField = _DivergenceField()
     temperature: float = 2.0
     soft_weight: float = 1.0
     hard_weight: float = 0.0
+    extra_terms: Sequence[Term] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
@@ -81,12 +139,14 @@ class Objective:
         for name in ("soft_weight", "hard_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ObjectiveError(f"{name} must be 0 or more, but is {getattr(self, name)}.")
-        if self.soft_weight == 0 and self.hard_weight == 0:
+        object.__setattr__(self, "extra_terms", tuple(self.extra_terms))
+        names = [term.name for term in self.all_terms]
+        if len(set(names)) < len(names):
+            raise ObjectiveError(f"Every term has a name of its own, but these are {', '.join(names)}; rename one.")
+        if not self.terms:
             raise ObjectiveError(
                 "soft_weight and hard_weight are both 0, so there is nothing to learn; give one of them a weight."
             )
-        if not isinstance(self.divergence, Divergence):
-            object.__setattr__(self, "divergence", _from_function(self.divergence))
 
     def __call__(
         self,
@@ -103,7 +163,7 @@ class Objective:
         targets: of the same n positions; logits of a teacher do too. Needed where soft_weight > 0.
         labels `[...]`: classes; -100 drops the hard term there. Needed where hard_weight > 0.
         mask `[...]` bool: the positions that count at all; the others are dropped before any arithmetic.
-        weights `[...]`: of each position, in both terms and both counts; 1 by default.
+        weights `[...]`: of each position, in every term and its count; 1 by default.
         counts: of the whole global batch, where this is a part of it; its own by default. The shares
             `sum / count` of the parts then add up to the loss of the whole.
         """
@@ -111,55 +171,84 @@ class Objective:
         rows = self.align(logits.shape[:-1], classes, targets, labels, mask=mask, weights=weights)
         logits = logits.reshape(-1, classes)
         logits = logits if rows.kept is None else logits[rows.kept]
-        soft, hard = self.per_position(logits, rows.targets, rows.labels)
+        values = self.per_position(logits, rows.targets, rows.labels)
         if rows.weights is not None:
-            soft, hard = (None if term is None else term * rows.weights for term in (soft, hard))
-        own = rows.counts(logits.device)
-        return self.total(soft if soft is None else soft.sum(), hard if hard is None else hard.sum(), own, counts)
+            values = {name: value * rows.weights for name, value in values.items()}
+        return self.total({name: value.sum() for name, value in values.items()}, rows.counts(logits.device), counts)
 
-    def per_position(
-        self, logits: Tensor, targets: SoftTargets | None, labels: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Each term at each of the n rows of `logits [n, C]`, unweighted and without T^k: `(soft [n], hard [n])`.
+    @property
+    def all_terms(self) -> tuple[Term, ...]:
+        """The soft term, the hard term and the further ones, also those that are switched off."""
+        soft = SoftTerm("soft", self.soft_weight, self.divergence, self.temperature)
+        return (soft, HardTerm("hard", self.hard_weight), *self.extra_terms)
 
-        None for a term that is switched off, or that has no targets or labels to be taken from; the hard
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The terms with a weight above 0. The loss is divided by the count of the first one."""
+        return tuple(term for term in self.all_terms if term.weight)
+
+    @property
+    def needs_targets(self) -> bool:
+        """Whether a term compares the student with targets."""
+        return any(term.needs_targets for term in self.terms)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a term compares the student with labels."""
+        return any(term.needs_labels for term in self.terms)
+
+    def per_position(self, logits: Tensor, targets: SoftTargets | None, labels: Tensor | None) -> dict[str, Tensor]:
+        """Each term at each of the n rows of `logits [n, C]`, unweighted and without T^k: name -> `[n]`.
+
+        A term that is switched off, or that has no targets or labels to be taken from, is left out; the hard
         term is 0 where the label is -100.
         """
-        soft = hard = None
         logits = widened(logits)
-        if self.soft_weight and targets is not None:
-            divergence = targets.compared_by(self.divergence, self.temperature)
-            student_log_probs = tempered(logits, self.temperature)
-            soft = divergence(*targets.events(student_log_probs, self.temperature))
-        if self.hard_weight and labels is not None:
-            hard = F.cross_entropy(logits, labels.long(), ignore_index=NO_LABEL, reduction="none")
-        return soft, hard
+        values = {}
+        for term in self.terms:
+            if (term.needs_targets and targets is None) or (term.needs_labels and labels is None):
+                continue
+            here = term if targets is None else term.for_targets(targets)
+            values[term.name] = here.value(logits, targets, labels)
+        return values
 
     @property
     def soft_scale(self) -> float:
         """soft_weight * T^k, the factor of the divergence in the loss."""
         return self.soft_weight * self.temperature**self.divergence.temperature_power
 
-    def hard_scale(self, counts: Counts) -> Tensor:
-        """The factor of the hard term's sum in the loss's sum, whose count is the soft term's where there is one."""
-        return self.hard_weight * _ratio(self.count(counts), counts.hard)
+    def factor(self, term: Term, counts: Counts) -> float | Tensor:
+        """The factor of a term's sum in the loss's sum, whose count is that of the first term."""
+        if not term.needs_labels and not self.terms[0].needs_labels:  # both are taken over every position
+            return term.scale
+        return term.scale * _ratio(self.count(counts), counts[term.name])
 
     def count(self, counts: Counts) -> Tensor:
-        """What the loss's sum is divided by."""
-        return counts.soft if self.soft_weight else counts.hard
+        """What the loss's sum is divided by: the first term's count."""
+        return counts[self.terms[0].name]
 
-    def total(self, soft: Tensor | None, hard: Tensor | None, own: Counts, counts: Counts | None = None) -> Loss:
-        """The loss of the two sums over positions, scalars, that were taken over `own`; None for a term left out."""
-        counts = counts or own
+    def total(self, sums: Mapping[str, Tensor], own: Counts, counts: Counts | None = None) -> Loss:
+        """The loss of each term's sum over positions, a scalar, that was taken over `own`.
+
+        counts: of the whole global batch; `own` by default.
+        """
+        counts = own if counts is None else counts
+        self.require_counts(counts)
         parts: dict[str, Part] = {}
-        total = torch.zeros((), device=own.soft.device)
-        if soft is not None:
-            parts["soft"] = Part(soft.detach(), own.soft)
-            total = total + self.soft_scale * soft
-        if hard is not None:
-            parts["hard"] = Part(hard.detach(), own.hard)
-            total = total + self.hard_scale(counts) * hard
+        total = torch.zeros((), device=self.count(own).device)
+        for term in self.terms:
+            parts[term.name] = Part(sums[term.name].detach(), own[term.name])
+            total = total + self.factor(term, counts) * sums[term.name]
         return Loss(total, self.count(counts), parts)
+
+    def require_counts(self, counts: Counts) -> None:
+        """Refuses counts in which a term is missing."""
+        missing = [term.name for term in self.terms if term.name not in counts]
+        if missing:
+            raise ObjectiveError(
+                f"The counts have no {' and no '.join(missing)} but {', '.join(counts) or 'nothing'}; give one count "
+                "per term, such as count_positions(..., terms=objective.all_terms) does."
+            )
 
     def align(
         self,
@@ -173,11 +262,17 @@ class Objective:
     ) -> "Rows":
         """What is compared, as rows: shapes checked against the student's, masked positions dropped."""
         n = positions.numel()
-        if self.soft_weight and targets is None:
-            raise ObjectiveError("soft_weight is above 0 but there are no targets; give a teacher, or soft_weight=0.")
-        if self.hard_weight and labels is None:
-            raise ObjectiveError("hard_weight is above 0 but there are no labels; give labels, or hard_weight=0.")
-        rows = as_targets(targets) if targets is not None and self.soft_weight else None
+        for term in self.terms:
+            lacks = "targets" if term.needs_targets and targets is None else ""
+            lacks = "labels" if term.needs_labels and labels is None else lacks
+            if lacks:
+                source = "a teacher" if lacks == "targets" else "labels"
+                raise ObjectiveError(
+                    f"{term.name}_weight is above 0 but there are no {lacks}; give {source}, or {term.name}_weight=0."
+                    if term.name in ("soft", "hard")
+                    else f"The term {term.name} needs {lacks} but there are none; give {source}, or leave the term out."
+                )
+        rows = as_targets(targets) if targets is not None and self.needs_targets else None
         if rows is not None and (len(rows), rows.num_classes) != (n, classes):
             raise ShapeError(
                 f"The student gave {n} positions over {classes} classes, the teacher {len(rows)} "
@@ -200,6 +295,7 @@ class Objective:
             rows,
             None if labels is None else labels.reshape(-1),
             None if weights is None else widened(weights.reshape(-1)),
+            self.all_terms,
         )
         return flat if mask is None else flat.select(mask.reshape(-1).nonzero().squeeze(1))
 
@@ -208,6 +304,7 @@ class Objective:
 class Rows:
     """The `n` positions that are compared: their targets, labels `[n]` and weights `[n]`, None where there are none.
 
+    terms: that count these positions.
     kept `[n]`: which of the student's flattened positions these are; None for all of them.
     """
 
@@ -215,6 +312,7 @@ class Rows:
     targets: SoftTargets | None
     labels: Tensor | None
     weights: Tensor | None
+    terms: tuple[Term, ...]
     kept: Tensor | None = None
 
     def select(self, rows: Tensor) -> "Rows":
@@ -224,12 +322,13 @@ class Rows:
             None if self.targets is None else self.targets[rows],
             None if self.labels is None else self.labels[rows],
             None if self.weights is None else self.weights[rows],
+            self.terms,
             rows if self.kept is None else self.kept[rows],
         )
 
     def counts(self, device: torch.device) -> Counts:
         """How much each term is taken over."""
-        return _counts(self.n, device, self.labels, self.weights)
+        return _counts(self.n, device, self.labels, self.weights, self.terms)
 
 
 def count_positions(
@@ -239,8 +338,11 @@ def count_positions(
     weights: Tensor | None = None,
     *,
     device: torch.device | str = "cpu",
+    terms: Sequence[Term] | None = None,
 ) -> Counts:
     """The counts that an Objective takes over a batch of this shape, before any model has seen it.
+
+    terms: that are counted, an objective's `all_terms`; the soft and the hard one by default.
 
     Added over the parts of a global batch, they are the `counts` that every part is divided by.
     """
@@ -249,15 +351,20 @@ def count_positions(
         weights = torch.where(mask.bool(), 1.0 if weights is None else weights, 0.0)
     rows = torch.Size(positions).numel()
     flat_labels = labels.reshape(-1) if labels is not None else None
-    return _counts(rows, device, flat_labels, weights.reshape(-1) if weights is not None else None)
+    flat_weights = weights.reshape(-1) if weights is not None else None
+    return _counts(rows, device, flat_labels, flat_weights, Objective().all_terms if terms is None else terms)
 
 
-def _counts(rows: int, device: torch.device | str, labels: Tensor | None, weights: Tensor | None) -> Counts:
-    soft = weights.sum() if weights is not None else torch.tensor(float(rows), device=device)
+def _counts(
+    rows: int, device: torch.device | str, labels: Tensor | None, weights: Tensor | None, terms: Sequence[Term]
+) -> Counts:
+    every = weights.sum() if weights is not None else torch.tensor(float(rows), device=device)
     if labels is None:
-        return Counts(soft, torch.zeros_like(soft))
-    labelled = (labels != NO_LABEL).to(soft.dtype)
-    return Counts(soft, (labelled if weights is None else labelled * weights).sum())
+        with_label = torch.zeros_like(every)
+    else:
+        labelled = (labels != NO_LABEL).to(every.dtype)
+        with_label = (labelled if weights is None else labelled * weights).sum()
+    return Counts(**{term.name: with_label if term.needs_labels else every for term in terms})
 
 
 def _ratio(count: Tensor, own: Tensor) -> Tensor:
@@ -265,28 +372,33 @@ def _ratio(count: Tensor, own: Tensor) -> Tensor:
     return torch.where(own == 0, 0.0, count / torch.where(own == 0, 1.0, own))
 
 
-def _from_function(function: Any) -> Divergence:
-    if function in (jensen_shannon, skewed_kl, skewed_reverse_kl):
-        raise ObjectiveError(
-            f"{function.__name__} makes a divergence: write {function.__name__}(0.1) or another share."
-        )
-    if not callable(function):
-        raise ObjectiveError(f"A divergence is a function (log_q, log_p) -> [...], but got {function!r}.")
+def _as_divergence(given: Divergence | PositionFunction) -> Divergence:
+    if isinstance(given, Divergence):
+        return given
+    makers: tuple[object, ...] = (jensen_shannon, skewed_kl, skewed_reverse_kl)
+    if given in makers:
+        name = getattr(given, "__name__", "")
+        raise ObjectiveError(f"{name} makes a divergence: write {name}(0.1) or another share.")
+    if not callable(given):
+        raise ObjectiveError(f"A divergence is a function (log_q, log_p) -> [...], but got {given!r}.")
     return Divergence(
-        name=getattr(function, "__name__", type(function).__name__),
-        value=function,
-        slope=getattr(function, "slope", None) or _slope_by_autograd(function),
-        temperature_power=getattr(function, "temperature_power", 2),
-        allows_zero=getattr(function, "allows_zero", True),
-        closed_form=hasattr(function, "slope"),
+        name=getattr(given, "__name__", type(given).__name__),
+        value=given,
+        slope=getattr(given, "slope", None) or _AutogradSlope(given),
+        temperature_power=getattr(given, "temperature_power", 2),
+        allows_zero=getattr(given, "allows_zero", True),
+        closed_form=hasattr(given, "slope"),
     )
 
 
-def _slope_by_autograd(value: PositionFunction) -> PositionFunction:
-    def slope(log_q: Tensor, log_p: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _AutogradSlope:
+    """The slope of a divergence without a closed form, by autograd."""
+
+    value: PositionFunction
+
+    def __call__(self, log_q: Tensor, log_p: Tensor) -> Tensor:
         with torch.enable_grad():
             log_q = log_q.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(value(log_q, log_p).sum(), log_q)
+            (gradient,) = torch.autograd.grad(self.value(log_q, log_p).sum(), log_q)
         return gradient
-
-    return slope

@@ -8,7 +8,7 @@ predicts the label at t.
 What this file does not know: models, losses, how a batch was made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from limbeck.errors import DataError, ShapeError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Counts, count_positions
+from limbeck.losses.terms import Term
 from limbeck.networks.asking import Batch
 
 
@@ -35,9 +36,9 @@ class Positions:
     device: torch.device
     rows: Tensor | None = None
 
-    def counts(self) -> Counts:
-        """Of both terms, before any model has seen the batch."""
-        return count_positions(self.shape, self.labels, self.mask, self.weights, device=self.device)
+    def counts(self, terms: Sequence[Term] | None = None) -> Counts:
+        """The count of each term, the soft and the hard one by default, before any model has seen the batch."""
+        return count_positions(self.shape, self.labels, self.mask, self.weights, device=self.device, terms=terms)
 
     def weight(self) -> Tensor:
         """Of each position; 0 where it is masked."""

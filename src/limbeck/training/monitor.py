@@ -14,7 +14,7 @@ from limbeck.losses.objective import Objective
 from limbeck.losses.targets import Head, SoftTargets, is_complete
 from limbeck.networks.halves import ROWS
 
-OF_LABELS = ("correct", "nll", "brier", "hard_loss")
+OF_LABELS = ("correct", "nll", "brier")
 OF_TEACHER = ("agreement", "acceptance", "forward_kl", "reverse_kl")
 """Statistics that only positions with a label have, and only those where the teacher speaks of every class."""
 
@@ -22,19 +22,19 @@ OF_TEACHER = ("agreement", "acceptance", "forward_kl", "reverse_kl")
 def measured(
     objective: Objective, logits: Tensor, targets: SoftTargets | None, labels: Tensor | None
 ) -> dict[str, Tensor]:
-    """Statistics and both terms of n positions, name -> `[n]`; what cannot be known is left out.
+    """Statistics and every term of n positions, name -> `[n]`; what cannot be known is left out.
 
     logits `[n, C]`: the student's. labels `[n]`: -100 is no label.
     """
-    soft, hard = objective.per_position(logits, targets, labels)
+    terms = {f"{name}_loss": values for name, values in objective.per_position(logits, targets, labels).items()}
     log_p = None
     if targets is not None and is_complete(targets):
         log_p = targets.all_log_probs(1.0)
     statistics = position_statistics(logits, log_p, labels)
     unknown = {*(OF_LABELS if labels is None else ()), *(OF_TEACHER if log_p is None else ())}
     columns = {name: values for name, values in statistics.items() if name not in unknown}
-    said = {"soft_loss": soft, "hard_loss": hard, "labelled": None if labels is None else labels != NO_LABEL}
-    return columns | {name: values for name, values in said.items() if values is not None}
+    labelled = {} if labels is None else {"labelled": labels != NO_LABEL}
+    return columns | terms | labelled
 
 
 def measured_in_chunks(
@@ -54,15 +54,16 @@ def means_of(objective: Objective, columns: Mapping[str, Tensor]) -> dict[str, f
     column = dict(columns)
     weight = column.pop("weight").clamp(min=0)  # Trainer pads with -100
     labelled = column.pop("labelled", weight).clamp(min=0)
+    of_labels = {*OF_LABELS, *(f"{term.name}_loss" for term in objective.terms if term.needs_labels)}
     means = {}
     for name, values in column.items():
-        share = weight * labelled if name in OF_LABELS else weight
+        share = weight * labelled if name in of_labels else weight
         if share.sum() > 0:
             values = torch.where(share > 0, values, 0.0)  # what is nan or infinite elsewhere does not count
             means[name] = float((values * share).sum() / share.sum())
     if "correct" in means:
         means["accuracy"] = means.pop("correct")
-    soft, hard = means.get("soft_loss"), means.get("hard_loss")
-    if soft is not None or hard is not None:
-        means["loss"] = objective.soft_scale * (soft or 0.0) + objective.hard_weight * (hard or 0.0)
+    terms = [(term.scale, means.get(f"{term.name}_loss")) for term in objective.terms]
+    if any(mean is not None for _, mean in terms):
+        means["loss"] = sum(scale * (mean or 0.0) for scale, mean in terms)
     return means

@@ -221,7 +221,7 @@ class DistillTrainer(Trainer):
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """This batch's share of the loss of the global batch."""
-        counts = Counts(*num_items_in_batch) if num_items_in_batch is not None else None
+        counts = None if num_items_in_batch is None else self._named(num_items_in_batch)
         logits = None
         if self.plan.in_halves:
             loss = self._without_logits(model, inputs, partial(self._loss_of_states, counts))
@@ -267,15 +267,12 @@ class DistillTrainer(Trainer):
     ) -> Loss:
         return linear_divergence(
             hidden,
-            head.weight,
+            head,
             targets,
             self.objective,
             positions.labels,
             weights=positions.weights,
             counts=counts,
-            bias=head.bias,
-            logit_scale=head.logit_scale,
-            softcap=head.softcap,
             impl=self.impl,
         )
 
@@ -311,20 +308,26 @@ class DistillTrainer(Trainer):
         return batches, self._get_num_items_in_batch(batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor | None:
-        """The counts of both terms over the global batch, `[2]`, also where there are no labels."""
+        """The count of each of the objective's terms over the global batch, also where there are no labels."""
         if not batch_samples:
             return None
-        each = [self._positions(batch).counts() for batch in batch_samples]
-        counts = torch.stack([torch.stack(c) for c in each]).sum(0).to(device)
+        terms = self.objective.all_terms
+        each = [self._positions(batch).counts(terms) for batch in batch_samples]
+        counts = torch.stack([torch.stack(list(c.values())) for c in each]).sum(0).to(device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            counts = self.accelerator.gather(counts).view(-1, 2).sum(0)
+            counts = self.accelerator.gather(counts).view(-1, len(terms)).sum(0)
         return counts
+
+    def _named(self, counts: Tensor) -> Counts:
+        """What `_get_num_items_in_batch` stacked, by the terms' names."""
+        names = [term.name for term in self.objective.all_terms]
+        return Counts(**dict(zip(names, counts, strict=True)))
 
     def _positions(self, batch: Batch) -> Positions:
         return next_token_positions(batch) if self.plan.next_tokens else positions_of(batch, self.plan.position_axes)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the two terms, each the mean over its own positions since the last log, to the training loss."""
+        """Adds the terms, each the mean over its own positions since the last log, to the training loss."""
         self._raise_bad_targets()
         if "loss" in logs:
             for name, part in self._logged.items():

@@ -15,7 +15,7 @@ IMPLEMENTATIONS = ("auto", "reference", "chunked", "compiled")
 
 def linear_divergence(
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | Head,
     targets: SoftTargets | Tensor | None,
     objective: Objective,
     labels: Tensor | None = None,
@@ -28,26 +28,63 @@ def linear_divergence(
     softcap: float | None = None,
     impl: str = "auto",
 ) -> Loss:
-    """What these lines compute, in the memory of a few rows of logits:
+    """An objective of the logits `hidden @ weight.T`, in the memory of a few rows of them.
+
+    The value and the gradients of these lines, whose logits `[n, C]` never exist:
 
         logits = Head(weight, bias, logit_scale, softcap)(hidden)
         return objective(logits, targets, labels, mask=mask, weights=weights, counts=counts)
 
-    hidden `[..., H]`: the student's last hidden states; leading axes are positions, n in all.
-    weight `[C, H]`, bias `[C]`, logit_scale, softcap: its output layer, see `Head`. The gradient reaches hidden,
-        weight and bias, in one backward: a second one is refused. The teacher gets none.
-    targets, labels, mask, weights, counts: as an Objective takes them. `HiddenTargets` keep the teacher's logits from
-        existing too. Positions with neither a soft nor a hard term are dropped before the matmul.
-    impl: "reference", the lines above; "chunked", chunks of rows whose gradients are found in the forward pass, so that
+    Matmuls run in the inputs' dtype, or autocast's; softmax, logarithms and sums, and the sum of the weight's gradient
+    over chunks, in float32 (float64 for float64).
+
+    Parameters
+    ----------
+    hidden : Tensor `[..., H]`
+        The student's last hidden states; leading axes are positions, n in all.
+    weight : Tensor `[C, H]` or Head
+        The weight of the student's output layer, with `bias [C]`, `logit_scale` and `softcap` as in `Head`; or the
+        whole layer as a Head, which holds these three itself. The gradient reaches hidden, weight and bias, in one
+        backward: a second one is refused. The teacher gets none.
+    targets, labels, mask, weights, counts
+        As an Objective takes them. `HiddenTargets` keep the teacher's logits from existing too. Positions with neither
+        a soft nor a hard term are dropped before the matmul.
+    objective : Objective
+        What is computed.
+    impl : str
+        "reference", the lines above; "chunked", chunks of rows whose gradients are found in the forward pass, so that
         nothing is computed twice; "compiled", the same with torch.compile around what is done to each logit. "auto"
         takes "compiled" for 16,384 classes and more where torch.compile works, else "chunked".
 
-    Matmuls run in the inputs' dtype, or autocast's; softmax, logarithms and sums, and the sum of the weight's gradient
-    over chunks, in float32 (float64 for float64).
+    Returns
+    -------
+    Loss
+        As the objective gives it; `loss.mean.backward()` trains.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import Objective, linear_divergence
+    >>> hidden = torch.eye(2).requires_grad_()
+    >>> loss = linear_divergence(hidden, torch.eye(2), torch.zeros(2, 2), Objective(temperature=1.0))
+    >>> round(loss.mean.item(), 4)
+    0.1201
+    >>> loss.mean.backward()
+    >>> hidden.grad.shape
+    torch.Size([2, 2])
     """
     if impl not in IMPLEMENTATIONS:
         raise ObjectiveError(f"impl is one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}.")
-    head = Head(weight, bias, logit_scale, softcap)
+    if isinstance(weight, Head):
+        head = weight
+        if bias is not None or logit_scale != 1 or softcap is not None:
+            raise ObjectiveError(
+                "A Head holds its bias, logit_scale and softcap itself, but some of them were given beside it; give "
+                "either the Head alone or its weight with them."
+            )
+    else:
+        head = Head(weight, bias, logit_scale, softcap)
+    weight = head.weight
     if hidden.ndim < 2 or hidden.shape[-1] != weight.shape[1]:
         raise ShapeError(
             f"hidden is {list(hidden.shape)} and the output layer's weight is [C, H] = {list(weight.shape)}; the last "

@@ -4,8 +4,8 @@ Three matmuls for the student (logits, gradient of hidden, gradient of weight) a
 forward pass; nothing is computed twice. What is done to each logit would be bound by memory, so within a chunk it is
 done to a block of rows at a time that stays in the processor's cache.
 
-What this file does not know: any divergence (slopes come from divergences.py), any form of targets (events, and the
-way back from them, come from losses/targets), reductions (objective.py).
+What this file does not know: any term of the objective (values and gradients in the logits come from terms.py), any
+form of targets (losses/targets), reductions (objective.py).
 """
 
 import warnings
@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from limbeck.losses.divergences import Divergence
 from limbeck.losses.linear.memory import keep_freed_memory
-from limbeck.losses.numbers import NO_LABEL, tempered, wide_dtype
+from limbeck.losses.numbers import NO_LABEL, wide_dtype
 from limbeck.losses.objective import Counts, Loss, Objective, Rows
 from limbeck.losses.targets import (
     Head,
@@ -28,10 +27,9 @@ from limbeck.losses.targets import (
     autocast_to,
     bounded,
     chunk_reader,
-    is_compilable,
     logit_bytes,
-    spread,
 )
+from limbeck.losses.terms import Term
 
 CHUNK_ROWS = {"cpu": 512}
 """Rows of a chunk: matmuls of fewer rows are slower, of more hardly faster. On other devices memory alone decides."""
@@ -64,17 +62,22 @@ def linear_divergence(
     """As `limbeck.linear_divergence`. chunk_rows: rows of logits at a time, by default what CHUNK_BYTES hold."""
     rows = objective.align(hidden.shape[:-1], len(head.weight), targets, labels, mask=mask, weights=weights)
     own = rows.counts(hidden.device)
-    if objective.soft_weight == 0 and rows.labels is not None:  # a row without a label has no term at all
+    if rows.labels is not None and all(
+        term.needs_labels for term in objective.terms
+    ):  # a row without a label has no term at all
         rows = rows.select((rows.labels != NO_LABEL).nonzero().squeeze(1))
     flat = hidden.reshape(-1, hidden.shape[-1])
     flat = flat if rows.kept is None else flat[rows.kept]
-    settings = head, rows, objective, counts or own, compiled, chunk_rows, torch.is_grad_enabled()
-    total, soft, hard = _Chunked.apply(flat, head.weight, head.bias, *settings)  # type: ignore[no-untyped-call]
-    return objective.total(soft, hard, own, counts)._replace(sum=total)
+    if counts is not None:
+        objective.require_counts(counts)
+    settings = head, rows, objective, own if counts is None else counts, compiled, chunk_rows, torch.is_grad_enabled()
+    total, *sums = _Chunked.apply(flat, head.weight, head.bias, *settings)  # type: ignore[no-untyped-call]
+    by_name = {term.name: term_sum for term, term_sum in zip(objective.terms, sums, strict=True)}
+    return objective.total(by_name, own, counts)._replace(sum=total)
 
 
 class _Chunked(torch.autograd.Function):
-    """(the loss's sum, the soft term's, the hard term's); the gradients wait for backward, which only scales them."""
+    """(the loss's sum, then each term's); the gradients wait for backward, which only scales them."""
 
     @staticmethod
     def forward(
@@ -89,27 +92,28 @@ class _Chunked(torch.autograd.Function):
         compiled: bool,
         chunk_rows: int | None,
         with_gradient: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         device = hidden.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
         # Kept are the gradients of sum / count: these are asked for in the end, and a product with 1 is not rounded a
         # second time. In float16 small ones would be lost before the scaler has made them larger.
-        count, hard_scale = objective.count(counts), objective.hard_scale(counts)
-        unit = hard_scale.clamp(min=1) if dtype == torch.float16 else torch.where(count == 0, 1.0, count)
+        count = objective.count(counts)
+        factors = [objective.factor(term, counts) for term in objective.terms]
+        unit = _largest(factors, count) if dtype == torch.float16 else torch.where(count == 0, 1.0, count)
         with torch.autocast(device, enabled=False):
             head = replace(head, weight=weight, bias=bias).to(dtype)
             if rows.targets is not None and autocast:
                 rows = replace(rows, targets=autocast_to(rows.targets, dtype))
             asked = ctx.needs_input_grad[:3] if with_gradient else (False,) * 3  # they say nothing of no_grad
             gradients = _Gradients.like(hidden, head, *asked)
-            scales = objective.soft_scale / unit, hard_scale / unit
-            soft, hard = _over_chunks(hidden.to(dtype), head, rows, objective, scales, gradients, compiled, chunk_rows)
-            total = objective.total(soft, hard, counts).sum
+            scales = [factor / unit for factor in factors]
+            sums = _over_chunks(hidden.to(dtype), head, rows, objective, scales, gradients, compiled, chunk_rows)
+            total = objective.total(sums, counts).sum
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias, unit)
         ctx.dtypes, ctx.spent = [None if x is None else x.dtype for x in (hidden, weight, bias)], False
-        ctx.mark_non_differentiable(*(term for term in (soft, hard) if term is not None))
-        return total, soft, hard
+        ctx.mark_non_differentiable(*sums.values())
+        return total, *sums.values()
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -120,6 +124,12 @@ class _Chunked(torch.autograd.Function):
         *gradients, unit = ctx.saved_tensors
         factor = d_total * unit
         return (*(_scaled(*each, factor) for each in zip(gradients, ctx.dtypes, strict=True)), *[None] * 7)
+
+
+def _largest(factors: list[float | Tensor], count: Tensor) -> Tensor:
+    """The largest of the factors that depend on counts, 1 at least."""
+    counted = [factor for factor in factors if isinstance(factor, Tensor)]
+    return torch.stack(counted).amax().clamp(min=1) if counted else torch.ones_like(count)
 
 
 def _scaled(gradient: Tensor | None, dtype: torch.dtype, factor: Tensor) -> Tensor | None:
@@ -177,32 +187,27 @@ def _over_chunks(
     head: Head,
     rows: Rows,
     objective: Objective,
-    scales: tuple[Tensor, Tensor],
+    scales: list[Tensor],
     gradients: _Gradients,
     compiled: bool,
     chunk_rows: int | None,
-) -> tuple[Tensor | None, Tensor | None]:
-    """The sums of the two terms over all rows. `scales`: what a row of weight 1 counts in the gradients."""
+) -> dict[str, Tensor]:
+    """The sum of each term over all rows, by name. `scales`: what a row of weight 1 counts in each term's gradients."""
     n, classes, on_cpu = len(hidden), len(head.weight), hidden.device.type == "cpu"
-    targets, labels = rows.targets, rows.labels if objective.hard_weight else None
+    targets, labels = rows.targets, rows.labels if objective.needs_labels else None
     wide = wide_dtype(hidden.dtype)
     weights = hidden.new_ones(n, dtype=wide) if rows.weights is None else rows.weights.to(wide)
-    soft, hard = (None if said is None else torch.zeros_like(weights) for said in (targets, labels))
-    soft_shares, hard_shares = (weights * scale.to(wide) for scale in scales)
-    settings = _Settings(
-        None if targets is None else targets.compared_by(objective.divergence, objective.temperature),
-        objective.temperature,
-        head.logit_scale,
-        head.softcap,
-        gradients.asked(),
-    )
+    terms = tuple(term if targets is None else term.for_targets(targets) for term in objective.terms)
+    values = [torch.zeros_like(weights) for _ in terms]
+    shares = [weights * scale.to(wide) for scale in scales]
+    settings = _Settings(terms, head.logit_scale, head.softcap, gradients.asked())
     chunk_rows = max(1, min(n, chunk_rows or _chunk_rows(classes, hidden, targets)))
     block_rows = _block_rows(classes) if on_cpu else chunk_rows
     buffer = hidden.new_empty(chunk_rows, classes)
     read = None if targets is None else chunk_reader(targets, chunk_rows)
     if on_cpu:
         keep_freed_memory()
-    compare = _compiled() if compiled and _compiles(targets, settings.divergence) else _compare
+    compare = _compiled() if compiled and all(term.compiles(targets) for term in terms) else _compare
     for start in range(0, n, chunk_rows):
         chunk = slice(start, min(start + chunk_rows, n))
         logits = head.matmul(hidden[chunk], buffer)
@@ -211,28 +216,23 @@ def _over_chunks(
             block = slice(first, min(first + block_rows, len(logits)))
             here = slice(start + block.start, start + block.stop)
             whole = len(logits[block]) == block_rows or not on_cpu  # another number of rows would be compiled anew
-            soft_terms, hard_terms = (compare if whole else _compare)(
+            values_here = (compare if whole else _compare)(
                 logits[block],
                 None if targets_here is None else targets_here[block],
                 None if labels is None else labels[here],
-                soft_shares[here],
-                hard_shares[here],
+                tuple(share[here] for share in shares),
                 settings,
             )
-            if soft is not None and soft_terms is not None:
-                soft[here] = soft_terms
-            if hard is not None and hard_terms is not None:
-                hard[here] = hard_terms
+            for value, value_here in zip(values, values_here, strict=True):
+                value[here] = value_here
         gradients.add(chunk, logits, hidden[chunk], head.weight)
-    soft_sum, hard_sum = (None if terms is None else (terms * weights).sum() for terms in (soft, hard))
-    return soft_sum, hard_sum
+    return {term.name: (value * weights).sum() for term, value in zip(terms, values, strict=True)}
 
 
 class _Settings(NamedTuple):
     """What is the same for every row."""
 
-    divergence: Divergence | None
-    temperature: float
+    terms: tuple[Term, ...]
     logit_scale: float
     softcap: float | None
     with_gradient: bool
@@ -242,41 +242,26 @@ def _compare(
     logits: Tensor,
     targets: SoftTargets | None,
     labels: Tensor | None,
-    soft_shares: Tensor,
-    hard_shares: Tensor,
+    shares: tuple[Tensor, ...],
     settings: _Settings,
-) -> tuple[Tensor | None, Tensor | None]:
-    """The two terms of a block of rows, `[r]` each; their gradient is written over the `logits [r, C]`.
+) -> tuple[Tensor, ...]:
+    """Each term at a block of rows, `[r]`; their gradient is written over the `logits [r, C]`.
 
-    logits: of the matmul, before scale and soft cap. Shares `[r]`: what each row's terms count in the gradient.
-
-    With e(i) the event of class i, d soft / d z_i = (1/T) (slope_e(i) q_i / q_e(i) - q_i sum_e slope_e).
+    logits: of the matmul, before scale and soft cap. shares `[r]`, one per term: what each row counts in the gradient.
     """
-    divergence, temperature, logit_scale, softcap, with_gradient = settings
+    terms, logit_scale, softcap, with_gradient = settings
     z = bounded(logits, logit_scale, softcap)
-    soft = hard = gradient = None
-    if targets is not None and divergence is not None:
-        log_probs = tempered(z, temperature)
-        log_q, log_p = targets.events(log_probs, temperature)
-        soft = divergence(log_q, log_p)
-        if with_gradient:
-            slope = divergence.slope(log_q, log_p)
-            at_classes = spread(targets, slope, log_probs, log_q, temperature)
-            gradient = at_classes - log_probs.exp() * slope.sum(-1, keepdim=True)
-            gradient = gradient * (soft_shares / temperature).unsqueeze(-1)
-    if labels is not None:
-        log_probs = z.log_softmax(-1)
-        labelled, label = labels != NO_LABEL, labels.clamp(min=0).long().unsqueeze(-1)
-        hard = torch.where(labelled, -log_probs.gather(-1, label).squeeze(-1), 0.0)
-        if with_gradient:
-            share = torch.where(labelled, hard_shares, 0.0).unsqueeze(-1)
-            of_label = (log_probs.exp() * share).scatter_add(-1, label, -share)
-            gradient = of_label if gradient is None else gradient + of_label
+    values, gradient = [], None
+    for term, share in zip(terms, shares, strict=True):
+        value, of_term = term.value_and_gradient(z, targets, labels, share if with_gradient else None)
+        values.append(value)
+        if of_term is not None:
+            gradient = of_term if gradient is None else gradient + of_term
     if gradient is not None:
         if softcap is not None:
             gradient = gradient * (1 - (z / softcap).square())
         logits.copy_(gradient * logit_scale if logit_scale != 1 else gradient)
-    return soft, hard
+    return tuple(values)
 
 
 def _chunk_rows(classes: int, hidden: Tensor, targets: SoftTargets | None) -> int:
@@ -292,15 +277,8 @@ def _block_rows(classes: int) -> int:
     return max(2 * cores, BLOCK_LOGITS * cores // classes)
 
 
-def _compiles(targets: SoftTargets | None, divergence: Divergence | None) -> bool:
-    """Whether all that is done to a block is known here; what a user wrote is run as it is."""
-    if targets is None or divergence is None:
-        return True
-    return is_compilable(targets) and divergence.closed_form
-
-
 @cache
-def _compiled() -> Callable[..., tuple[Tensor | None, Tensor | None]]:
+def _compiled() -> Callable[..., tuple[Tensor, ...]]:
     """`_compare` by torch.compile; as it is, with one warning, where that does not work.
 
     The pattern matcher would rewrite the softmax at a temperature for infinities, at twice the time.
@@ -308,9 +286,9 @@ def _compiled() -> Callable[..., tuple[Tensor | None, Tensor | None]]:
     compiled = torch.compile(_compare, fullgraph=True, options={"pattern_matcher": False})
     eager: set[Any] = set()  # cases that are not compiled
 
-    def compare(*arguments: Any) -> tuple[Tensor | None, Tensor | None]:
+    def compare(*arguments: Any) -> tuple[Tensor, ...]:
         logits, targets, labels, *_, settings = arguments
-        case = settings.divergence, type(targets), labels is None, logits.dtype, settings.with_gradient
+        case = settings.terms, type(targets), labels is None, logits.dtype, settings.with_gradient
         if "all" in eager or case in eager:
             return _compare(*arguments)
         try:
