@@ -17,6 +17,7 @@ from two_processes import in_two_processes
 
 from limbeck import DenseTargets, Head, HiddenTargets, Objective, forward_kl, linear_divergence
 from limbeck.losses.linear import chunked
+from limbeck.losses.objective import Counts
 
 N, C, H = 24, 90, 16
 OBJECTIVE = Objective(temperature=2.0, hard_weight=0.4)
@@ -251,7 +252,7 @@ def test_float16_does_not_overflow_where_labels_are_few() -> None:
     """One label for 200,000 positions weighs as much as they do together."""
     objective = Objective(hard_weight=1.0)
     counts = objective.align(torch.Size([2]), C, torch.zeros(2, C), torch.tensor([3, -100])).counts(torch.device("cpu"))
-    counts = counts._replace(soft=torch.tensor(200_000.0))
+    counts = Counts(soft=torch.tensor(200_000.0), hard=counts["hard"])
     hidden, weight = torch.randn(2, H).half().requires_grad_(), torch.randn(C, H).half().requires_grad_()
     labels, said = torch.tensor([3, -100]), torch.randn(2, C)
     found, expected = (
