@@ -119,10 +119,10 @@ def test_calibration_error_against_a_loop(pairs, bins):
 def test_calibration_bins_by_hand():
     confidence = torch.tensor([0.5, 0.9, 1.0, 0.95, 0.7])
     correct = torch.tensor([0.0, 1.0, 1.0, 0.0, math.nan])  # the last has no label
-    count, sure, right = calibration_bins(confidence, correct, bins=2)
-    assert count.tolist() == [1, 3]  # 0.5 lies in (0, 0.5]
-    torch.testing.assert_close(sure, torch.tensor([0.5, 0.95], dtype=torch.float64), atol=1e-7, rtol=0)
-    torch.testing.assert_close(right, torch.tensor([0, 2 / 3], dtype=torch.float64))
+    found = calibration_bins(confidence, correct, bins=2)
+    assert found.count.tolist() == [1, 3]  # 0.5 lies in (0, 0.5]
+    torch.testing.assert_close(found.confidence, torch.tensor([0.5, 0.95], dtype=torch.float64), atol=1e-7, rtol=0)
+    torch.testing.assert_close(found.accuracy, torch.tensor([0, 2 / 3], dtype=torch.float64))
     assert expected_calibration_error(confidence, correct, 2) == pytest.approx((0.5 + 3 * (0.95 - 2 / 3)) / 4, abs=1e-6)
     assert math.isnan(expected_calibration_error(confidence[:1], torch.tensor([math.nan])))
 

@@ -265,7 +265,11 @@ def _bins(sure: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
     if np.isnan(right).all():
         return None
     bins = calibration_bins(torch.from_numpy(sure.ravel()), torch.from_numpy(right.ravel()))
-    return {name: values.numpy() / (len(sure) if name == "count" else 1) for name, values in bins._asdict().items()}
+    return {
+        "count": bins.count.numpy() / len(sure),
+        "confidence": bins.confidence.numpy(),
+        "accuracy": bins.accuracy.numpy(),
+    }
 
 
 def _confusion(pooled: Predictions) -> np.ndarray | None:

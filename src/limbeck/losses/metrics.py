@@ -10,7 +10,7 @@ What this file does not know: models, batches, losses, how statistics become a v
 """
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -107,10 +107,14 @@ def acceptance(log_q: Tensor, log_p: Tensor) -> Tensor:
     return 1 - total_variation(log_q, log_p)
 
 
-class CalibrationBins(NamedTuple):
-    """Positions sorted by confidence into bins ((b - 1) / B, b / B], `[B]` each, float64; means are nan if empty."""
+@dataclass(frozen=True, eq=False)
+class CalibrationBins:
+    """Positions sorted by confidence into the bins ((b - 1) / B, b / B], `[B]` each, float64.
 
-    count: Tensor  # type: ignore[assignment]
+    count: positions of each bin. confidence, accuracy: their means, nan for an empty bin.
+    """
+
+    count: Tensor
     confidence: Tensor
     accuracy: Tensor
 
@@ -136,10 +140,11 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
 
     ECE (arXiv 1706.04599, Eq. 3).
     """
-    count, sure, right = calibration_bins(confidence, correct, bins)
-    if not count.sum():
+    found = calibration_bins(confidence, correct, bins)
+    if not found.count.sum():
         return math.nan
-    return float((count * (right - sure).abs()).nansum() / count.sum())
+    gaps = (found.accuracy - found.confidence).abs()
+    return float((found.count * gaps).nansum() / found.count.sum())
 
 
 def fit_calibration_temperature(logits: Tensor, labels: Tensor) -> float:

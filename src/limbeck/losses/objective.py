@@ -61,18 +61,22 @@ class Counts(Mapping[str, Tensor]):
         return self["hard"]
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Part:
     """One term by itself, unweighted and detached: `sum / count` is its mean over positions, in nats."""
 
     sum: Tensor
-    count: Tensor  # type: ignore[assignment]
+    count: Tensor
 
 
 class Loss(NamedTuple):
-    """`sum / count` is the loss, differentiable; `parts` are the terms that make it, by name ("soft", "hard")."""
+    """`sum / count` is the loss, differentiable; `parts` are its terms, by name ("soft", "hard").
+
+    A tuple, because it may be what a model's forward returns: FSDP finds the tensors in tuples and not in dataclasses.
+    """
 
     sum: Tensor
-    count: Tensor  # type: ignore[assignment]
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count
     parts: dict[str, Part]
 
     @property
@@ -170,7 +174,7 @@ class Objective:
         classes = logits.shape[-1]
         rows = self.align(logits.shape[:-1], classes, targets, labels, mask=mask, weights=weights)
         logits = logits.reshape(-1, classes)
-        logits = logits if rows.kept is None else logits[rows.kept]
+        logits = logits if rows.indices is None else logits[rows.indices]
         values = self.per_position(logits, rows.targets, rows.labels)
         if rows.weights is not None:
             values = {name: value * rows.weights for name, value in values.items()}
@@ -305,7 +309,7 @@ class Rows:
     """The `n` positions that are compared: their targets, labels `[n]` and weights `[n]`, None where there are none.
 
     terms: that count these positions.
-    kept `[n]`: which of the student's flattened positions these are; None for all of them.
+    indices `[n]`: which of the student's flattened positions these are; None for all of them.
     """
 
     n: int
@@ -313,7 +317,7 @@ class Rows:
     labels: Tensor | None
     weights: Tensor | None
     terms: tuple[Term, ...]
-    kept: Tensor | None = None
+    indices: Tensor | None = None
 
     def select(self, rows: Tensor) -> "Rows":
         """Some of them, by index."""
@@ -323,7 +327,7 @@ class Rows:
             None if self.labels is None else self.labels[rows],
             None if self.weights is None else self.weights[rows],
             self.terms,
-            rows if self.kept is None else self.kept[rows],
+            rows if self.indices is None else self.indices[rows],
         )
 
     def counts(self, device: torch.device) -> Counts:

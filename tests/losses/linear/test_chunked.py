@@ -243,9 +243,9 @@ def test_without_grad_no_gradient_is_made(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(chunked._Gradients, "add", lambda self, *a: (products.append(self), add(self, *a)))
     with torch.no_grad():
         value = linear_divergence(hidden, weight, taught(), Objective(), impl="chunked").mean
-    assert [made.asked() for made in products] == [False]
+    assert [gradients.needed() for gradients in products] == [False]
     assert value == linear_divergence(hidden, weight, taught(), Objective(), impl="chunked").mean
-    assert [made.asked() for made in products] == [False, True]
+    assert [gradients.needed() for gradients in products] == [False, True]
 
 
 def test_float16_does_not_overflow_where_labels_are_few() -> None:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from limbeck.errors import ObjectiveError, ShapeError
 from limbeck.losses.linear import chunked, reference
+from limbeck.losses.linear.problem import Problem
 from limbeck.losses.objective import Counts, Loss, Objective
 from limbeck.losses.targets import Head, SoftTargets
 
@@ -94,7 +95,8 @@ def linear_divergence(
         raise ShapeError(
             f"hidden is {hidden.dtype} and weight {weight.dtype}; cast one of them, or call this under torch.autocast."
         )
+    problem = Problem(hidden, head, targets, objective, labels, mask, weights, counts)
     if impl == "reference":
-        return reference.linear_divergence(hidden, head, targets, objective, labels, mask, weights, counts)
+        return reference.linear_divergence(problem)
     compiled = impl == "compiled" or (impl == "auto" and len(weight) >= chunked.WORTH_COMPILING)
-    return chunked.linear_divergence(hidden, head, targets, objective, labels, mask, weights, counts, compiled)
+    return chunked.linear_divergence(problem, compiled)

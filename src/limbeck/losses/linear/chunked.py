@@ -1,11 +1,11 @@
-"""Chunks of rows: logits are made, compared, turned into their own gradient and thrown away, a chunk at a time.
+"""linear_divergence a chunk of rows at a time: the chunk's logits are overwritten by their gradient, then reused.
 
 Three matmuls for the student (logits, gradient of hidden, gradient of weight) and one for the teacher, all in the
-forward pass; nothing is computed twice. What is done to each logit would be bound by memory, so within a chunk it is
-done to a block of rows at a time that stays in the processor's cache.
+forward pass; nothing is computed twice. Elementwise work on a whole chunk would be limited by memory bandwidth, so it
+is done for a block of rows at a time, small enough for the processor's cache.
 
-What this file does not know: any term of the objective (values and gradients in the logits come from terms.py), any
-form of targets (losses/targets), reductions (objective.py).
+What this file does not know: the terms of the objective (values and gradients in the logits come from terms.py), the
+kinds of targets (losses/targets), reductions (objective.py).
 """
 
 import warnings
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from limbeck.losses.linear.memory import keep_freed_memory
+from limbeck.losses.linear.problem import Problem
 from limbeck.losses.numbers import NO_LABEL, wide_dtype
 from limbeck.losses.objective import Counts, Loss, Objective, Rows
 from limbeck.losses.targets import (
@@ -32,83 +32,88 @@ from limbeck.losses.targets import (
 from limbeck.losses.terms import Term
 
 CHUNK_ROWS = {"cpu": 512}
-"""Rows of a chunk: matmuls of fewer rows are slower, of more hardly faster. On other devices memory alone decides."""
+"""Rows of a chunk: fewer slow the matmuls down, more hardly speed them up. On other devices only memory limits them."""
 
 CHUNK_BYTES = {"cpu": 2**28}
-"""At most, for the logits of a chunk, student's and teacher's; 1 GiB on other devices."""
+"""The limit for the logits of a chunk, the student's and the teacher's; 1 GiB on other devices."""
 
 BLOCK_LOGITS = 2**17
-"""Logits that each core of a CPU works on at a time, but two rows at least: half a megabyte in float32."""
+"""Logits per block and CPU core, half a megabyte in float32; a block has at least two rows per core."""
 
 SUM_CLASSES = 4096
-"""Classes whose part of the weight's gradient is added to the float32 sum while it is still in cache."""
+"""Classes at a time whose product is added to the weight's float32 gradient while it is still in cache."""
 
 WORTH_COMPILING = 16_384
 """Classes from which on "auto" compiles."""
 
+_Backward = Callable[..., tuple[Tensor | None, ...]]
+once_differentiable: Callable[[_Backward], _Backward] = torch.autograd.function.once_differentiable
 
-def linear_divergence(
-    hidden: Tensor,
-    head: Head,
-    targets: SoftTargets | Tensor | None,
-    objective: Objective,
-    labels: Tensor | None,
-    mask: Tensor | None,
-    weights: Tensor | None,
-    counts: Counts | None,
-    compiled: bool = False,
-    chunk_rows: int | None = None,
-) -> Loss:
-    """As `limbeck.linear_divergence`. chunk_rows: rows of logits at a time, by default what CHUNK_BYTES hold."""
-    rows = objective.align(hidden.shape[:-1], len(head.weight), targets, labels, mask=mask, weights=weights)
-    own = rows.counts(hidden.device)
-    if rows.labels is not None and all(
-        term.needs_labels for term in objective.terms
-    ):  # a row without a label has no term at all
+
+def linear_divergence(problem: Problem, compiled: bool = False) -> Loss:
+    """The loss of a problem; compiled: whether torch.compile compiles what is done to each logit."""
+    hidden, head, objective, counts = problem.hidden, problem.head, problem.objective, problem.counts
+    rows = objective.align(
+        hidden.shape[:-1],
+        len(head.weight),
+        problem.targets,
+        problem.labels,
+        mask=problem.mask,
+        weights=problem.weights,
+    )
+    counts_here = rows.counts(hidden.device)
+    labels_only = all(term.needs_labels for term in objective.terms)
+    if labels_only and rows.labels is not None:  # a row without a label has no term at all
         rows = rows.select((rows.labels != NO_LABEL).nonzero().squeeze(1))
     flat = hidden.reshape(-1, hidden.shape[-1])
-    flat = flat if rows.kept is None else flat[rows.kept]
+    flat = flat if rows.indices is None else flat[rows.indices]
     if counts is not None:
         objective.require_counts(counts)
-    settings = head, rows, objective, own if counts is None else counts, compiled, chunk_rows, torch.is_grad_enabled()
-    total, *sums = _Chunked.apply(flat, head.weight, head.bias, *settings)  # type: ignore[no-untyped-call]
+    run = _Run(head, rows, objective, counts_here if counts is None else counts, compiled, torch.is_grad_enabled())
+    apply: Callable[..., tuple[Tensor, ...]] = _Chunked.apply
+    total, *sums = apply(flat, head.weight, head.bias, run)
     by_name = {term.name: term_sum for term, term_sum in zip(objective.terms, sums, strict=True)}
-    return objective.total(by_name, own, counts)._replace(sum=total)
+    return objective.total(by_name, counts_here, counts)._replace(sum=total)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What `_Chunked` needs beside the tensors that get a gradient.
+
+    counts: that the terms are divided by. with_gradient: whether grad mode was on at the call.
+    """
+
+    head: Head
+    rows: Rows
+    objective: Objective
+    counts: Counts
+    compiled: bool
+    with_gradient: bool
 
 
 class _Chunked(torch.autograd.Function):
-    """(the loss's sum, then each term's); the gradients wait for backward, which only scales them."""
+    """Returns the loss's sum, then each term's. The forward pass computes the gradients, backward only scales them."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        head: Head,
-        rows: Rows,
-        objective: Objective,
-        counts: Counts,
-        compiled: bool,
-        chunk_rows: int | None,
-        with_gradient: bool,
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, run: _Run) -> tuple[Tensor, ...]:
+        objective, counts, rows = run.objective, run.counts, run.rows
         device = hidden.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
-        # Kept are the gradients of sum / count: these are asked for in the end, and a product with 1 is not rounded a
-        # second time. In float16 small ones would be lost before the scaler has made them larger.
+        # Stored are the gradients of sum / count, since that is what backward is usually called on: it then multiplies
+        # by 1, which rounds nothing a second time. In float16, small gradients would underflow before the loss scaler
+        # has enlarged them.
         count = objective.count(counts)
         factors = [objective.factor(term, counts) for term in objective.terms]
         unit = _largest(factors, count) if dtype == torch.float16 else torch.where(count == 0, 1.0, count)
         with torch.autocast(device, enabled=False):
-            head = replace(head, weight=weight, bias=bias).to(dtype)
+            head = replace(run.head, weight=weight, bias=bias).to(dtype)
             if rows.targets is not None and autocast:
                 rows = replace(rows, targets=autocast_to(rows.targets, dtype))
-            asked = ctx.needs_input_grad[:3] if with_gradient else (False,) * 3  # they say nothing of no_grad
-            gradients = _Gradients.like(hidden, head, *asked)
+            needed = [run.with_gradient and needs for needs in ctx.needs_input_grad[:3]]  # true under no_grad too
+            gradients = _Gradients.like(hidden, head, *needed)
             scales = [factor / unit for factor in factors]
-            sums = _over_chunks(hidden.to(dtype), head, rows, objective, scales, gradients, compiled, chunk_rows)
+            sums = _over_chunks(hidden.to(dtype), head, rows, objective, scales, gradients, run.compiled)
             total = objective.total(sums, counts).sum
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias, unit)
         ctx.dtypes, ctx.spent = [None if x is None else x.dtype for x in (hidden, weight, bias)], False
@@ -116,14 +121,15 @@ class _Chunked(torch.autograd.Function):
         return total, *sums.values()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, d_total: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         if ctx.spent:
             raise RuntimeError("The first backward used up linear_divergence's gradients; call it again for a second.")
         ctx.spent = True
         *gradients, unit = ctx.saved_tensors
         factor = d_total * unit
-        return (*(_scaled(*each, factor) for each in zip(gradients, ctx.dtypes, strict=True)), *[None] * 7)
+        scaled = [_scaled(gradient, dtype, factor) for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)]
+        return (*scaled, None)
 
 
 def _largest(factors: list[float | Tensor], count: Tensor) -> Tensor:
@@ -143,29 +149,34 @@ def _scaled(gradient: Tensor | None, dtype: torch.dtype, factor: Tensor) -> Tens
 
 @dataclass(frozen=True, eq=False)
 class _Gradients:
-    """Of hidden in the matmul's dtype, of weight and bias in float32 or wider, in their shapes; None if unasked."""
+    """Gradients in the shapes of what they belong to: None where none is needed.
+
+    hidden: in the matmul's dtype. weight, bias: in float32 or wider.
+    """
 
     hidden: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
 
     @classmethod
-    def like(cls, hidden: Tensor, head: Head, of_hidden: bool, of_weight: bool, of_bias: bool) -> "_Gradients":
+    def like(cls, hidden: Tensor, head: Head, needs_hidden: bool, needs_weight: bool, needs_bias: bool) -> "_Gradients":
+        """Empty gradients of those that are needed."""
         wide = wide_dtype(head.weight.dtype)
         gradients = cls(
-            torch.empty_like(hidden, dtype=head.weight.dtype) if of_hidden else None,
-            torch.empty_like(head.weight, dtype=wide) if of_weight else None,
-            torch.zeros_like(head.weight[:, 0], dtype=wide) if of_bias else None,
+            torch.empty_like(hidden, dtype=head.weight.dtype) if needs_hidden else None,
+            torch.empty_like(head.weight, dtype=wide) if needs_weight else None,
+            torch.zeros_like(head.weight[:, 0], dtype=wide) if needs_bias else None,
         )
         if gradients.weight is not None and not len(hidden):  # else the first chunk fills it
             gradients.weight.zero_()
         return gradients
 
-    def asked(self) -> bool:
+    def needed(self) -> bool:
+        """Whether there is any gradient to compute."""
         return any(gradient is not None for gradient in (self.hidden, self.weight, self.bias))
 
     def add(self, chunk: slice, d_logits: Tensor, hidden: Tensor, weight: Tensor) -> None:
-        """What the gradient of a chunk's logits, `[m, C]`, adds to each."""
+        """Adds what a chunk contributes: d_logits `[m, C]`, hidden `[m, H]` (the chunk's rows), weight `[C, H]`."""
         if self.hidden is not None:
             torch.mm(d_logits, weight, out=self.hidden[chunk])
         if self.bias is not None:
@@ -190,9 +201,11 @@ def _over_chunks(
     scales: list[Tensor],
     gradients: _Gradients,
     compiled: bool,
-    chunk_rows: int | None,
 ) -> dict[str, Tensor]:
-    """The sum of each term over all rows, by name. `scales`: what a row of weight 1 counts in each term's gradients."""
+    """The sum of each term over all rows, by name; fills the gradients.
+
+    scales: per term, the factor of its value in the gradient of a row of weight 1.
+    """
     n, classes, on_cpu = len(hidden), len(head.weight), hidden.device.type == "cpu"
     targets, labels = rows.targets, rows.labels if objective.needs_labels else None
     wide = wide_dtype(hidden.dtype)
@@ -200,8 +213,8 @@ def _over_chunks(
     terms = tuple(term if targets is None else term.for_targets(targets) for term in objective.terms)
     values = [torch.zeros_like(weights) for _ in terms]
     shares = [weights * scale.to(wide) for scale in scales]
-    settings = _Settings(terms, head.logit_scale, head.softcap, gradients.asked())
-    chunk_rows = max(1, min(n, chunk_rows or _chunk_rows(classes, hidden, targets)))
+    settings = _Settings(terms, head.logit_scale, head.softcap, gradients.needed())
+    chunk_rows = max(1, min(n, _chunk_rows(classes, hidden, targets)))
     block_rows = _block_rows(classes) if on_cpu else chunk_rows
     buffer = hidden.new_empty(chunk_rows, classes)
     read = None if targets is None else chunk_reader(targets, chunk_rows)
@@ -230,7 +243,7 @@ def _over_chunks(
 
 
 class _Settings(NamedTuple):
-    """What is the same for every row."""
+    """What is the same for every row. A tuple, since torch.compile traces tuples."""
 
     terms: tuple[Term, ...]
     logit_scale: float
@@ -245,18 +258,19 @@ def _compare(
     shares: tuple[Tensor, ...],
     settings: _Settings,
 ) -> tuple[Tensor, ...]:
-    """Each term at a block of rows, `[r]`; their gradient is written over the `logits [r, C]`.
+    """The value of each term at a block of rows, `[r]`; the gradient is written over `logits [r, C]`.
 
-    logits: of the matmul, before scale and soft cap. shares `[r]`, one per term: what each row counts in the gradient.
+    logits: the matmul's result, before scale and soft cap. labels `[r]`.
+    shares: per term, the factor `[r]` of its value in the gradient.
     """
     terms, logit_scale, softcap, with_gradient = settings
     z = bounded(logits, logit_scale, softcap)
     values, gradient = [], None
     for term, share in zip(terms, shares, strict=True):
-        value, of_term = term.value_and_gradient(z, targets, labels, share if with_gradient else None)
+        value, term_gradient = term.value_and_gradient(z, targets, labels, share if with_gradient else None)
         values.append(value)
-        if of_term is not None:
-            gradient = of_term if gradient is None else gradient + of_term
+        if term_gradient is not None:
+            gradient = term_gradient if gradient is None else gradient + term_gradient
     if gradient is not None:
         if softcap is not None:
             gradient = gradient * (1 - (z / softcap).square())

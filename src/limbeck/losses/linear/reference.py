@@ -1,21 +1,19 @@
-"""The naive lines: what every other implementation is held to."""
+"""The plain lines, whose results every other implementation must reproduce."""
 
 from torch import Tensor
 
-from limbeck.losses.objective import Counts, Loss, Objective
-from limbeck.losses.targets import Head, SoftTargets
+from limbeck.losses.linear.problem import Problem
+from limbeck.losses.objective import Loss
 
 
-def linear_divergence(
-    hidden: Tensor,
-    head: Head,
-    targets: SoftTargets | Tensor | None,
-    objective: Objective,
-    labels: Tensor | None,
-    mask: Tensor | None,
-    weights: Tensor | None,
-    counts: Counts | None,
-) -> Loss:
+def linear_divergence(problem: Problem) -> Loss:
     """The objective of all the logits at once."""
-    targets = targets.detach() if isinstance(targets, Tensor) else targets
-    return objective(head(hidden), targets, labels, mask=mask, weights=weights, counts=counts)
+    targets = problem.targets
+    return problem.objective(
+        problem.head(problem.hidden),
+        targets.detach() if isinstance(targets, Tensor) else targets,
+        problem.labels,
+        mask=problem.mask,
+        weights=problem.weights,
+        counts=problem.counts,
+    )

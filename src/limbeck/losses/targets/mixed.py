@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from limbeck.losses.targets.defaults import (
     logit_bytes,
 )
 from limbeck.losses.targets.dense import DenseTargets, as_targets
-from limbeck.losses.targets.protocol import EveryClass, SoftTargets
+from limbeck.losses.targets.protocol import EveryClass, SoftTargets, TensorRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,17 +148,21 @@ def concatenate(targets: Sequence[SoftTargets]) -> SoftTargets:
     if len(unlike) > 1:
         raise TargetError(f"Only targets made alike can be concatenated, but got {' and '.join(sorted(unlike))}.")
     if isinstance(first, MixedTargets):
-        each = zip(*(other.members for other in targets), strict=True)  # type: ignore[attr-defined]
-        return replace(first, members=[concatenate(member) for member in each])
-    names = [name for name, _ in first._tensors()]  # type: ignore[attr-defined]
-    joined = {name: torch.cat([getattr(other, name) for other in targets]) for name in names}
-    return replace(first, **joined)  # type: ignore[type-var]
+        members = [each.members for each in targets if isinstance(each, MixedTargets)]
+        return replace(first, members=[concatenate(member) for member in zip(*members, strict=True)])
+    if isinstance(first, TensorRows):
+        return first.followed_by([each for each in targets[1:] if isinstance(each, TensorRows)])
+    raise TargetError(
+        f"Limbeck cannot concatenate {type(first).__name__}; derive the class from limbeck's kinds of targets, or "
+        "concatenate its rows yourself."
+    )
 
 
 def _kind(targets: Any) -> list[Any]:
-    """All that is not rows: the class and its settings, and which tensors there are."""
-    settings = {f.name: getattr(targets, f.name) for f in fields(targets)}
-    kept = {k: "rows" if isinstance(v, Tensor) else v for k, v in settings.items()}
+    """The class and its settings, with "rows" in the place of each tensor."""
+    names = [field.name for field in fields(targets)] if is_dataclass(targets) else []
+    settings = {name: getattr(targets, name) for name in names}
+    settings = {name: "rows" if isinstance(value, Tensor) else value for name, value in settings.items()}
     if isinstance(targets, MixedTargets):
-        kept["members"] = [_kind(member) for member in targets.members]
-    return [type(targets).__name__, kept]
+        settings["members"] = [_kind(member) for member in targets.members]
+    return [type(targets).__name__, settings]

@@ -1,7 +1,8 @@
 """SoftTargets, the protocol of every kind of targets, and what the kinds share."""
 
 import math
-from dataclasses import fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -59,8 +60,9 @@ class SoftTargets(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
 class TensorRows:
-    """Rows of a dataclass of tensors: slicing, moving and counting, for every kind of targets."""
+    """A dataclass whose tensors all have one entry per position: slicing, moving, counting and concatenating."""
 
     def __len__(self) -> int:
         return len(self._tensors()[0][1])
@@ -72,11 +74,18 @@ class TensorRows:
         """The same targets on another device."""
         return self._map(lambda tensor: tensor.to(device))
 
-    def _map(self, change: Any) -> Self:
-        return replace(self, **{name: change(tensor) for name, tensor in self._tensors()})  # type: ignore[type-var]
+    def followed_by(self, others: Sequence["TensorRows"]) -> Self:
+        """These rows, then those of the others, which are of the same kind and settings."""
+        every = [self, *others]
+        return replace(
+            self, **{name: torch.cat([getattr(each, name) for each in every]) for name, _ in self._tensors()}
+        )
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, **{name: change(tensor) for name, tensor in self._tensors()})
 
     def _tensors(self) -> list[tuple[str, Tensor]]:
-        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))  # type: ignore[arg-type]
+        pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
         return [(name, value) for name, value in pairs if isinstance(value, Tensor)]
 
 
