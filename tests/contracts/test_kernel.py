@@ -1,5 +1,4 @@
-"""What every implementation of `linear_divergence` must do. A new one is a row of `KERNELS` and
-inherits all that is below.
+"""What every implementation of `linear_divergence` must do. A new one is a row of `KERNELS` and inherits every test here.
 
 Oracle: the naive lines (`impl="reference"`) in float64 through autograd. In bfloat16 the bound is what the naive
 version itself is off on the same inputs.
@@ -7,6 +6,7 @@ version itself is off on the same inputs.
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +42,23 @@ from limbeck.losses.divergences import (
 )
 from limbeck.losses.linear import chunked
 
-KERNELS = ["chunked", "compiled"]
+
+@contextmanager
+def traced() -> Iterator[None]:
+    """Dynamo traces what is compiled and runs the trace: code generation, seconds per case, has tests further below."""
+    compile_with = torch.compile
+    chunked._compiled.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda function, **_: compile_with(function, fullgraph=True, backend="eager"))
+        yield
+    chunked._compiled.cache_clear()
+
+
+KERNELS: dict[str, Callable[[], AbstractContextManager[None]]] = {"chunked": nullcontext, "compiled": traced}
+"""Values of `impl`, and the context that the tests of each run in."""
+
+pytestmark = pytest.mark.filterwarnings("error:torch.compile failed")
+every_kernel = pytest.mark.parametrize("impl", KERNELS)
 T = 2.0
 SHAPES = [(13, 252, 31), (5, 507, 64), (33, 123, 17)]
 
@@ -139,18 +155,21 @@ def error(found: list[Tensor], truth: list[Tensor]) -> list[float]:
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_blocks(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
     """Blocks of four rows and chunks of a few: what is compiled is used on these small shapes too."""
     monkeypatch.setattr(chunked, "BLOCK_LOGITS", 1024)
     monkeypatch.setattr(chunked, "CHUNK_ROWS", {"cpu": 7})
-    yield
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    with KERNELS.get(parameters.get("impl", ""), nullcontext)():
+        yield
     torch.compiler.reset()
 
 
+@every_kernel
 @pytest.mark.parametrize("targets", TARGETS)
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda d: getattr(d, "name", "a user's"))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_float32_equals_float64_autograd(divergence: Any, targets: str, shape: tuple[int, int, int]) -> None:
+def test_float32_equals_float64_autograd(divergence: Any, targets: str, shape: tuple[int, int, int], impl: str) -> None:
     if not allowed(divergence, targets):
         pytest.skip("these targets refuse this divergence")
     n, classes, width = shape
@@ -158,15 +177,16 @@ def test_float32_equals_float64_autograd(divergence: Any, targets: str, shape: t
     objective = Objective(divergence, T, hard_weight=0.3)
     more = {"mask": student.mask, "weights": student.weights, "logit_scale": 0.8, "softcap": 5.0}
     truth = student.run("reference", said, objective, torch.float64, **more)
-    found = student.run("chunked", said, objective, torch.float32, **more)
+    found = student.run(impl, said, objective, torch.float32, **more)
     assert max(error(found, truth)) < 3e-5, error(found, truth)
 
 
+@every_kernel
 @pytest.mark.parametrize(("rows", "at_most"), [(512, 1.1), (7, 1.5)], ids=["one chunk", "each chunk's product rounded"])
 @pytest.mark.parametrize("targets", TARGETS)
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda d: getattr(d, "name", "a user's"))
 def test_bfloat16_is_no_further_off_than_the_naive_version(
-    divergence: Any, targets: str, rows: int, at_most: float, monkeypatch: pytest.MonkeyPatch
+    divergence: Any, targets: str, rows: int, at_most: float, impl: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunked, "CHUNK_ROWS", {"cpu": rows})
     if not allowed(divergence, targets):
@@ -177,14 +197,14 @@ def test_bfloat16_is_no_further_off_than_the_naive_version(
     objective = Objective(divergence, T, hard_weight=0.3)
     truth = student.run("reference", said, objective, torch.float64)
     naive = error(student.run("reference", said, objective, torch.bfloat16), truth)
-    found = error(student.run("chunked", said, objective, torch.bfloat16), truth)
+    found = error(student.run(impl, said, objective, torch.bfloat16), truth)
     for ours, theirs in zip(found, naive, strict=True):
         assert ours <= at_most * theirs + 1e-6, (found, naive)
 
 
 @pytest.mark.parametrize("targets", ["dense", "hidden", "sparse", None])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_compiled_equals_float64_autograd(
+def test_compiled_code_equals_float64_autograd(
     targets: str | None, dtype: torch.dtype, recwarn: pytest.WarningsRecorder
 ) -> None:
     n, classes, width = 13, 252, 31
@@ -219,28 +239,31 @@ def test_every_built_in_divergence_compiles(divergence: Divergence) -> None:
     torch.testing.assert_close(logits, eager, rtol=1e-4, atol=1e-6)
 
 
+@every_kernel
 @hypothesis_settings(max_examples=40)
 @given(
-    st.integers(0, 20),
-    st.integers(2, 300),
-    st.integers(1, 40),
-    st.integers(1, 30),
-    st.floats(0.5, 20),
-    st.floats(0, 2),
+    n=st.integers(0, 20),
+    classes=st.integers(2, 300),
+    width=st.integers(1, 40),
+    rows=st.integers(1, 30),
+    temperature=st.floats(0.5, 20),
+    hard=st.floats(0, 2),
 )
-def test_any_shape_and_any_chunk(n: int, classes: int, width: int, rows: int, temperature: float, hard: float) -> None:
+def test_any_shape_and_any_chunk(
+    impl: str, n: int, classes: int, width: int, rows: int, temperature: float, hard: float
+) -> None:
     student, said = Student(max(n, 1), classes, width), TARGETS["hidden"](max(n, 1), classes)
     student.mask = torch.arange(max(n, 1)) < n
     objective = Objective(forward_kl, temperature, hard_weight=hard)
     truth = student.run("reference", said, objective, torch.float64, mask=student.mask)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunked, "CHUNK_ROWS", {"cpu": rows})
-        found = student.run("chunked", said, objective, torch.float64, mask=student.mask)
+        found = student.run(impl, said, objective, torch.float64, mask=student.mask)
     for a, b in zip(found, truth, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("impl", KERNELS)
+@every_kernel
 class TestEvery:
     def test_no_rows_and_no_counted_rows_give_zero(self, impl: str) -> None:
         student, said = Student(5, 50, 8), TARGETS["hidden"](5, 50)
