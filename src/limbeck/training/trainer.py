@@ -3,18 +3,25 @@
 Trainer and Accelerate do the loops, devices, mixed precision, accumulation, logging and resuming. This file adds the
 loss of a batch and its counts, the evaluation's statistics, and checkpoints that are whole.
 
-Public hooks of Trainer that are overridden: train, compute_loss, prediction_step, log, save_model. Private ones, on
-which the upper bound of transformers in pyproject.toml depends:
-    get_batch_samples         the source makes the batches of a step final before their positions are counted
-    _get_num_items_in_batch   Trainer counts labels; here each term of the objective has a count of its own, also in
-                              batches without labels
-    _run_epoch                a resumed run that had ended takes no further step, and early stopping takes its patience
-                              from the settings of this run, not from the checkpoint
-    _load_from_checkpoint     weights of another model raise CheckpointError
+Public methods of Trainer that are overridden:
+    train                       checks the settings, the sets and the first batch before the first step
+    get_batch_samples           the source makes the batches of a step final before their positions are counted
+    compute_loss                the objective in the place of the model's loss
+    log                         adds the mean of each term
+    prediction_step             returns statistics of each position in the place of logits
+    save_model                  gathers the shards of a student where Trainer would write nothing
+Private methods of Trainer that are overridden, on which the upper bound of transformers in pyproject.toml depends:
+    _get_num_items_in_batch     Trainer counts labels; each term of the objective needs a count of its own, also in
+                                batches without labels
+    _run_epoch                  a resumed run that had ended takes no further step, and early stopping takes its
+                                patience from the settings of this run, not from the checkpoint
+    _load_from_checkpoint       weights of another model raise CheckpointError
     _issue_warnings_after_load  Trainer only warns where weights are missing or left over
-    _save_checkpoint          the seal is written last, and older checkpoints are deleted only after it
-    _save                     a student's folder as `limbeck.load` opens it, without pickled arguments
-Also called, but not overridden: _prepare_inputs, _get_output_dir.
+    _save_checkpoint            the seal is written last, and older checkpoints are deleted only after it
+    _save                       a student's folder as `limbeck.load` opens it, without pickled arguments
+Private methods of Trainer that are called as they are:
+    _prepare_inputs             moves the batches of a step to the device before the source and the counts read them
+    _get_output_dir             the folder that the checkpoint to be sealed is written to
 
 What this file does not know: how the loss is computed, what teachers and transfer sets are made of.
 """
@@ -216,6 +223,7 @@ class DistillTrainer(Trainer):
         """What is noted between logs, so that a second training begins as the first did."""
         self._logged: dict[str, Tensor] = {}  # part -> (sum, count) since the last log, on the device
         self._first_bad_row = torch.tensor(-1, device=self.args.device)
+        self._counted: list[tuple[Batch, Positions]] = []  # the batches of this step and their positions
 
     def compute_loss(
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -227,7 +235,7 @@ class DistillTrainer(Trainer):
             loss = self._without_logits(model, inputs, partial(self._loss_of_states, counts))
         else:
             logits, positions = self._ask_student(model, inputs)
-            targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
+            targets = self._ask_teacher(inputs, positions)
             loss = self.objective(
                 logits, targets, positions.labels, mask=positions.mask, weights=positions.weights, counts=counts
             )
@@ -242,14 +250,14 @@ class DistillTrainer(Trainer):
         """The logits at the positions, `[*shape, C]`."""
         logits = logits_of(model, inputs)
         if not self.plan.next_tokens:
-            return logits, positions_of(inputs, logits.ndim - 1)
-        positions = next_token_positions(inputs)
+            return logits, self._positions(inputs, logits.ndim - 1)
+        positions = self._positions(inputs, 1)
         return require_positions(logits, inputs, "student")[positions.rows, : self.plan.classes], positions
 
     def _without_logits(self, model: nn.Module, inputs: Batch, then: Callable[..., T]) -> T:
         """`then(hidden [n, H], head, targets, positions)` of a language model, whose logits are never made."""
-        positions = next_token_positions(inputs)
-        targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
+        positions = self._positions(inputs, 1)
+        targets = self._ask_teacher(inputs, positions)
         student = self.accelerator.unwrap_model(model, keep_torch_compile=False)
 
         def read(hidden: Tensor) -> T:
@@ -282,9 +290,12 @@ class DistillTrainer(Trainer):
         assert positions.labels is not None  # each is of a next token
         return positions, measured_in_chunks(self.objective, hidden, head, targets, positions.labels)
 
-    def _ask_teacher(self, inputs: Batch, positions: Positions) -> SoftTargets:
+    def _ask_teacher(self, inputs: Batch, positions: Positions) -> SoftTargets | None:
+        """The teacher's targets at the positions; None where the objective uses no teacher."""
+        if self.teacher is None or not self.teacher_passes:
+            return None
         with self.accelerator.autocast():
-            targets = self.teacher(inputs, positions)  # type: ignore[misc]  # asked only where there is one
+            targets = self.teacher(inputs, positions)
         bad = positions.compared(targets.bad_rows(self.objective.divergence))
         found = torch.where(bad.any(), positions.row_ids(inputs)[bad.int().argmax()], -1) if len(bad) else -1
         self._first_bad_row = torch.where(self._first_bad_row < 0, found, self._first_bad_row)
@@ -305,6 +316,7 @@ class DistillTrainer(Trainer):
         batches = [self._prepare_inputs(batch) for batch in islice(epoch_iterator, num_batches)]
         with self.compute_loss_context_manager():
             batches = self.source(batches, self.model, int(self.state.epoch or 0))
+        self._counted = [(batch, self._new_positions(batch, self.plan.position_axes)) for batch in batches]
         return batches, self._get_num_items_in_batch(batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor | None:
@@ -312,7 +324,7 @@ class DistillTrainer(Trainer):
         if not batch_samples:
             return None
         terms = self.objective.all_terms
-        each = [self._positions(batch).counts(terms) for batch in batch_samples]
+        each = [self._positions(batch, self.plan.position_axes).counts(terms) for batch in batch_samples]
         counts = torch.stack([torch.stack(list(c.values())) for c in each]).sum(0).to(device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             counts = self.accelerator.gather(counts).view(-1, len(terms)).sum(0)
@@ -323,8 +335,21 @@ class DistillTrainer(Trainer):
         names = [term.name for term in self.objective.all_terms]
         return Counts(**dict(zip(names, counts, strict=True)))
 
-    def _positions(self, batch: Batch) -> Positions:
-        return next_token_positions(batch) if self.plan.next_tokens else positions_of(batch, self.plan.position_axes)
+    def _positions(self, batch: Batch, axes: int) -> Positions:
+        """The positions that were counted, for a batch of the current step; for any other batch, new ones.
+
+        Trainer passes on copies of a step's batches. They hold the same tensors, but for floating-point ones, which
+        DeepSpeed casts.
+        """
+        for counted, positions in self._counted:
+            columns = [n for n, v in counted.items() if isinstance(v, Tensor) and not v.is_floating_point()]
+            same = columns and all(batch.get(name) is counted[name] for name in columns)
+            if same and len(positions.shape) == axes:
+                return positions
+        return self._new_positions(batch, axes)
+
+    def _new_positions(self, batch: Batch, axes: int) -> Positions:
+        return next_token_positions(batch) if self.plan.next_tokens else positions_of(batch, axes)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the terms, each the mean over its own positions since the last log, to the training loss."""
@@ -351,7 +376,7 @@ class DistillTrainer(Trainer):
                 positions, columns = self._without_logits(model, inputs, self._measured_of_states)
             else:
                 logits, positions = self._ask_student(model, inputs)
-                targets = self._ask_teacher(inputs, positions) if self.teacher_passes else None
+                targets = self._ask_teacher(inputs, positions)
                 labels = None if positions.labels is None else positions.labels.reshape(-1)
                 columns = measured(self.objective, logits.reshape(-1, logits.shape[-1]), targets, labels)
         columns["weight"] = positions.weight()
