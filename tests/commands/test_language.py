@@ -11,15 +11,14 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
+from language.conftest import MARKED
+from language.test_training import SMALL
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from two_processes import in_two_processes, sharding_on_the_cpu
 
 import limbeck
 from limbeck.cli import main
 from limbeck.networks.folder import save
-
-from .conftest import MARKED
-from .test_training import SMALL
 
 QUICK = ["--max_steps", "4", "--save_strategy", "no", "--logging_steps", "2", "--learning_rate", "1e-2"]
 

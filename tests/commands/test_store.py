@@ -9,14 +9,13 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+from store.small import contents, llama, words
+from store.test_damage import rewrite
 
 import limbeck
 from limbeck.networks.folder import save
 from limbeck.networks.mlp import mlp
 from limbeck.transfer import digits
-
-from .small import contents, llama, words
-from .test_damage import rewrite
 
 Says = Callable[..., tuple[int, str, str]]
 
