@@ -21,7 +21,7 @@ from limbeck.errors import ConfigError, DataError
 from limbeck.networks.asking import networks_of
 from limbeck.networks.checks import check_label_names
 from limbeck.networks.halves import base_of
-from limbeck.store.asking import Asking, Gathered, settle, this_process
+from limbeck.store.asking import Asking, Gathered, make_current, settle, this_process
 from limbeck.store.folder import UNFINISHED, Folder
 from limbeck.store.kinds import Kind, kind_from
 from limbeck.store.manifest import Manifest, Plan
@@ -126,7 +126,7 @@ def _make(shards: list[int], asking: Asking, writer: Writer, batch_size: int, do
     """
     plan, working = writer.plan, Future[None]()
     working.set_result(None)
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(1, initializer=make_current, initargs=(asking.device,)) as beside:
         for shard in shards:
             kept, generator = Gathered(), asking.generator(shard)
             for asked in asking.ask(plan.rows_of(shard), plan, batch_size):
