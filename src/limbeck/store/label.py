@@ -25,7 +25,7 @@ from limbeck.store.asking import Asking, Gathered, make_current, settle, this_pr
 from limbeck.store.folder import UNFINISHED, Folder
 from limbeck.store.kinds import Kind, kind_from
 from limbeck.store.manifest import Manifest, Plan
-from limbeck.store.opened import Labelled, open
+from limbeck.store.opened import Labelled, open_stored
 from limbeck.store.rows import rows_of
 from limbeck.store.writing import Writer, bytes_per_position, found_plan, require_room
 from limbeck.teachers import BaseTeacher, as_teacher
@@ -100,7 +100,7 @@ def label(
     if isinstance(found, Manifest):
         if state.is_main_process:
             folder.remove(UNFINISHED)  # cut off right after the manifest
-        return open(path)
+        return open_stored(path)
     writer = Writer(folder, plan, kind.parquet())
     state.wait_for_everyone()  # all have looked at what is there before anything is written
     if state.is_main_process:
@@ -116,7 +116,7 @@ def label(
     if state.is_main_process:
         writer.finish()
     state.wait_for_everyone()
-    return open(path)
+    return open_stored(path)
 
 
 def _make(shards: list[int], asking: Asking, writer: Writer, batch_size: int, done: Callable[[int], Any]) -> None:

@@ -13,7 +13,7 @@ from limbeck.networks.positions import next_token_positions
 from limbeck.store.asking import settle, this_process
 from limbeck.store.folder import Folder
 from limbeck.store.manifest import NEXT_TOKENS
-from limbeck.store.opened import Labelled, open
+from limbeck.store.opened import Labelled, open_stored
 from limbeck.store.reading import read_manifest
 from limbeck.store.verifying import damage
 from limbeck.teachers import BaseTeacher, as_teacher
@@ -43,7 +43,7 @@ def verify(path: Any, teacher: Any = None, *, rows: int = 32) -> list[str]:
     if teacher.fingerprint() != manifest.teacher:
         found.append(f"{folder}: the teacher is another: stored {manifest.teacher}, given {teacher.fingerprint()}.")
     if not found and manifest.augmentation is None:
-        found += _said_otherwise(open(path), teacher, rows)
+        found += _said_otherwise(open_stored(path), teacher, rows)
     return found
 
 
