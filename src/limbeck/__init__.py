@@ -1,7 +1,8 @@
 """Limbeck: knowledge distillation, from Hinton's classifier with a temperature to language models.
 
 Everything public is here, flat; the modules behind the names are imported when a name is first used, so that
-`import limbeck` costs nothing.
+`import limbeck` costs nothing. `limbeck.open` is another name of `open_stored`; `from limbeck import *` leaves it out,
+because it would replace the builtin.
 """
 
 from importlib import import_module
@@ -52,7 +53,8 @@ if TYPE_CHECKING:
     from limbeck.report import write_report
     from limbeck.results import read_results, write_results
     from limbeck.store.label import label
-    from limbeck.store.opened import Labelled, open
+    from limbeck.store.opened import Labelled, open_stored
+    from limbeck.store.opened import open as open
     from limbeck.store.teacher import StoredTeacher
     from limbeck.store.verify import verify
     from limbeck.teachers import (
@@ -91,7 +93,7 @@ _MODULE_OF = {
     "report": "write_report",
     "results": "read_results write_results",
     "store.label": "label",
-    "store.opened": "Labelled open",
+    "store.opened": "Labelled open open_stored",
     "store.teacher": "StoredTeacher",
     "store.verify": "verify",
     "teachers": "Ensemble FunctionTeacher ModelTeacher Specialist Specialists Teacher WithoutAdapter record",
@@ -158,7 +160,7 @@ __all__ = [
     "logit_matching",
     "match_prior",
     "mlp",
-    "open",
+    "open_stored",
     "pack",
     "predict",
     "read_results",

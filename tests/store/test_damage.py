@@ -15,7 +15,9 @@ import pytest
 import torch
 
 import limbeck
-from limbeck import DataError
+from limbeck import DataError, ModelTeacher, SoftTargets
+from limbeck.networks.asking import Batch
+from limbeck.networks.positions import Positions, next_token_positions
 from limbeck.store import verifying
 
 from .small import images, llama, network, rows
@@ -219,6 +221,21 @@ def test_verify_asks_a_teacher_on_the_device_that_label_asks_it_on(made: Path, m
     limbeck.label(network(), images(), made, "top_k", k=3, rows_per_shard=16)
     assert limbeck.verify(made, network()) == []
     assert asked == [torch.device("meta")] * 2
+
+
+def test_verify_hands_a_language_models_positions_to_the_teacher(tmp_path: Path) -> None:
+    handed: list[Positions | None] = []
+
+    class Watched(ModelTeacher):
+        def __call__(self, batch: Batch, positions: Positions | None = None) -> SoftTargets:
+            handed.append(positions)
+            return super().__call__(batch, positions)
+
+    limbeck.label(llama(), rows(), tmp_path, "top_k", k=3)
+    assert limbeck.verify(tmp_path, Watched(llama()), rows=4) == []
+    stored = limbeck.open(tmp_path)
+    expected = [next_token_positions(stored.__getitems__([place])).rows for place in range(0, len(stored), 5)]
+    assert [positions.rows.tolist() for positions in handed if positions] == [found.tolist() for found in expected]
 
 
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator")

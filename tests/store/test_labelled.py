@@ -395,3 +395,11 @@ def test_places_without_an_example_are_refused(tmp_path: Path) -> None:
         assert several.select([-1, 2]).row_ids.tolist() == [1049, 1002]
     with pytest.raises(DataError, match="at least one row"):
         labelled.select([])
+
+
+def test_open_stored_is_open_which_a_star_import_leaves_out() -> None:
+    assert limbeck.open is limbeck.open_stored
+    names: dict[str, Any] = {}
+    exec("from limbeck import *", names)
+    assert names["open_stored"] is limbeck.open
+    assert "open" not in names

@@ -10,9 +10,9 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ import limbeck
 from limbeck import DataError, FunctionTeacher
 from limbeck.networks.asking import Batch
 from limbeck.store import folder as folder_module
+from limbeck.store import label as label_module
 from limbeck.store import writing
 from limbeck.store.asking import Asking
+from limbeck.store.folder import Folder
 from limbeck.store.kinds import Dense
 from limbeck.store.manifest import Manifest
 from limbeck.store.rows import rows_of
@@ -52,6 +54,35 @@ def slow_teacher(seconds: float = 0.0) -> FunctionTeacher:
         return logits
 
     return FunctionTeacher(says, fingerprint="slow")
+
+
+def test_the_thread_that_encodes_begins_on_the_teachers_cuda_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without a current CUDA context in it, cuBLAS warns; a device of the CPU needs none."""
+    calls: list[tuple[str, Any, bool]] = []
+
+    def called(name: str) -> Callable[..., None]:
+        return lambda *device: calls.append((name, *device, threading.current_thread() is threading.main_thread()))
+
+    monkeypatch.setattr(torch.cuda, "set_device", called("set_device"))
+    monkeypatch.setattr(torch.cuda, "synchronize", called("synchronize"))
+    asking = Asking(slow_teacher(), Dense(), rows_of(images()), None, 1, 0, torch.device("cpu"))
+    plan, _ = label_module._plan(asking, images(), None, 3, 50)
+    writer = writing.Writer(Folder(tmp_path), plan, {})
+    for device in ("cpu", "cuda:3"):
+        monkeypatch.setattr(asking, "ask", lambda *_: iter(()))
+        monkeypatch.setattr(asking, "generator", lambda _: None)
+        monkeypatch.setattr(label_module, "_write", lambda *_: calls.append(("write", None, False)))
+        asking.device = torch.device(device)
+        label_module._make([0], asking, writer, 3, lambda _: None)
+    cuda = torch.device("cuda:3")
+    assert calls == [
+        ("write", None, False),
+        ("set_device", cuda, False),
+        ("synchronize", False),
+        ("write", None, False),
+    ]
 
 
 def label(path: Path, kind: str = "dense", seconds: float = 0.0, n: int = 50, **options: Any) -> limbeck.Labelled:
@@ -158,7 +189,7 @@ def test_another_batch_size_goes_on_with_the_shards_that_there_are(
     tmp_path: Path, shards: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of several lengths, whose first batch says how many make a shard: 1 row and 16 rows disagree."""
-    monkeypatch.setattr(import_module("limbeck.store.label"), "SHARD_BYTES", 1200)
+    monkeypatch.setattr(label_module, "SHARD_BYTES", 1200)
     given: dict[str, Any] = {"teacher": llama(), "transfer_set": rows(), "kind": "top_k", "k": 3}
     sizes = [limbeck.label(**given, path=tmp_path / f"{n}", batch_size=n).manifest.rows_per_shard for n in (16, 1)]
     assert sizes[0] != sizes[1]

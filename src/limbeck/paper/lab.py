@@ -1,4 +1,4 @@
-"""The bench on which every experiment of the paper stands: data, nets, one training at a time, kept.
+"""The bench of every experiment of the paper: the data, and nets that are trained once and saved.
 
     lab = Lab(splits, "runs/paper/mnist-quick", budget="quick", seeds=3)
     net = lab.fit("baseline-0", lambda: lab.small(), ON_LABELS, seed=0)     # trained once, then read from the folder
@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,30 @@ import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor, nn
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 
 import limbeck
-from limbeck import ConfigError, DataError
+from limbeck import ConfigError, DataError, TransferSet
 from limbeck.results import PAPER, header
 
 ON_LABELS = limbeck.Objective(soft_weight=0.0, hard_weight=1.0)
 
 SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a net is trained, where that differs from the other students of the lab.
+
+    epochs: over the transfer set; by default the student's budget. augment, eval_dataset, callbacks: as DistillTrainer
+    takes them. config: further fields of DistillConfig.
+    """
+
+    epochs: float | None = None
+    augment: Any = None
+    eval_dataset: TransferSet | None = None
+    callbacks: Sequence[TrainerCallback] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,10 +66,10 @@ BATCH = 128
 class Lab:
     """Data, nets and results of one experiment.
 
-    splits: "train" and "test" TransferSets of labelled images.
-    folder: where nets are kept, for all experiments that are run there, and the results of each in a folder of its
-        own. Settings other than the ones it was begun with are refused.
-    budget: "quick" or "full"; sets of fewer than 5,000 images, as the digits, are small enough for one of their own.
+    splits: "train" and "test", TransferSets of labelled images.
+    folder: holds the nets, shared by all experiments that run there, and a subfolder of results for each experiment.
+        Settings other than those that the folder was created with are refused.
+    budget: "quick" or "full"; sets of fewer than 5,000 images, such as the digits, have another one.
     seeds: how many times each student is trained.
     say: called with a line of text at each step.
     """
@@ -104,12 +119,9 @@ class Lab:
     def teacher(self) -> nn.Module:
         """The paper's teacher, trained on jittered images."""
         jitter = limbeck.jitter(1 if self.small_data else 2)
-        recipe: dict[str, Any] = {
-            "epochs": self.budget.teacher_epochs,
-            "learning_rate": self.budget.teacher_rate,
-            "weight_decay": 0.1,
-        }
-        return self.fit("teacher", self.big, ON_LABELS, augment=jitter, **recipe)
+        config = {"learning_rate": self.budget.teacher_rate, "weight_decay": 0.1}
+        recipe = Recipe(epochs=self.budget.teacher_epochs, augment=jitter, config=config)
+        return self.fit("teacher", self.big, ON_LABELS, recipe=recipe)
 
     def fit(
         self,
@@ -117,24 +129,23 @@ class Lab:
         make: Callable[[], nn.Module],
         objective: limbeck.Objective,
         *,
-        teacher: Any = None,
-        transfer_set: Any = None,
-        epochs: float | None = None,
+        teacher: nn.Module | limbeck.Teacher | None = None,
+        transfer_set: TransferSet | None = None,
         seed: int = 0,
-        augment: Any = None,
-        eval_dataset: Any = None,
-        callbacks: Sequence[Any] = (),
-        **config: Any,
+        recipe: Recipe | None = None,
     ) -> nn.Module:
-        """The net of this name: read from the folder if it was trained before, else trained and kept there.
+        """The net of this name, loaded from the folder where it has been trained before, else trained and saved there.
 
-        make: the untrained net, called after the seed is set. epochs: over `transfer_set`, by default the
-            student's budget of the whole training set in steps, so that a smaller set is not trained for less.
-        config: further fields of DistillConfig.
+        make: returns the untrained net; called after the seed is set.
+        objective: what the net is trained with. teacher: as DistillTrainer takes it.
+        transfer_set: by default the whole training set. A smaller one is trained on for as many steps.
+        seed: of the initial weights and of the order of the batches.
+        recipe: how it is trained, by default as every student.
         """
-        kept = self.folder / "nets" / name
-        if kept.is_dir():
-            return limbeck.load(kept)
+        recipe = recipe or Recipe()
+        saved = self.folder / "nets" / name
+        if saved.is_dir():
+            return limbeck.load(saved)
         self.say(f"training {name}")
         examples = self.train if transfer_set is None else transfer_set
         torch.manual_seed(seed)
@@ -142,7 +153,7 @@ class Lab:
         steps_per_epoch = -(-len(self.train) // BATCH)
         checkpoints = self.folder / "checkpoints" / name
         settings: dict[str, Any] = {
-            "max_steps": round((epochs or self.budget.student_epochs) * steps_per_epoch),
+            "max_steps": round((recipe.epochs or self.budget.student_epochs) * steps_per_epoch),
             "per_device_train_batch_size": BATCH,
             "per_device_eval_batch_size": 512,
             "learning_rate": self.budget.student_rate,
@@ -159,28 +170,32 @@ class Lab:
             net,
             teacher,
             objective,
-            limbeck.DistillConfig(str(checkpoints), **(settings | config)),
+            limbeck.DistillConfig(str(checkpoints), **(settings | dict(recipe.config))),
             train_dataset=examples,
-            eval_dataset=eval_dataset,
-            augment=augment,
-            callbacks=list(callbacks),
+            eval_dataset=recipe.eval_dataset,
+            augment=recipe.augment,
+            callbacks=list(recipe.callbacks),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=any(checkpoints.glob("checkpoint-*")) or None)
-        limbeck.save(net, kept)
+        limbeck.save(net, saved)
         shutil.rmtree(checkpoints, ignore_errors=True)
         return net.eval()
 
-    def logits(self, net: Any, examples: Any = None) -> Tensor:
-        """What a net says about every example, `[n, C]`; the test set by default."""
+    def logits(self, net: nn.Module | limbeck.Teacher, examples: TransferSet | None = None) -> Tensor:
+        """The logits of a net or a teacher for each example, `[n, C]`, which may be shifted by a constant per row.
+
+        examples: the test set by default.
+        """
         examples = self.test if examples is None else examples
-        said = limbeck.record(net, examples).targets
-        logits: Tensor = said.logits if hasattr(said, "logits") else said.all_log_probs(1.0)
+        targets = limbeck.record(net, examples).targets
+        logits: Tensor = targets.logits if hasattr(targets, "logits") else targets.all_log_probs(1.0)
         return logits
 
-    def right(self, net: Any, examples: Any = None) -> np.ndarray:
+    def right(self, net: nn.Module | limbeck.Teacher, examples: TransferSet | None = None) -> np.ndarray:
         """Whether a net, or a teacher, is right about each example, `[n]` bool; the test set by default."""
         examples = self.test if examples is None else examples
+        assert examples.labels is not None  # the lab's splits have labels
         return right(self.logits(net, examples), examples.labels)
 
     def write(self, experiment: str, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -214,13 +229,13 @@ class Lab:
         }
 
     def _begun_in_bf16(self) -> bool:
-        """As the folder was begun, on whatever machine; else as is faster here."""
+        """Whether to train in bf16: as the folder was created, on any machine, else if it is faster on this one."""
         path = self.folder / SETTINGS
         begun = json.loads(path.read_text(encoding="utf-8")).get("precision") if path.exists() else None
         return begun == "bf16" if begun else not self.small_data and bf16_is_faster()
 
     def _claim(self) -> None:
-        """More seeds may be asked of the same folder; anything else that differs would mix two experiments."""
+        """ConfigError where the folder was created with other settings; only the number of seeds may grow."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path, settings = self.folder / SETTINGS, self._settings()
         if path.exists():
@@ -231,7 +246,7 @@ class Lab:
                         f"{self.folder} was begun with {name} {before.get(name)}, and this is {settings[name]}; give "
                         "another --output_dir, or delete that folder."
                     )
-        limbeck.write_results(settings, path)  # whole: several processes may train nets in one folder
+        limbeck.write_results(settings, path)  # atomically: several processes may train nets in one folder
 
 
 def bf16_is_faster() -> bool:
@@ -257,7 +272,7 @@ def row(name: str, right: Sequence[np.ndarray], paper: Any = None, **more: Any) 
     """A line of the table: errors of the seeds, their mean, and its 95 % interval over examples and seeds.
 
     right: `[n]` bool per seed. The variance of the mean is that of examples plus that of seeds; with one seed the
-    interval speaks of this net only.
+    interval holds for this net only.
     """
     hits = np.stack(right)  # [seeds, n]
     errors = (~hits).sum(1)

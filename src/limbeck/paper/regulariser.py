@@ -5,7 +5,7 @@ from typing import Any
 from transformers import EarlyStoppingCallback
 
 import limbeck
-from limbeck.paper.lab import BATCH, ON_LABELS, Lab, row
+from limbeck.paper.lab import BATCH, ON_LABELS, Lab, Recipe, row
 
 SOFT = limbeck.Objective(temperature=2.0)
 PAPER = {"all": "63.4 / 58.9 %", "hard": "67.3 / 44.5 %", "stopped": "67.3 / 44.5 %", "soft": "65.4 / 57.0 %"}
@@ -18,10 +18,9 @@ def run(lab: Lab) -> dict[str, Any]:
     _, watched = rest.split(1 / 6, seed=1)  # early stopping looks here, never at the test set
     full = lab.fit("all-hard", lab.small, ON_LABELS)
     recorded = limbeck.record(full, few)
-    seeds, steps = range(lab.seeds), {"transfer_set": few}
+    seeds = range(lab.seeds)
     every = max(1, len(lab.train) // BATCH // 4)
     watch = {
-        "eval_dataset": watched,
         "eval_strategy": "steps",
         "eval_steps": every,
         "save_strategy": "steps",
@@ -30,14 +29,12 @@ def run(lab: Lab) -> dict[str, Any]:
         "metric_for_best_model": "loss",
         "greater_is_better": False,
     }
-    hard = [lab.fit(f"few-hard-{s}", lab.small, ON_LABELS, seed=s, **steps) for s in seeds]
-    stopped = [
-        lab.fit(
-            f"few-stopped-{s}", lab.small, ON_LABELS, seed=s, callbacks=[EarlyStoppingCallback(3)], **steps, **watch
-        )
-        for s in seeds
-    ]
-    soft = [lab.fit(f"few-soft-{s}", lab.small, SOFT, teacher=recorded, seed=s, **steps) for s in seeds]
+    hard = [lab.fit(f"few-hard-{s}", lab.small, ON_LABELS, transfer_set=few, seed=s) for s in seeds]
+    stopped = []
+    for s in seeds:
+        recipe = Recipe(eval_dataset=watched, callbacks=[EarlyStoppingCallback(3)], config=watch)
+        stopped.append(lab.fit(f"few-stopped-{s}", lab.small, ON_LABELS, transfer_set=few, seed=s, recipe=recipe))
+    soft = [lab.fit(f"few-soft-{s}", lab.small, SOFT, teacher=recorded, transfer_set=few, seed=s) for s in seeds]
 
     def line(name: str, nets: list[Any], trained_on: Any, paper: str) -> dict[str, Any]:
         train = sum(float(lab.right(net, trained_on).mean()) for net in nets) / len(nets)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import limbeck
 from limbeck import FunctionTeacher, Specialist, Specialists, TransferSet, shift_bias
-from limbeck.paper.lab import ON_LABELS, Lab, row
+from limbeck.paper.lab import ON_LABELS, Lab, Recipe, row
 
 KEPT = limbeck.Objective(temperature=1.0, soft_weight=1.0, hard_weight=1.0)
 DISTILLED = limbeck.Objective(temperature=2.0, hard_weight=0.5)
@@ -32,6 +32,7 @@ def run(lab: Lab, clusters: int = 3) -> dict[str, Any]:
     recorded = limbeck.record(generalist, lab.train)
     groups = cluster(recorded.targets.all_log_probs(1.0).exp(), clusters)
     experts, full = [], []
+    recipe = Recipe(lab.budget.student_epochs / 5, config={"learning_rate": lab.budget.student_rate / 3})
     labels: Tensor = lab.train.labels
     for m, group in enumerate(groups):
         own = torch.isin(labels, torch.tensor(group))
@@ -43,9 +44,8 @@ def run(lab: Lab, clusters: int = 3) -> dict[str, Any]:
             partial(specialist_of, generalist, group),
             ON_LABELS,
             transfer_set=relabelled,
-            epochs=lab.budget.student_epochs / 5,
-            learning_rate=lab.budget.student_rate / 3,
             seed=m,
+            recipe=recipe,
         )
         natural = float(own.float().mean())
         corrected = copy.deepcopy(expert)
@@ -62,9 +62,8 @@ def run(lab: Lab, clusters: int = 3) -> dict[str, Any]:
                 KEPT,
                 teacher=recorded,
                 transfer_set=hard_where_special,
-                epochs=lab.budget.student_epochs / 5,
-                learning_rate=lab.budget.student_rate / 3,
                 seed=m,
+                recipe=recipe,
             )
         )
     together = Specialists(generalist, experts)

@@ -20,7 +20,7 @@ from limbeck.networks.asking import TARGET_PREFIX, device_of, is_placed, network
 from limbeck.networks.positions import Positions, next_token_positions
 from limbeck.store.columns import Kept, to_arrow, to_numpy
 from limbeck.store.kinds import Kind
-from limbeck.store.manifest import Plan, target_columns
+from limbeck.store.manifest import NEXT_TOKENS, Plan, target_columns
 from limbeck.store.opened import Batch, batch_of
 from limbeck.store.rows import Rows
 from limbeck.teachers import BaseTeacher
@@ -66,7 +66,7 @@ class Asking:
         batch = self._batch(table)
         positions = self._positions(batch)
         targets = self._answer(batch, 0, positions)
-        positions_are = "next tokens" if self.rows.is_language else "examples"
+        positions_are = NEXT_TOKENS if self.rows.is_language else "examples"
         if not self.rows.is_language and len(targets) != len(table):
             positions_are = "tokens"
             if self.augment is not None:
@@ -212,6 +212,16 @@ def this_process() -> PartialState:
     """One of how many this is, and its own device."""
     on_cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
     return PartialState(cpu=on_cpu)  # without, it takes one of several on the CPU for the only one
+
+
+def make_current(device: torch.device) -> None:
+    """Makes a CUDA device the current one of the calling thread; does nothing for another device.
+
+    A new thread has no CUDA context until it calls the runtime, and cuBLAS warns where it is the first to need one.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(torch.cuda.current_device() if device.index is None else device)
+        torch.cuda.synchronize()  # set_device alone leaves out the call where the device has the default number
 
 
 def settle(teacher: BaseTeacher, device: torch.device) -> torch.device:

@@ -21,11 +21,11 @@ from limbeck.errors import ConfigError, DataError
 from limbeck.networks.asking import networks_of
 from limbeck.networks.checks import check_label_names
 from limbeck.networks.halves import base_of
-from limbeck.store.asking import Asking, Gathered, settle, this_process
+from limbeck.store.asking import Asking, Gathered, make_current, settle, this_process
 from limbeck.store.folder import UNFINISHED, Folder
 from limbeck.store.kinds import Kind, kind_from
 from limbeck.store.manifest import Manifest, Plan
-from limbeck.store.opened import Labelled, open
+from limbeck.store.opened import Labelled, open_stored
 from limbeck.store.rows import rows_of
 from limbeck.store.writing import Writer, bytes_per_position, found_plan, require_room
 from limbeck.teachers import BaseTeacher, as_teacher
@@ -100,7 +100,7 @@ def label(
     if isinstance(found, Manifest):
         if state.is_main_process:
             folder.remove(UNFINISHED)  # cut off right after the manifest
-        return open(path)
+        return open_stored(path)
     writer = Writer(folder, plan, kind.parquet())
     state.wait_for_everyone()  # all have looked at what is there before anything is written
     if state.is_main_process:
@@ -116,7 +116,7 @@ def label(
     if state.is_main_process:
         writer.finish()
     state.wait_for_everyone()
-    return open(path)
+    return open_stored(path)
 
 
 def _make(shards: list[int], asking: Asking, writer: Writer, batch_size: int, done: Callable[[int], Any]) -> None:
@@ -126,7 +126,7 @@ def _make(shards: list[int], asking: Asking, writer: Writer, batch_size: int, do
     """
     plan, working = writer.plan, Future[None]()
     working.set_result(None)
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(1, initializer=make_current, initargs=(asking.device,)) as beside:
         for shard in shards:
             kept, generator = Gathered(), asking.generator(shard)
             for asked in asking.ask(plan.rows_of(shard), plan, batch_size):

@@ -22,6 +22,9 @@ VERSION = 1
 NAME = "manifest.json"
 SEAL = "sha256"
 
+NEXT_TOKENS = "next tokens"
+"""The value of `positions_are` for language models: the positions are those that predict a label."""
+
 TEMPERATURE = "p = softmax(logits / T); no power of T is in what is kept"
 
 

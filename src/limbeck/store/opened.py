@@ -35,10 +35,10 @@ Read = Callable[[str], tuple[np.ndarray, np.ndarray | None]]
 _AT_ONCE = 2**16  # rows of one column
 
 
-def open(path: Any, cache_dir: str | None = None) -> "Labelled":  # limbeck.open
-    """The labelled transfer set in a folder, or behind an fsspec URL.
+def open_stored(path: Any, cache_dir: str | None = None) -> "Labelled":
+    """The stored transfer set in a folder, or behind an fsspec URL; `limbeck.open` is the same function.
 
-    cache_dir: where datasets keeps the copy of the rows that it maps into memory; by default its own.
+    cache_dir: where datasets writes the copy of the rows that it maps into memory; by default its own cache.
 
     DataError, naming file or field, where the set is unfinished, from a newer Limbeck, lacks a file or a part of one,
     or has a manifest that was changed. What is in the files is checked by `verify`.
@@ -47,6 +47,9 @@ def open(path: Any, cache_dir: str | None = None) -> "Labelled":  # limbeck.open
     manifest = read_manifest(folder)
     require_files(folder, manifest)
     return Labelled(folder, manifest, cache_dir)
+
+
+open = open_stored  # limbeck.open
 
 
 class Labelled(Dataset):

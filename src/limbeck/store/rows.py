@@ -15,6 +15,7 @@ from limbeck.errors import DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TARGET_PREFIX
 from limbeck.store.columns import Digest, Kept, kept_as, to_arrow, to_numpy
+from limbeck.store.manifest import NEXT_TOKENS
 from limbeck.transfer.rows import TransferSet
 from limbeck.transfer.text.tokens import Ragged
 
@@ -67,7 +68,7 @@ class Rows(ABC):
         """How many each row has, `[n]`; of next tokens at most, since nothing predicts the first."""
         if positions_are == "examples":
             return np.ones(len(table), np.int64)
-        name = "labels" if positions_are == "next tokens" else next(iter(self.columns))
+        name = "labels" if positions_are == NEXT_TOKENS else next(iter(self.columns))
         values, lengths = to_numpy(table.column(name), self.columns[name])
         if lengths is None:
             return np.full(len(table), values.shape[1])

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from limbeck.losses.targets import SoftTargets, is_partition
+from limbeck.networks.positions import next_token_positions
 from limbeck.store.asking import settle, this_process
 from limbeck.store.folder import Folder
-from limbeck.store.opened import Labelled, open
+from limbeck.store.manifest import NEXT_TOKENS
+from limbeck.store.opened import Labelled, open_stored
 from limbeck.store.reading import read_manifest
 from limbeck.store.verifying import damage
 from limbeck.teachers import BaseTeacher, as_teacher
@@ -41,7 +43,7 @@ def verify(path: Any, teacher: Any = None, *, rows: int = 32) -> list[str]:
     if teacher.fingerprint() != manifest.teacher:
         found.append(f"{folder}: the teacher is another: stored {manifest.teacher}, given {teacher.fingerprint()}.")
     if not found and manifest.augmentation is None:
-        found += _said_otherwise(open(path), teacher, rows)
+        found += _said_otherwise(open_stored(path), teacher, rows)
     return found
 
 
@@ -50,18 +52,20 @@ def _said_otherwise(labelled: Labelled, teacher: BaseTeacher, rows: int) -> list
     if labelled.manifest.tokenizer is not None:
         teacher = teacher.cut(labelled.manifest.classes)
     stored = labelled.teacher.to(device)
-    apart, positions = 0.0, 0
+    apart, compared = 0.0, 0
     for place in range(0, len(labelled), max(1, len(labelled) // rows)):
         batch = {name: values.to(device) for name, values in labelled.__getitems__([place]).items()}
         kept = stored(batch)
         if not is_partition(kept):
             return []
-        differs = _total_variation(kept, teacher(batch).to(device), getattr(kept, "made_at", 1.0))
-        apart, positions = apart + float(differs.sum()), positions + len(differs)
-    if positions and apart / positions > APART:
+        positions = next_token_positions(batch) if labelled.manifest.positions_are == NEXT_TOKENS else None
+        now = teacher(batch, positions).to(device)
+        differs = _total_variation(kept, now, getattr(kept, "made_at", 1.0))
+        apart, compared = apart + float(differs.sum()), compared + len(differs)
+    if compared and apart / compared > APART:
         return [
             f"{labelled.folder}: the teacher says something else than is kept: a total variation of "
-            f"{apart / positions:.3f}, the mean of {positions} positions."
+            f"{apart / compared:.3f}, the mean of {compared} positions."
         ]
     return []
 
