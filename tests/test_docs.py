@@ -124,3 +124,93 @@ def test_links_lead_somewhere(path: Path) -> None:
     text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
     assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def defined_in(folder: Path) -> dict[str, set[str]]:
+    """name -> the files below a folder that define it; a method also goes by its own name."""
+    found: dict[str, set[str]] = {}
+    for path in folder.rglob("*.py"):
+        for name in names_in(path):
+            for known in {name, name.split(".")[-1]}:
+                found.setdefault(known, set()).add(str(path.relative_to(folder)))
+    return found
+
+
+TESTS = defined_in(ROOT / "tests")
+
+
+def missing_tests(text: str) -> list[str]:
+    """Tests that a page names, `file::test`, `…::test` (any file), `test` or `file`, and that do not exist."""
+    files = [path.relative_to(ROOT / "tests").with_suffix("").as_posix() for path in (ROOT / "tests").rglob("*.py")]
+    wrong = []
+    for quoted in re.findall(r"`([^`\s]*test_\w+[^`\s]*)`", text):
+        file, _, name = quoted.rpartition("::") if "::" in quoted else ("", "", quoted)
+        stem = file.removesuffix(".py")
+        there = [known for known in files if f"/tests/{known}".endswith(f"/{stem}")]
+        if not stem or stem in ("…", "contract"):
+            path = name.removesuffix(".py")
+            exists = name in TESTS or any(f"/tests/{known}".endswith(f"/{path}") for known in files)
+        else:
+            exists = any(f"{known}.py" in TESTS.get(name, ()) for known in there)
+        wrong += [] if exists else [quoted]
+    return wrong
+
+
+def missing_code(text: str) -> list[str]:
+    """Paths below src/limbeck and dotted names of functions and classes that a page gives, and that do not exist."""
+    wrong = []
+    for quoted in re.findall(r"`([^`\s]+)`", text):
+        if re.fullmatch(r"(?:\w+/)+\w+\.py", quoted):
+            folders = (ROOT, SOURCE, SOURCE / "losses")
+            wrong += [] if any((folder / quoted).is_file() for folder in folders) else [quoted]
+        dotted = re.fullmatch(r"(?:limbeck\.)?([a-z_]+(?:\.[A-Za-z_]\w*)+)(?:\(.*\))?", quoted)
+        if dotted and (SOURCE / dotted[1].split(".")[0]).is_dir():
+            wrong += [] if resolves(dotted[1].split(".")) else [quoted]
+    return wrong
+
+
+def resolves(parts: list[str]) -> bool:
+    """Whether `package.module.Class.member` is a module below src/limbeck, or a name in one."""
+    for end in range(len(parts), 0, -1):
+        inside = SOURCE.joinpath(*parts[:end])
+        for file in (inside.with_suffix(".py"), inside / "__init__.py"):
+            if file.is_file():
+                named = ".".join(parts[end:])
+                text = file.read_text(encoding="utf-8")
+                return not named or named in names_in(file) or re.search(rf"\b{parts[end]}\b", text) is not None
+    return False
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_what_a_page_names_exists(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert missing_tests(text) == []
+    assert missing_code(re.sub(r"```.*?```", "", text, flags=re.DOTALL)) == []
+
+
+def test_what_does_not_exist_is_found() -> None:
+    assert missing_tests("`test_objective::test_eq_2`, `…::test_eq_2`, `test_eq_2`, `contracts/test_kernel`") == []
+    gone = ["test_targets::test_eq_2", "…::test_eq_5", "language/test_objective.py", "test_eq_5"]
+    assert missing_tests(", ".join(f"`{name}`" for name in gone)) == gone
+    assert (
+        missing_code("`losses/terms.py`, `losses.terms.SoftTerm`, `limbeck.losses.objective`, `linear/chunked.py`")
+        == []
+    )
+    gone = ["losses/teams.py", "losses.terms.Soft", "limbeck.losses.objectives"]
+    assert missing_code(", ".join(f"`{name}`" for name in gone)) == gone
+
+
+def test_the_functions_of_the_tables_of_methods_exist() -> None:
+    columns: list[str] = []
+    found = []
+    for line in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if {"Function", "Where"} & set(cells):
+            columns = cells
+        elif columns and len(cells) >= len(columns):  # an equation may hold a bar
+            place = next(i for i, name in enumerate(columns) if name in ("Function", "Where"))
+            found += re.findall(r"`([A-Za-z_.]+)(?:\(.*?\))?`", cells[place + len(cells) - len(columns)])
+    names = [name for name in found if "/" not in name and not name.startswith(".")]
+    assert len(names) > 25
+    known = defined_in(SOURCE)
+    assert [name for name in names if name not in known and not resolves(name.split("."))] == []
