@@ -1,7 +1,5 @@
 """The paper's Eq. 5: against scipy in float64, against its closed forms, and against its own optimality condition."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -88,9 +86,7 @@ def test_a_thousand_cases_meet_the_optimality_condition() -> None:
     special = [random_log_probs(n, 16, 1 + m) for m in range(20)]
     member = torch.tensor([[c in group for c in range(classes)] for group in groups])
     active = member[:, general.argmax(-1)].T
-    started = time.process_time()
     q = solve(general, special, groups, active).exp()
-    assert time.process_time() - started < 10  # a runaway loop, not a speed
     pull = general.exp() / q
     for m, group in enumerate(groups):
         rest = [c for c in range(classes) if c not in group]
