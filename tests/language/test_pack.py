@@ -347,7 +347,7 @@ def test_the_proof_tells_models_apart_in_half_precision_too(dtype: torch.dtype) 
     [
         ([row(1, [1, 2]), row(8, [1, 2, 3, 4, 5])], r"longer than max_length=4; tokenise with that.*\(row_id 8\)"),
         ([row(1, [1, 2], prompt=0)], r"whose first token is learned.*\(row_id 1\)"),
-        ([{**row(1, [1, 2]), "labels": [NONE]}], "without one of labels for each of input_ids"),
+        ([{**row(1, [1, 2]), "labels": [NONE]}], "with labels and input_ids of different lengths"),
         ([{**row(1, [1, 2]), "target_probs": [0.5]}], "'target_probs'.*pack rows of tokenise"),
         ([{"input_ids": [1, 2], "labels": [NONE, 2]}], "pack rows of tokenise"),
         (
@@ -364,14 +364,14 @@ def test_rows_that_cannot_stand_beside_others_are_refused(rows: list[dict[str, A
 
 def test_nothing_else_is_packed_and_packed_rows_are_neither_packed_tested_nor_labelled(tmp_path: Path) -> None:
     rows = random_rows([3, 4])
-    with pytest.raises(DataError, match="not a list"):
+    with pytest.raises(DataError, match="but got a list"):
         pack(rows.to_list(), 9)
     with pytest.raises(DataError, match="There must be a row"):
         pack(rows.select([]), 9)
     with pytest.raises(ConfigError, match="max_length must be at least 2"):
         pack(rows, 1)
     packed = pack(rows, 9)
-    with pytest.raises(DataError, match="each once"):
+    with pytest.raises(DataError, match="rows of tokenise once"):
         pack(packed, 9)
     with pytest.raises(DataError, match="test are packed"):
         limbeck.evaluate_language(model(), packed)

@@ -194,10 +194,10 @@ def test_no_label_means_the_same_everywhere() -> None:
         (lambda: TransferSet({"x": IMAGES}, row_ids=[1, 2]), "row_ids must have one entry per example, 20"),
         (lambda: arrays(IMAGES).select([]), "the selection is empty"),
         (lambda: arrays(IMAGES).select([4, 2, 4]), "place 4 is named several times"),
-        (lambda: arrays(IMAGES).select([3, 20]), "are 0 to 19, but 20 was asked for"),
-        (lambda: arrays(IMAGES).select([-1]), "are 0 to 19, but -1 was asked for"),
+        (lambda: arrays(IMAGES).select([3, 20]), "are 0 to 19, but got 20"),
+        (lambda: arrays(IMAGES).select([-1]), "are 0 to 19, but got -1"),
         (lambda: arrays(IMAGES).select(np.ones(19, bool)), r"one entry per example, 20, but is \[19\]"),
-        (lambda: arrays(IMAGES, LABELS).without_labels(except_rows=[20]), "are 0 to 19, but 20"),
+        (lambda: arrays(IMAGES, LABELS).without_labels(except_rows=[20]), "are 0 to 19, but got 20"),
         (lambda: arrays(IMAGES).split(0.01), "both parts need at least one"),
     ],
 )

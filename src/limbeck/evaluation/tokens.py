@@ -35,7 +35,7 @@ from limbeck.networks.positions import next_token_positions, next_tokens
 from limbeck.results import RESULTS, header
 from limbeck.teachers import ModelTeacher, as_teacher, fingerprint_of
 from limbeck.transfer.text.collate import Pad
-from limbeck.transfer.text.vocabulary import shared_vocabulary
+from limbeck.transfer.text.vocabulary import classes_to_cut_to
 
 KEPT = {"nll": "nll", "correct": "accuracy", "entropy": "entropy", "confidence": "confidence"}
 KEPT |= {name: name for name in ("forward_kl", "reverse_kl", "agreement", "acceptance")}
@@ -83,9 +83,7 @@ def evaluate_language(
     """
     models = by_role(student, baseline, teacher)
     _check(models, test)
-    if teacher_tokenizer is not None and tokenizer is None:
-        raise ConfigError("teacher_tokenizer is compared with the student's; give that as tokenizer.")
-    classes = None if teacher_tokenizer is None else shared_vocabulary(tokenizer, teacher_tokenizer)
+    classes = classes_to_cut_to(tokenizer, teacher_tokenizer, option="tokenizer")
     with restored(m for members in models.values() for m in members), torch.no_grad():
         asked = {role: [_teacher_of(role, m, classes) for m in members] for role, members in models.items()}
         tokens, size = _measure(asked, test, batch_size)

@@ -114,17 +114,24 @@ class NextTokens(NamedTuple):
 
 
 def next_tokens(batch: Mapping[str, Any]) -> NextTokens:
-    """The positions that predict a token of the batch's `labels [B, L]`."""
+    """The positions that predict a token of the batch's `labels [B, L]`.
+
+    A token that follows padding (`attention_mask` of 0, as in rows padded on the left) has none: nothing was read that
+    could predict it.
+    """
     labels: Tensor = batch["labels"]
     if labels.ndim != 2:
         raise ShapeError(
             f"A language model's labels are [B, L], one per token, but got the shape {list(labels.shape)}."
         )
     shift = int("decoder_input_ids" not in batch)
-    asked = labels != NO_LABEL
+    predicted = labels != NO_LABEL
     if shift:
-        asked[:, 0] = False  # nothing predicts it
-    places = asked.reshape(-1).nonzero().squeeze(1)
+        predicted[:, 0] = False  # nothing precedes it
+        mask = batch.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.shape == labels.shape:
+            predicted[:, 1:] &= mask[:, :-1] != 0
+    places = predicted.reshape(-1).nonzero().squeeze(1)
     return NextTokens(places - shift, labels.reshape(-1)[places], places)
 
 

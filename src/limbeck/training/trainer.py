@@ -64,7 +64,7 @@ from limbeck.training.monitor import means_of, measured, measured_in_chunks
 from limbeck.training.plan import Plan, named_sets, plan_of_evaluation, preflight
 from limbeck.training.sources import Augmented, InOrder, Source
 from limbeck.transfer.text.collate import Pad
-from limbeck.transfer.text.vocabulary import shared_vocabulary
+from limbeck.transfer.text.vocabulary import classes_to_cut_to
 
 log = logging.getLogger("limbeck")
 
@@ -107,9 +107,7 @@ class DistillTrainer(Trainer):
     ):
         refuse_arguments(args := args or DistillConfig())
         self.teacher = None if teacher is None else as_teacher(teacher)
-        if teacher_tokenizer is not None and processing_class is None:
-            raise ConfigError("teacher_tokenizer is compared with the student's; give that as processing_class.")
-        classes = None if teacher_tokenizer is None else shared_vocabulary(processing_class, teacher_tokenizer)
+        classes = classes_to_cut_to(processing_class, teacher_tokenizer, option="processing_class")
         if classes is not None:
             self.teacher = None if self.teacher is None else self.teacher.cut(classes)
         hard_only = Objective(soft_weight=0.0, hard_weight=1.0)

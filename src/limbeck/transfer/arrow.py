@@ -1,42 +1,42 @@
 """Columns of a Hugging Face `datasets.Dataset` as arrays, without a Python object per value."""
 
-from typing import Any
-
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as kinds
 
 
-def column(dataset: Any, name: str) -> pa.Array:
-    """A whole column, its rows in the dataset's order."""
+def column(dataset: datasets.Dataset, name: str) -> pa.Array:
+    """The whole column `name`, in the order of the dataset's rows."""
     return dataset.select_columns([name]).with_format("arrow")[:].column(0).combine_chunks()
 
 
-def lists(dataset: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A column of lists: all their values, one after the other, and the int64 length of each."""
+def lists(dataset: datasets.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """All values of a column of lists, one list after the other, and the length of each list `[N]` int64."""
     rows = column(dataset, name)
     lengths = rows.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     return np.array(rows.flatten().to_numpy(zero_copy_only=False)), lengths
 
 
-def kind(dataset: Any, name: str) -> pa.DataType:
+def kind(dataset: datasets.Dataset, name: str) -> pa.DataType:
+    """The Arrow type of a column."""
     return dataset.features.arrow_schema.field(name).type
 
 
-def is_list(dataset: Any, name: str) -> bool:
+def is_list(dataset: datasets.Dataset, name: str) -> bool:
     return _is_list(kind(dataset, name))
 
 
-def is_words(dataset: Any, name: str) -> bool:
+def is_words(dataset: datasets.Dataset, name: str) -> bool:
     found = kind(dataset, name)
     return _is_list(found) and _is_text(found.value_type)
 
 
-def is_text(dataset: Any, name: str) -> bool:
+def is_text(dataset: datasets.Dataset, name: str) -> bool:
     return _is_text(kind(dataset, name))
 
 
-def is_number(dataset: Any, name: str) -> bool:
+def is_number(dataset: datasets.Dataset, name: str) -> bool:
     found = kind(dataset, name)
     return bool(kinds.is_integer(found) or kinds.is_floating(found) or kinds.is_boolean(found))
 

@@ -10,7 +10,7 @@ on workers or on a restart. It runs where the batch is.
 What this file does not know: models, transfer sets, training.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.errors import DataError
-from limbeck.networks.asking import TEACHER_PREFIX
+from limbeck.networks.asking import TEACHER_PREFIX, Batch
 from limbeck.transfer import draws
 
 Uniform = Callable[[int], Tensor]
@@ -26,10 +26,10 @@ Uniform = Callable[[int], Tensor]
 
 
 def jitter(pixels: int, seed: int = 0, column: str = "inputs") -> "Augmentation":
-    """Shift every image by an offset of its own, -pixels to pixels in both directions, all equally likely.
+    """Shift each image by a random offset, uniform over -pixels to pixels, in both directions.
 
-    The images are `[n, H, W]` or `[n, C, H, W]`; what comes in from outside is zero. The MNIST teacher of
-    arXiv 1503.02531 (section 3) is trained so, with 2 pixels.
+    The images are `[n, H, W]` or `[n, C, H, W]`; pixels shifted in from outside are zero. This is how
+    the MNIST teacher of arXiv 1503.02531 (section 3) is trained, with 2 pixels.
     """
     if pixels < 0 or int(pixels) != pixels:
         raise DataError(f"jitter needs a whole number of pixels, 0 or more, but got {pixels}.")
@@ -44,11 +44,12 @@ def jitter(pixels: int, seed: int = 0, column: str = "inputs") -> "Augmentation"
 def augmentation(
     function: Callable[[Tensor, Uniform], Tensor], seed: int = 0, column: str = "inputs", name: str | None = None
 ) -> "Augmentation":
-    """Your own augmentation: `function(images, uniform) -> images` on a whole column `[n, ...]`.
+    """An `Augmentation` that calls `function(images, uniform) -> images` on a whole column `[n, ...]`.
 
-    `uniform(k)` gives `[n, k]` random numbers in [0, 1), each example's from its own stream; use no others.
-    name: how manifests describe the function and its settings; by default its module and name. Two
-    augmentations of one run need different seeds, or they draw the same numbers.
+    function: draws its random numbers with `uniform(k)` only, `[n, k]` float32 in [0, 1), one stream per example.
+    seed: two augmentations of one run need different seeds, or they draw the same numbers.
+    column: the column that is augmented.
+    name: how manifests describe the function and its settings; by default its module and name.
     """
     name = name or f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
     return Augmentation(function, seed, column, name=f"augmentation({name}")
@@ -58,8 +59,8 @@ def augmentation(
 class Augmentation:
     """A callable `(batch, epoch) -> batch`; made by `jitter` and `augmentation`.
 
-    Where the batch has `teacher_<column>`, the teacher's own view of it, that gets the same numbers. The batch
-    passed in is left as it is. DataError where it lacks the column or the row ids.
+    `teacher_<column>`, the teacher's view of the column, is augmented with the same numbers where the batch has it. The
+    batch that is passed in is not changed. DataError where it lacks the column or the row ids.
     """
 
     function: Callable[[Tensor, Uniform], Tensor]
@@ -67,7 +68,7 @@ class Augmentation:
     column: str
     name: str
 
-    def __call__(self, batch: Mapping[str, Tensor], epoch: int) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         if self.column not in batch:
             raise DataError(
                 f"{self!r} augments the column {self.column!r}, but the batch has {sorted(batch)}; give column= the "
@@ -98,7 +99,7 @@ class Augmentation:
 
 
 def _shifted(images: Tensor, offsets: Tensor, most: int) -> Tensor:
-    """Each image moved down and right by its `offsets` `[n, 2]`, of at most `most`, with zeros behind it."""
+    """The images, each moved down and right by its `offsets` `[n, 2]` (at most `most` pixels), padded with zeros."""
     if images.dim() not in (3, 4):
         raise DataError(f"jitter takes images [n, H, W] or [n, C, H, W], but got {list(images.shape)}.")
     height, width = images.shape[-2:]

@@ -1,7 +1,7 @@
-"""Random numbers that belong to an example: a pure function of (seed, epoch, row id, number of the draw).
+"""Random numbers per example: a pure function of (seed, epoch, row id, number of the draw).
 
-No generator has a state here, so a resumed run, another number of workers or another order of the same
-examples draws the same numbers. Every example has a SplitMix64 stream of its own (Steele, Lea and Flood,
+There is no generator state, so a resumed run, another number of workers or another order of the same
+examples draws the same numbers. Every example has its SplitMix64 stream (Steele, Lea and Flood,
 "Fast splittable pseudorandom number generators", 2014), in int64 arithmetic that wraps, on any device.
 
 What this file does not know: what the numbers are used for.
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 BEFORE_TRAINING = -1
-"""The epoch of draws that belong to none, such as a split: they share no number with any augmentation."""
+"""The epoch of draws outside training, such as a split: they share no number with any augmentation."""
 
 
 def uniform(seed: int, epoch: int, row_id: Tensor, count: int, start: int = 0) -> Tensor:
@@ -38,7 +38,7 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def _shift_right(z: Tensor, by: int) -> Tensor:
-    """As for unsigned numbers: int64's own >> would copy the sign into the upper bits."""
+    """A logical shift, as for unsigned numbers: >> of int64 copies the sign into the upper bits."""
     return (z >> by) & ((1 << (64 - by)) - 1)
 
 

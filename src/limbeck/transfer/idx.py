@@ -21,11 +21,11 @@ _AXES = {"images": 3, "labels": 1}
 
 
 def idx(folder: str | Path) -> dict[str, TransferSet]:
-    """The sets of a folder, "train" and "test" (whichever is there): column "inputs", images `[N, H, W]`.
+    """The transfer sets of a folder, "train" and "test" where they exist: column "inputs", images `[N, H, W]` uint8.
 
     Files are named `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...`; with `.gz`, with a dot
-    before idx, or with `test` for `t10k` they are found too. The images stay uint8 in memory. DataError, with the
-    file's name, where one is missing, cut off, corrupt or of another format.
+    before idx, or with `test` for `t10k` they are found too. DataError, with the file's name, where a file is missing,
+    truncated, corrupt or of another format.
     """
     folder = Path(folder)
     read = {}
@@ -48,7 +48,7 @@ def idx(folder: str | Path) -> dict[str, TransferSet]:
 
 
 def _find(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """split -> (its images' file, its labels' file)."""
+    """split -> (file of images, file of labels)."""
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else None
     found: dict[tuple[str, str], Path] = {}
     for match in filter(None, map(_NAME.fullmatch, names or [])):

@@ -4,8 +4,8 @@
     batch = examples.__getitems__([5, 2, 9])           # {"inputs": [3, ...], "labels": [3], "row_id": [3]}
     loader = DataLoader(examples, batch_size=128, collate_fn=collate)
 
-Every example has a row id that stays with it through `select` and `split`: what is drawn for it, or was said
-about it, is found by that id and never by its place.
+Every example has a row id that stays with it through `select` and `split`: its random numbers and its stored
+targets are found by that id and never by its place.
 
 What this file does not know: files, tokenizers, models, losses.
 """
@@ -22,13 +22,12 @@ from torch.utils.data import Dataset
 
 from limbeck.errors import DataError
 from limbeck.losses.numbers import NO_LABEL
+from limbeck.networks.asking import Batch
 from limbeck.transfer import draws
-
-Batch = dict[str, Tensor]
 
 
 class Column(Protocol):
-    """What a column must be able to do, where it is not simply an array: tokens, images in files."""
+    """A column that is not simply an array: tokens, images in files."""
 
     def __len__(self) -> int: ...
 
@@ -51,14 +50,14 @@ def arrays(
 
 
 def collate(batch: Batch) -> Batch:
-    """For a DataLoader's `collate_fn`: a TransferSet hands over batches that are gathered already."""
+    """The `collate_fn` of a DataLoader over a TransferSet: returns the batch, which is gathered already."""
     return batch
 
 
 def distinct_row_ids(lengths: Mapping[str, int]) -> dict[str, Tensor]:
-    """Row ids of the splits of one source, `[N]` each: no two examples share one, of whatever splits they are.
+    """Row ids `[N]` of each split of one source, distinct across the splits.
 
-    A stored target or a draw of a training example is then never taken for a test example's.
+    So a stored target or a random number of a training example is never taken for a test example's.
     """
     ids = torch.split(torch.arange(sum(lengths.values())), list(lengths.values()))
     return dict(zip(lengths, ids, strict=True))
@@ -67,8 +66,8 @@ def distinct_row_ids(lengths: Mapping[str, int]) -> dict[str, Tensor]:
 class TransferSet(Dataset):
     """Examples with or without labels, as columns.
 
-    columns: name -> array or tensor `[N, ...]` (or a Column). Kept as they are; uint8 becomes float32 in [0, 1],
-        divided by 255, when it is gathered.
+    columns: name -> array or tensor `[N, ...]` (or a Column). Not copied or converted; uint8 becomes float32
+        in [0, 1], divided by 255, when it is gathered.
     labels: whole numbers `[N]`, or `[N, L]` for positions (gathered as wide as the first column); -100 = no label.
     label_names: the classes' names, in order. num_classes: how many, where there are no names; by default the
         highest label + 1.
@@ -102,30 +101,30 @@ class TransferSet(Dataset):
     def __len__(self) -> int:
         return len(self.row_ids)
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The batch of these examples: every column `[n, ...]`, `row_id` `[n]`, `labels` `[n]` where there are any."""
         return self._gather(torch.as_tensor(indices, dtype=torch.int64))
 
-    def __getitem__(self, index: int) -> Batch:
-        """One example: as a batch of one, without the batch's axis."""
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """One example, without the batch axis."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"Example {index} of a transfer set of {len(self)}.")
         batch = self._gather(torch.tensor([index % len(self)]))
         return {name: values[0] for name, values in batch.items()}
 
-    def _gather(self, indices: Tensor) -> Batch:
+    def _gather(self, indices: Tensor) -> dict[str, Tensor]:
         rows = indices if self._rows is None else self._rows[indices]
         batch = {name: as_input(column.gather(rows)) for name, column in self._columns.items()}
         if self.labels is not None:
             labels = self.labels[indices]
             batch["labels"] = labels if labels.dim() == 1 else labels[:, : next(iter(batch.values())).shape[1]]
         batch["row_id"] = self.row_ids[indices]
-        return batch if self.transform is None else self.transform(batch)
+        return batch if self.transform is None else dict(self.transform(batch))
 
     def as_kept(self, indices: Sequence[int]) -> dict[str, Any]:
-        """The columns of these examples as they are kept: uint8 stays uint8, and tokens are not padded (Ragged).
+        """The columns of these examples as stored, with `labels` and `row_id`: uint8 stays uint8, tokens stay Ragged.
 
-        `labels` and `row_id` are among them. With a transform, what it makes of the batch.
+        With a transform, the columns that it returns for the batch.
         """
         if self.transform is not None:
             return dict(self.__getitems__(indices))
@@ -191,7 +190,7 @@ class TransferSet(Dataset):
 
 
 def random_part(row_ids: Tensor, labels: Tensor | None, fraction: float, seed: int) -> Tensor:
-    """`[N]` bool: round(fraction * N) examples at random by their row ids, of each class its share (+-1)."""
+    """`[N]` bool that selects round(fraction * N) examples at random by row id, each class in its share (+-1)."""
     size = round(fraction * len(row_ids))
     if not 0 < size < len(row_ids):
         raise DataError(
@@ -220,13 +219,13 @@ class _Array:
 
 
 def as_input(values: Tensor) -> Tensor:
-    """What a network is given: uint8 as float32 in [0, 1]."""
+    """A column as a network's input: uint8 becomes float32 in [0, 1]."""
     return values.to(torch.float32).div_(255) if values.dtype == torch.uint8 else values
 
 
 def _as_column(name: str, values: Any) -> Column:
     if name in ("labels", "row_id"):
-        raise DataError(f"{name!r} is no input column; give labels and row_ids by their own arguments.")
+        raise DataError(f"{name!r} is no input column; pass labels= and row_ids= instead.")
     if hasattr(values, "gather") and not isinstance(values, Tensor):
         column: Column = values
         return column
@@ -281,7 +280,7 @@ def _whole_numbers(what: str, values: Any, length: int) -> Tensor:
 
 
 def _num_classes(labels: Tensor, known: int | None) -> int | None:
-    """The number of classes, all labels being -100 or one of them."""
+    """The number of classes; DataError where a label is neither a class nor -100."""
     highest = int(labels.max())
     count = known if known is not None else max(highest + 1, 0)
     bad = ((labels != NO_LABEL) & ((labels < 0) | (labels >= count))).nonzero()
@@ -313,5 +312,5 @@ def _places(indices: Any, length: int) -> Tensor:
     places = places.to(torch.int64).reshape(-1)
     bad = places[(places < 0) | (places >= length)]
     if len(bad):
-        raise DataError(f"The places of {length} examples are 0 to {length - 1}, but {int(bad[0])} was asked for.")
+        raise DataError(f"The places of {length} examples are 0 to {length - 1}, but got {int(bad[0])}.")
     return places

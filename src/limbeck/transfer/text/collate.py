@@ -1,8 +1,8 @@
-"""Rows of token ids as one batch, padded on the right.
+"""Rows of token ids as a batch, padded on the right.
 
     loader = DataLoader(tokenise(records, tokenizer), batch_size=8, collate_fn=Pad(tokenizer.eos_token_id))
 
-What this file does not know: tokenizers, text, models; which tokens are learned was decided before.
+What this file does not know: tokenizers, text, models; labels say already which tokens are learned.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,17 +21,17 @@ from limbeck.networks.positions import require_same_completions
 
 @dataclass(frozen=True)
 class Pad:
-    """Collates rows of `tokenise` to `input_ids`, `attention_mask` and `labels` `[B, L]`, all int64.
+    """Collates rows of `tokenise` into `input_ids`, `attention_mask` and `labels` `[B, L]`, all int64.
 
-    And, where the rows have the teacher's own view, to `teacher_input_ids`, `teacher_attention_mask` and
-    `teacher_labels` `[B, Lt]`; and to `row_id` `[B]` where they have one. Other columns are left out.
+    Where the rows have teacher columns, also into `teacher_input_ids`, `teacher_attention_mask` and `teacher_labels`
+    `[B, Lt]`; and into `row_id` `[B]` where they have one. Other columns are left out.
 
-    Rows of `pack` have `position_ids` `[B, L]` and `teacher_position_ids` `[B, Lt]` in the place of the masks, beside
-    which they would not hold, and `row_id` `[B, L]`. Filling stands at position 0, each token a sequence of its own,
-    so that it is never beyond what a model reads; its row_id is -1.
+    Rows of `pack` become `position_ids` `[B, L]`, `teacher_position_ids` `[B, Lt]` and `row_id` `[B, L]`, without
+    masks, which position_ids replace. Each padding token is a sequence at position 0, so that none is beyond a
+    model's positions; its row_id is -1.
 
-    pad_id: fills up input_ids. No model that honours the mask, or packing, sees it, and no label is made from it, so
-        the EOS token serves where there is no padding token. Labels are filled up with -100.
+    pad_id: pads input_ids. Neither attention nor a label uses it, so the EOS token serves where there is no padding
+        token. Labels are padded with -100.
     multiple_of: L and Lt are rounded up to a multiple of it.
 
     DataError where labels and input_ids differ in length (position_ids and row_id of packed rows too), where rows
@@ -84,7 +84,7 @@ class Pad:
 
 
 def _columns(rows: Sequence[Mapping[str, Any]], name: str, beside: Sequence[Tensor] | None = None) -> list[Tensor]:
-    """A column's values in each row; as many as `beside` has there."""
+    """A column's values in each row; DataError where a row has not as many values as in `beside`."""
     found = [_column(row, name, place) for place, row in enumerate(rows)]
     for place, (some, other) in enumerate(zip(beside or found, found, strict=True)):
         if some.shape != other.shape:
@@ -99,7 +99,7 @@ def _row_ids(rows: Sequence[Mapping[str, Any]]) -> Tensor:
     for place, row in enumerate(rows):
         if np.ndim(row["row_id"]):
             raise DataError(
-                f"{_name(row, place)} is packed, but has no 'position_ids', which tell its examples apart, only "
+                f"{_name(row, place)} is packed, but has no 'position_ids', which separate its examples, only "
                 f"{sorted(row)}; keep all columns of limbeck.pack."
             )
     return torch.tensor([int(row["row_id"]) for row in rows])
@@ -114,5 +114,5 @@ def _column(row: Mapping[str, Any], name: str, place: int) -> Tensor:
 
 def _name(row: Mapping[str, Any], place: int) -> str:
     if "row_id" in row and np.size(row["row_id"]):
-        return f"Row {int(np.ravel(row['row_id'])[0])}"  # a packed row is called after its first example
+        return f"Row {int(np.ravel(row['row_id'])[0])}"  # a packed row is named after its first example
     return f"The row in place {place} of a batch"

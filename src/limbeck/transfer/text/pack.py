@@ -1,12 +1,12 @@
-"""Several examples in one row, so that little of a batch is filling.
+"""Several examples in one row, so that little of a batch is padding.
 
     rows = pack(tokenise(records, tokenizer, max_length=1024), 1024)
     rows[0]
     # {"row_id": [0, 0, 0, 2, 2], "length": 5, "input_ids": [5, 7, 9, 4, 9], "labels": [-100, 7, 9, -100, 9],
     #  "position_ids": [0, 1, 2, 0, 1]}
 
-Where `position_ids` begin again at 0 another example begins, and attention does not reach across: of the models that
-do not keep to that, training refuses to begin.
+A new example begins where `position_ids` restart at 0, and attention must not reach across; training refuses models
+for which it does.
 
 What this file does not know: models, batches, tokenizers.
 """
@@ -24,30 +24,31 @@ from limbeck.transfer import arrow
 from limbeck.transfer.text.examples import progress_bar
 
 AT_ONCE = 1_000
-"""Rows among which companions are looked for."""
+"""Rows within which examples are combined."""
 
 
 def pack(
-    rows: Any,
+    rows: datasets.Dataset,
     max_length: int,
     *,
     teacher_max_length: int | None = None,
     num_proc: int | None = None,
     progress: bool = False,
-) -> Any:
-    """A `datasets.Dataset` of fewer, longer rows from one of `tokenise`; every example is whole and in one of them.
+) -> datasets.Dataset:
+    """A dataset of fewer, longer rows from one of `tokenise`; each example is in one of them as a whole.
 
-    Examples are put together by first-fit decreasing within each 1,000 rows: the same rows in the same order give the
-    same result, and it keeps about their order.
+    Examples are combined by first-fit decreasing within each 1,000 rows: the same rows in the same order give the
+    same result, and their order stays about the same.
 
-    max_length: the length of a packed row, in tokens. It may exceed what a model reads at once, since
-        positions begin again.
-    teacher_max_length: the length of the teacher's packed row, in tokens, where the rows have teacher columns; by
+    rows: the result of `tokenise`.
+    max_length: the longest packed row, in tokens. It may exceed a model's positions, since they restart in each
+        example.
+    teacher_max_length: the longest packed row of the teacher, in tokens, where the rows have teacher columns; by
         default max_length.
-    num_proc, progress: as of `tokenise`. With workers, companions are looked for in the rows of each.
+    num_proc, progress: as for `tokenise`. With several workers, each combines only its rows.
 
-    Columns: `input_ids`, `labels`, `position_ids` (from 0 in each example) and `row_id` (of the example that a token
-    is of), all of one length; `length`; and `teacher_input_ids`, `teacher_labels`, `teacher_position_ids`, with the
+    Columns: `input_ids`, `labels`, `position_ids` (from 0 in each example) and `row_id` (of each token's
+    example), all of one length; `length`; and `teacher_input_ids`, `teacher_labels`, `teacher_position_ids`, with the
     same examples in the same order. DataError where a row is longer than max_length, where its first token is
     learned (the example before it would predict it), where the sides learn different numbers of tokens, and where
     rows are not those of `tokenise`.
@@ -55,8 +56,8 @@ def pack(
     prefixes = _sides_of(rows)
     limits = [_limit("max_length", max_length)]
     if len(prefixes) > 1:
-        own = max_length if teacher_max_length is None else teacher_max_length
-        limits.append(_limit("teacher_max_length", own))
+        of_teacher = max_length if teacher_max_length is None else teacher_max_length
+        limits.append(_limit("teacher_max_length", of_teacher))
     for start in range(0, len(rows), AT_ONCE):
         _check(rows.select(range(start, min(start + AT_ONCE, len(rows)))), prefixes, limits)
     with progress_bar(progress):
@@ -73,17 +74,19 @@ def pack(
     return packed.with_format(None)
 
 
-def _sides_of(rows: Any) -> list[str]:
-    """What the columns of the student's side begin with, and of the teacher's where it has its own."""
+def _sides_of(rows: datasets.Dataset) -> list[str]:
+    """The prefix of the student's columns, and that of the teacher's columns where there are any."""
     if not isinstance(rows, datasets.Dataset):
-        raise DataError(f"What is packed is the datasets.Dataset of limbeck.tokenise, not a {type(rows).__name__}.")
+        raise DataError(
+            f"limbeck.pack needs the datasets.Dataset that limbeck.tokenise returns, but got a {type(rows).__name__}."
+        )
     prefixes = ["", TEACHER_PREFIX] if TEACHER_PREFIX + "input_ids" in rows.column_names else [""]
     needed = {"row_id", *(prefix + name for prefix in prefixes for name in ("input_ids", "labels"))}
     found = set(rows.column_names)
     if needed - found or found - needed - {"length"}:
         raise DataError(
-            f"What is packed has the columns {sorted(needed)} that limbeck.tokenise makes, but these rows have "
-            f"{sorted(found)}; pack rows of tokenise, each once, before any other column per token is added."
+            f"limbeck.pack needs the columns {sorted(needed)} that limbeck.tokenise returns, but these rows have "
+            f"{sorted(found)}; pack rows of tokenise once, before other columns per token are added."
         )
     if len(rows) == 0:
         raise DataError("There must be a row to pack, but there is none.")
@@ -96,25 +99,25 @@ def _limit(name: str, given: int) -> int:
     return given
 
 
-def _check(rows: Any, prefixes: Sequence[str], limits: Sequence[int]) -> None:
-    """DataError for rows that cannot stand beside others."""
+def _check(rows: datasets.Dataset, prefixes: Sequence[str], limits: Sequence[int]) -> None:
+    """DataError for rows that cannot be combined with others."""
     learned = []
     for prefix, limit in zip(prefixes, limits, strict=True):
         _, lengths = arrow.lists(rows, prefix + "input_ids")
         labels, places = arrow.lists(rows, prefix + "labels")
         named = f"{prefix}max_length={limit}"
         _refuse(rows, lengths > limit, f"longer than {named}; tokenise with that {prefix}max_length, or give more")
-        _refuse(rows, lengths != places, f"without one of {prefix}labels for each of {prefix}input_ids")
+        _refuse(rows, lengths != places, f"with {prefix}labels and {prefix}input_ids of different lengths")
         ends = np.cumsum(lengths)
-        counted = np.concatenate([[0], np.cumsum(labels != NO_LABEL)])  # learned ones before each token
+        counted = np.concatenate([[0], np.cumsum(labels != NO_LABEL)])  # learned tokens before each token
         learned.append(counted[ends] - counted[ends - lengths])
-        first = np.full(len(lengths), -1)  # of a row without tokens too
+        first = np.full(len(lengths), -1)  # a row without tokens is refused too
         first[lengths > 0] = labels[(ends - lengths)[lengths > 0]]
         _refuse(rows, first != NO_LABEL, "whose first token is learned, which another example would predict")
-    _refuse(rows, learned[0] != learned[-1], "that ask student and teacher for different numbers of tokens")
+    _refuse(rows, learned[0] != learned[-1], "with different numbers of learned tokens for student and teacher")
 
 
-def _refuse(rows: Any, bad: np.ndarray, what: str) -> None:
+def _refuse(rows: datasets.Dataset, bad: np.ndarray, what: str) -> None:
     if bad.any():
         ids = arrow.column(rows, "row_id").to_numpy()[bad]
         more = ", ..." if len(ids) > 10 else ""
@@ -133,19 +136,19 @@ def _pack(batch: Mapping[str, Any], prefixes: Sequence[str], limits: Sequence[in
     lengths = np.array([[len(ids) for ids in batch[prefix + "input_ids"]] for prefix in prefixes]).T  # [rows, sides]
     columns: dict[str, list[Any]] = {name: [] for name in _features(prefixes)}
     for together in _first_fit_decreasing(lengths, np.array(limits)):
-        own = lengths[together]  # [examples, sides]
-        columns["row_id"].append(np.repeat(batch["row_id"][together], own[:, 0]))
-        columns["length"].append(own[:, 0].sum())
+        parts = lengths[together]  # [examples, sides]
+        columns["row_id"].append(np.repeat(batch["row_id"][together], parts[:, 0]))
+        columns["length"].append(parts[:, 0].sum())
         for side, prefix in enumerate(prefixes):
             for name in ("input_ids", "labels"):
                 columns[prefix + name].append(np.concatenate([batch[prefix + name][place] for place in together]))
-            columns[prefix + "position_ids"].append(np.concatenate([np.arange(n) for n in own[:, side]]))
+            columns[prefix + "position_ids"].append(np.concatenate([np.arange(n) for n in parts[:, side]]))
     return columns
 
 
 def _first_fit_decreasing(lengths: np.ndarray, limits: np.ndarray) -> list[list[int]]:
-    """The places of the rows that stand together, each within limits `[sides]`; lengths `[rows, sides]`."""
-    room = np.tile(limits, (len(lengths), 1))  # a packed row for each at most; those not used yet are empty
+    """The row numbers of each packed row. lengths `[rows, sides]`: in tokens; limits `[sides]`: of a packed row."""
+    room = np.tile(limits, (len(lengths), 1))  # at most one packed row per row; unused ones stay empty
     together: list[list[int]] = [[] for _ in lengths]
     for place in np.argsort(-(lengths / limits).max(1), kind="stable").tolist():
         first = int((room >= lengths[place]).all(1).argmax())

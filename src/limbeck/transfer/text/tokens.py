@@ -1,26 +1,28 @@
-"""Text as columns of token ids, cut to a length, kept ragged and padded a batch at a time.
+"""Texts as columns of token ids, truncated to a length, stored ragged and padded per batch.
 
-Padding is always on the right, as wide as the longest text of the batch, and never seen by a model that
-honours `attention_mask`. What this file does not know: where the text comes from, what the classes are.
+Padding is on the right, up to the longest text of the batch, and a model that honours `attention_mask` never sees it.
+ What this file does not know: where the text comes from, what the classes are.
 """
 
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.transfer import arrow
 
-_CUT, _WORD = "is_cut", "word"  # of each text: whether it was too long; of each token: the word that it begins
+_CUT, _WORD = "is_cut", "word"  # per text: whether it was too long; per token: the word that it begins
 
 
 class Ragged:
-    """A column of rows of different lengths: gathered as `[n, longest]` int64, filled up with `padding`.
+    """A column of rows of different lengths, gathered as `[n, longest]` int64 padded with `padding`.
 
     values: all rows, one after the other; lengths `[N]`.
     """
@@ -40,23 +42,26 @@ class Ragged:
         return torch.where(inside, values, self.padding).long()
 
     def part(self, rows: Tensor) -> "Ragged":
-        """These rows alone, one after the other."""
+        """A column of these rows only, in this order."""
         lengths = self.lengths[rows]
         before = lengths.cumsum(0) - lengths
         places = torch.arange(int(lengths.sum())) + (self.starts[rows] - before).repeat_interleave(lengths)
         return Ragged(self.values[places], lengths, self.padding)
 
     def equals(self, other: "Ragged") -> bool:
-        """Whether both gather the same, row by row."""
+        """Whether both columns have the same rows and the same padding."""
         same_rows = torch.equal(self.lengths, other.lengths) and torch.equal(self.values, other.values)
         return same_rows and self.padding == other.padding
 
 
-def encode(dataset: Any, text: Sequence[str], tokenizer: Any, max_length: int, where: str) -> dict[str, Ragged]:
-    """`input_ids`, `attention_mask` and whatever else the tokenizer gives, of each text of a datasets.Dataset.
+def encode(
+    dataset: datasets.Dataset, text: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, where: str
+) -> dict[str, Ragged]:
+    """The tokenizer's columns (`input_ids`, `attention_mask`, ...) for the texts of a dataset.
 
-    text: the column of strings; two for pairs of sentences. A column of lists of words is tokenised word by word.
-    Texts of more than `max_length` tokens are cut, and a warning says how many. where: the split, for messages.
+    text: the column of strings, or two for pairs of sentences. A column of lists of words is tokenised word by word.
+    max_length: in tokens; longer texts are truncated, and a warning says how many.
+    where: the split, for messages.
     """
     paddings = _paddings(tokenizer)
     words = _is_words(dataset, text)
@@ -90,10 +95,10 @@ def encode(dataset: Any, text: Sequence[str], tokenizer: Any, max_length: int, w
 
 
 def position_labels(columns: dict[str, Ragged], word_labels: Tensor, word_counts: Tensor, where: str) -> Tensor:
-    """Labels of words as labels of tokens: `[N, longest]`, the word's on its first token, -100 on all others.
+    """Labels of tokens `[N, longest]` from labels of words: on the first token of each word, and -100 elsewhere.
 
-    columns: of `encode` on words; the one that only this needs is taken out. word_labels: of all words, row after
-    row; word_counts `[N]`: how many of them each row has.
+    columns: the result of `encode` for words; the column of word numbers is removed from it.
+    word_labels: the labels of all words, row after row. word_counts `[N]`: how many words each row has.
     """
     words = columns.pop(_WORD)
     most = torch.full((len(words),), -1).scatter_reduce(0, _rows_of(words.lengths), words.values.long(), "amax")
@@ -112,12 +117,16 @@ def position_labels(columns: dict[str, Ragged], word_labels: Tensor, word_counts
 
 
 def without_words(columns: dict[str, Ragged]) -> dict[str, Ragged]:
-    """The columns that a model reads."""
+    """The columns that a model reads: all but the word numbers."""
     return {name: column for name, column in columns.items() if name != _WORD}
 
 
 def _encode(
-    batch: Mapping[str, list[Any]], text: Sequence[str], tokenizer: Any, max_length: int, words: bool
+    batch: Mapping[str, list[Any]],
+    text: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    words: bool,
 ) -> dict[str, list[Any]]:
     """The token columns of a batch of texts, for datasets.map."""
 
@@ -126,7 +135,7 @@ def _encode(
         return tokenizer(*texts, truncation=True, max_length=most, is_split_into_words=words)
 
     everyone = range(len(batch[text[0]]))
-    encoded = tokenise(everyone, max_length + 1)  # one more than there may be shows which texts are too long
+    encoded = tokenise(everyone, max_length + 1)  # one token more than allowed shows which texts are too long
     columns = {name: list(values) for name, values in encoded.items()}
     if words:
         columns[_WORD] = [_begun_words(encoded.word_ids(row)) for row in everyone]
@@ -142,12 +151,12 @@ def _encode(
 
 
 def _begun_words(words: Sequence[int | None]) -> list[int]:
-    """For each token the word that it is the first token of; -1 where it is not the first, or of no word."""
+    """The word that each token is the first token of; -1 for tokens that begin no word."""
     before = [None, *words[:-1]]
     return [-1 if word is None or word == last else word for word, last in zip(words, before, strict=True)]
 
 
-def _paddings(tokenizer: Any) -> dict[str, int]:
+def _paddings(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     if tokenizer.pad_token_id is None:
         raise DataError(
             f"The tokenizer {type(tokenizer).__name__} has no padding token, which batches need; set one, for example "
@@ -156,10 +165,10 @@ def _paddings(tokenizer: Any) -> dict[str, int]:
     return {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
 
 
-def _is_words(dataset: Any, text: Sequence[str]) -> bool:
+def _is_words(dataset: datasets.Dataset, text: Sequence[str]) -> bool:
     return len(text) == 1 and arrow.is_list(dataset, text[0])
 
 
 def _rows_of(lengths: Tensor) -> Tensor:
-    """The row that each value belongs to."""
+    """The row number of each value."""
     return torch.repeat_interleave(torch.arange(len(lengths)), lengths)

@@ -1,4 +1,4 @@
-"""Whether two tokenizers are one, and how many classes it has.
+"""Comparing two tokenizers, and the number of classes that they share.
 
 What this file does not know: models, losses.
 """
@@ -7,17 +7,33 @@ import hashlib
 import json
 from typing import Any
 
-from limbeck.errors import DataError
+from transformers import PreTrainedTokenizerBase
+
+from limbeck.errors import ConfigError, DataError
 
 IN_FAST = ("normalizer", "pre_tokenizer", "model")
-"""What of a fast tokenizer decides which ids a text has; whoever tokenises puts special tokens around it."""
+"""The parts of a fast tokenizer that decide which ids a text has, apart from special tokens around it."""
 
 
-def shared_vocabulary(student: Any, teacher: Any) -> int:
-    """The number of classes of a tokenizer that student and teacher share: its highest id + 1, added tokens included.
+def classes_to_cut_to(
+    student: PreTrainedTokenizerBase | None, teacher: PreTrainedTokenizerBase | None, option: str
+) -> int | None:
+    """The number of classes that both output layers are cut to; None where no teacher's tokenizer is given.
 
-    It is not `vocab_size`, which leaves added tokens out, nor the rows of an output layer, which may be padded.
-    student, teacher: their tokenizers (transformers). DataError where they differ in any token or in how they split.
+    option: the name of the parameter for the student's tokenizer, for messages.
+    """
+    if teacher is None:
+        return None
+    if student is None:
+        raise ConfigError(f"teacher_tokenizer is compared with the student's; give that as {option}.")
+    return shared_vocabulary(student, teacher)
+
+
+def shared_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> int:
+    """The number of classes of the tokenizer that student and teacher share: its highest id + 1, added tokens included.
+
+    `vocab_size` leaves added tokens out, and an output layer may have more rows than there are tokens. DataError where
+    the tokenizers differ in a token or in how they split a text.
     """
     mine: dict[str, int] = student.get_vocab()
     theirs: dict[str, int] = teacher.get_vocab()
@@ -28,8 +44,8 @@ def shared_vocabulary(student: Any, teacher: Any) -> int:
         raise DataError(
             "Student and teacher must have the same tokenizer, but theirs differ in "
             f"{len({token for token, _ in differing})} tokens: id {number} is {token!r} for the {whose} only. Their "
-            "distributions are over different things; choose a student of the teacher's family, or train it on text "
-            "that the teacher wrote."
+            "distributions have different classes; choose a student of the teacher's family, or train it on text that "
+            "the teacher generated."
         )
     if hasattr(student, "backend_tokenizer") and hasattr(teacher, "backend_tokenizer"):
         parts = [json.loads(tokenizer.backend_tokenizer.to_str()) for tokenizer in (student, teacher)]
@@ -42,8 +58,8 @@ def shared_vocabulary(student: Any, teacher: Any) -> int:
     return max(mine.values()) + 1
 
 
-def tokenizer_hash(tokenizer: Any) -> str:
-    """SHA-256 of all that `shared_vocabulary` compares: every token with its id, and how texts are split."""
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of everything that `shared_vocabulary` compares: each token with its id, and how texts are split."""
     parts: list[Any] = [sorted(tokenizer.get_vocab().items())]
     if hasattr(tokenizer, "backend_tokenizer"):
         backend = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -51,7 +67,7 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def template_hash(tokenizer: Any) -> str | None:
-    """SHA-256 of a tokenizer's chat template; None where it has none."""
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """SHA-256 of the tokenizer's chat template, or None where it has none."""
     template = getattr(tokenizer, "chat_template", None)
     return None if not template else hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()
