@@ -1,10 +1,15 @@
 """Which checkpoints are whole, and which are deleted: folders written by hand."""
 
 import json
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import xxhash
+from safetensors.torch import save_file
 
 from limbeck.errors import CheckpointError
 from limbeck.training.checkpoints import SEAL, fault, newest_whole, require_whole, rotate, seal
@@ -23,9 +28,30 @@ def written(run: Path, step: int, *, sealed: bool = True, at: float | None = Non
     return checkpoint
 
 
-def test_a_seal_lists_every_file_and_its_size(tmp_path: Path) -> None:
+def flip(path: Path, place: int) -> None:
+    """Changes one bit; the size stays."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def change_seal(checkpoint: Path, **changes: Any) -> None:
+    content = json.loads((checkpoint / SEAL).read_text()) | changes
+    (checkpoint / SEAL).write_text(json.dumps({name: value for name, value in content.items() if value != "gone"}))
+
+
+def in_its_place(path: Path, what: str) -> None:
+    path.unlink()
+    path.mkdir() if what == "folder" else path.symlink_to(path.name)
+
+
+def test_a_seal_lists_every_file_with_its_size_and_digest(tmp_path: Path) -> None:
     checkpoint = written(tmp_path, 5)
-    assert json.loads((checkpoint / SEAL).read_text()) == {"files": {"empty": 0, "shards/1": 7, "weights": 105}}
+    content = {"empty": b"", "shards/1": b"s" * 7, "weights": b"w" * 105}
+    assert json.loads((checkpoint / SEAL).read_text()) == {
+        "files": {name: len(data) for name, data in content.items()},
+        "xxh3_128": {name: xxhash.xxh3_128_hexdigest(data) for name, data in content.items()},
+    }
     assert fault(checkpoint) is None
     seal(checkpoint)
     assert fault(checkpoint) is None
@@ -44,6 +70,14 @@ def test_a_seal_lists_every_file_and_its_size(tmp_path: Path) -> None:
         (lambda c: (c / "shards" / "1").unlink(), "shards/1 is missing"),
         (lambda c: (c / "weights").write_bytes(b"w" * 50), "weights has 50 bytes instead of 105"),
         (lambda c: (c / "empty").write_bytes(b"?"), "empty has 1 bytes instead of 0"),
+        (lambda c: flip(c / "weights", 60), "weights has other bytes than were written"),
+        (lambda c: flip(c / "shards" / "1", 0), "shards/1 has other bytes than were written"),
+        (lambda c: change_seal(c, xxh3_128={"weights": "0"}), f"its {SEAL} cannot be read"),
+        (lambda c: change_seal(c, xxh3_128=["0"]), f"its {SEAL} cannot be read"),
+        (lambda c: (c / SEAL).write_text("[" * 100_000), f"its {SEAL} cannot be read"),
+        (lambda c: in_its_place(c / "weights", "folder"), "weights is missing"),
+        (lambda c: in_its_place(c / "weights", "loop"), "weights is missing"),
+        (lambda c: in_its_place(c / SEAL, "folder"), f"its {SEAL} cannot be read"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, damage, said: str) -> None:
@@ -53,6 +87,49 @@ def test_what_is_wrong_is_said(tmp_path: Path, damage, said: str) -> None:
     assert newest_whole(tmp_path) == (good, {checkpoint: said})
     with pytest.raises(CheckpointError, match=f"checkpoint-5 cannot be resumed from: {said}.*an earlier checkpoint"):
         require_whole(checkpoint)
+
+
+@pytest.mark.parametrize("place", range(0, 105, 13))
+def test_a_flip_anywhere_is_found(tmp_path: Path, place: int) -> None:
+    checkpoint = written(tmp_path, 5)
+    flip(checkpoint / "weights", place)
+    assert fault(checkpoint) == "weights has other bytes than were written"
+
+
+def of_another_time(run: Path) -> Path:
+    """A checkpoint with what Trainer writes, and a seal that lists sizes only, as they were at first."""
+    checkpoint = run / "checkpoint-3"
+    checkpoint.mkdir()
+    save_file({"w": torch.zeros(50)}, checkpoint / "model.safetensors")
+    torch.save({"w": torch.zeros(50)}, checkpoint / "optimizer.pt")
+    (checkpoint / "trainer_state.json").write_text('{"global_step": 3}')
+    seal(checkpoint)
+    change_seal(checkpoint, xxh3_128="gone")
+    return checkpoint
+
+
+def test_an_older_seal_is_trusted_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="limbeck"):
+        assert fault(of_another_time(tmp_path)) is None
+    assert "checkpoint-3 was sealed without digests" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "said"),
+    [
+        ("trainer_state.json", 0, "trainer_state.json cannot be read"),
+        ("model.safetensors", 9, "model.safetensors cannot be read"),
+        ("optimizer.pt", 0, "optimizer.pt "),
+        ("optimizer.pt", None, "optimizer.pt is damaged"),
+    ],
+)
+def test_what_cannot_be_opened_is_found_under_an_older_seal(
+    tmp_path: Path, name: str, place: int | None, said: str
+) -> None:
+    """place: of the flipped bit; None for one in the middle of the tensor's zeros."""
+    checkpoint = of_another_time(tmp_path)
+    flip(checkpoint / name, (checkpoint / name).read_bytes().index(bytes(200)) + 100 if place is None else place)
+    assert (fault(checkpoint) or "").startswith(said)
 
 
 def test_files_that_came_later_do_not_matter(tmp_path: Path) -> None:

@@ -345,6 +345,47 @@ def test_a_checkpoint_damaged_later_is_noticed(
     assert "scheduler.pt is missing" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used(
+    tmp_path: Path, undisturbed: Callable[[str], Any], caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    killed(lambda: trainer_in(tmp_path, callbacks=[DieAt(13)]).train())
+    path = tmp_path / "checkpoint-12" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"cannot be resumed from: {name} has other bytes than were written"):
+        trainer_in(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-12"))
+    trainer = trainer_in(tmp_path)
+    trainer.train(resume_from_checkpoint=True)
+    assert f"checkpoint-12 is skipped: {name} has other bytes" in caplog.text
+    assert f"Resuming from {tmp_path / 'checkpoint-8'}" in caplog.text
+    assert_same(trainer, undisturbed("plain"))
+
+
+class DamageBest(TrainerCallback):
+    """Flips a bit of the best checkpoint's weights when training is about to end."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == LAST - 1:
+            path = Path(state.best_model_checkpoint, "model.safetensors")
+            content = bytearray(path.read_bytes())
+            content[-1] ^= 64
+            path.write_bytes(content)
+
+
+def test_a_damaged_best_checkpoint_is_not_loaded_at_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A high loss is said to be good, so that the first evaluation is the best."""
+    often = {"eval_strategy": "steps", "eval_steps": 4, "save_total_limit": None, "load_best_model_at_end": True}
+    often |= {"metric_for_best_model": "soft_loss", "greater_is_better": True}
+    trainer = trainer_in(tmp_path, callbacks=[DamageBest()], **often)
+    trainer.train()
+    assert "checkpoint-4, is damaged: model.safetensors has other bytes" in caplog.text
+    last = load_file(tmp_path / f"checkpoint-{LAST}" / "model.safetensors")
+    for name, weight in trainer.model.state_dict().items():
+        assert torch.equal(weight, last[name]), name
+
+
 # What is resumed
 
 

@@ -1,19 +1,25 @@
 """Which checkpoints of a run are whole.
 
 A checkpoint is sealed when everything in it has been written: `limbeck_checkpoint.json`, written last, lists
-its files and their sizes. One without a seal, or that no longer agrees with it, was cut off while it was being
-written or deleted; it is skipped, and said so.
+its files with their sizes and digests. One without a seal, or that no longer agrees with it, was cut off while it
+was being written or deleted, or was damaged later; it is skipped with a warning.
 """
 
 import json
+import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from limbeck.errors import CheckpointError
-from limbeck.files import write_whole
+from limbeck.files import DIGEST, digests, write_whole
+
+log = logging.getLogger("limbeck")
 
 SEAL = "limbeck_checkpoint.json"
 
@@ -24,17 +30,24 @@ def seal(checkpoint: str | Path) -> None:
     for name in _sizes(checkpoint):
         with open(checkpoint / name, "rb") as file:
             os.fsync(file.fileno())
-    write_whole(checkpoint / SEAL, json.dumps({"files": _sizes(checkpoint)}, indent=1))
+    sizes = _sizes(checkpoint)
+    write_whole(checkpoint / SEAL, json.dumps({"files": sizes, DIGEST: digests(checkpoint, sizes)}, indent=1))
 
 
 def fault(checkpoint: str | Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None where it is whole."""
+    """What is wrong with a checkpoint, in words; None where every byte is as it was when it was sealed.
+
+    Older seals list sizes only: there, the files are opened, and a warning names what is not checked.
+    """
     checkpoint = Path(checkpoint)
     try:
-        listed = dict(json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))["files"])
+        content = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
+        listed, hashed = dict(content["files"]), content.get(DIGEST)
+        if not isinstance(hashed, dict | None):
+            return f"its {SEAL} cannot be read"
     except FileNotFoundError:
         return "it was cut off while it was being written"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError):
         return f"its {SEAL} cannot be read"
     sizes = _sizes(checkpoint)
     for name, size in listed.items():
@@ -42,7 +55,10 @@ def fault(checkpoint: str | Path) -> str | None:
             return f"{name} is missing"
         if sizes[name] != size:
             return f"{name} has {sizes[name]} bytes instead of {size}"
-    return None
+    try:
+        return _other_bytes(checkpoint, listed, hashed) if hashed else _unreadable(checkpoint, listed)
+    except OSError as error:
+        return f"it cannot be read ({error})"
 
 
 def newest_whole(run: str | Path) -> tuple[Path | None, dict[Path, str]]:
@@ -71,6 +87,34 @@ def require_whole(checkpoint: str | Path) -> Path:
     if wrong is not None:
         raise CheckpointError(f"{checkpoint} cannot be resumed from: {wrong}. Resume from an earlier checkpoint.")
     return Path(checkpoint)
+
+
+def _other_bytes(checkpoint: Path, listed: Mapping[str, int], hashed: Mapping[str, str]) -> str | None:
+    """Which file has other bytes than those that were sealed."""
+    if hashed.keys() != listed.keys():
+        return f"its {SEAL} cannot be read"
+    found = digests(checkpoint, listed)
+    wrong = [name for name in listed if found[name] != hashed[name]]
+    return f"{wrong[0]} has other bytes than were written" if wrong else None
+
+
+def _unreadable(checkpoint: Path, names: Iterable[str]) -> str | None:
+    """Which file cannot be opened, of a seal without digests; weights of the right size with wrong bytes pass."""
+    for name in names:
+        path = checkpoint / name
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            elif path.suffix == ".safetensors":
+                safe_open(path, framework="pt").keys()
+            elif path.suffix in (".pt", ".pth", ".bin"):  # torch's archives carry a CRC-32 of each record
+                with zipfile.ZipFile(path) as archive:
+                    if archive.testzip() is not None:
+                        return f"{name} is damaged"
+        except (ValueError, RecursionError, SafetensorError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
+            return f"{name} cannot be read ({error})"
+    log.warning("%s was sealed without digests: the bytes of its weights are not checked.", checkpoint)
+    return None
 
 
 def _checkpoints(run: str | Path) -> list[Path]:

@@ -17,6 +17,7 @@ Private methods of Trainer that are overridden, on which the upper bound of tran
                                 patience from the settings of this run, not from the checkpoint
     _load_from_checkpoint       weights of another model raise CheckpointError
     _issue_warnings_after_load  Trainer only warns where weights are missing or left over
+    _load_best_model            a best checkpoint that was damaged is not loaded
     _save_checkpoint            the seal is written last, and older checkpoints are deleted only after it
     _save                       a student's folder as `limbeck.load` opens it, without pickled arguments
 Private methods of Trainer that are called as they are:
@@ -57,7 +58,7 @@ from limbeck.networks.positions import Positions, next_token_positions, position
 from limbeck.networks.trained import note_objective
 from limbeck.teachers import as_teacher
 from limbeck.training.callbacks import MaxNorm
-from limbeck.training.checkpoints import newest_whole, require_whole, rotate, seal
+from limbeck.training.checkpoints import fault, newest_whole, require_whole, rotate, seal
 from limbeck.training.collating import AsGathered
 from limbeck.training.config import DistillConfig, refuse_arguments
 from limbeck.training.monitor import means_of, measured, measured_in_chunks
@@ -412,6 +413,15 @@ class DistillTrainer(Trainer):
                 f"{resume_from_checkpoint} does not hold this student: {error}. Resume with the student that the run "
                 "began with, or train without resuming."
             ) from error
+
+    def _load_best_model(self) -> None:
+        """The weights of the best checkpoint; those of the last step, with a warning, where that was damaged."""
+        best = str(self.state.best_model_checkpoint)
+        wrong = fault(best)
+        if wrong is None:
+            super()._load_best_model()
+        else:
+            log.warning("The best checkpoint, %s, is damaged: %s. The student is that of the last step.", best, wrong)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Weights that were not loaded are an error here, but for those that others are tied to."""
