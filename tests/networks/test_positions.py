@@ -10,7 +10,7 @@ from transformers import DataCollatorForLanguageModeling, LlamaConfig, LlamaForC
 
 from limbeck import Objective
 from limbeck.networks.positions import next_token_positions, next_tokens
-from tests.language.conftest import make_tokenizer  # noqa: F401 - a fixture
+from language.conftest import make_tokenizer  # noqa: F401 - a fixture
 
 NO = -100
 ROWS = ([5, 6, 7], [8, 9, 10, 11, 12], [13, 14])

@@ -106,7 +106,8 @@ def _unreadable(checkpoint: Path, names: Iterable[str]) -> str | None:
             if path.suffix == ".json":
                 json.loads(path.read_text(encoding="utf-8"))
             elif path.suffix == ".safetensors":
-                safe_open(path, framework="pt").keys()
+                with safe_open(path, framework="pt"):  # reads and checks the header
+                    pass
             elif path.suffix in (".pt", ".pth", ".bin"):  # torch's archives carry a CRC-32 of each record
                 with zipfile.ZipFile(path) as archive:
                     if archive.testzip() is not None:
