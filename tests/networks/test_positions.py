@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from language.conftest import make_tokenizer  # noqa: F401 - a fixture
 from torch import Tensor, nn
 from transformers import DataCollatorForLanguageModeling, LlamaConfig, LlamaForCausalLM
 
 from limbeck import Objective
 from limbeck.networks.positions import next_token_positions, next_tokens
-from language.conftest import make_tokenizer  # noqa: F401 - a fixture
 
 NO = -100
 ROWS = ([5, 6, 7], [8, 9, 10, 11, 12], [13, 14])
