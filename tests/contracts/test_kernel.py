@@ -1,4 +1,4 @@
-"""What every implementation of `linear_divergence` must do. A new one is a row of `KERNELS` and inherits every test here.
+"""What every implementation of `linear_divergence` must do. A new one is a row of `KERNELS` and inherits every test.
 
 Oracle: the naive lines (`impl="reference"`) in float64 through autograd. In bfloat16 the bound is what the naive
 version itself is off on the same inputs.
