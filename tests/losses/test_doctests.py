@@ -7,7 +7,8 @@ import pytest
 
 import limbeck
 
-NAMES = ["forward_kl", "reverse_kl", "cross_entropy", "jensen_shannon", "skewed_kl", "Objective", "linear_divergence"]
+INSTANCES = ["forward_kl", "reverse_kl", "cross_entropy", "total_variation", "logit_matching"]
+NAMES = [*INSTANCES, "jensen_shannon", "skewed_kl", "skewed_reverse_kl", "Objective", "linear_divergence"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -110,7 +110,7 @@ def test_hidden_targets_are_the_logits_of_their_head() -> None:
 
 def test_hidden_targets_of_two_heads_are_not_put_together() -> None:
     states, weight = logits(4, 3), logits(7, 3, seed=1)
-    with pytest.raises(TargetError, match=r"made alike.*Head\(\[7, 3\] torch.float64"):
+    with pytest.raises(TargetError, match=r"one kind and settings.*Head\(\[7, 3\] torch.float64"):
         concatenate([HiddenTargets(states, Head(weight)), HiddenTargets(states, Head(weight.clone()))])
 
 

@@ -2,7 +2,7 @@
 
 Every divergence maps `(log_q [..., E], log_p [..., E]) -> [...]`: log-probabilities over `E` events,
 `q` the student, `p` the teacher; nothing is summed over positions here. Inputs of any float dtype are
-worked on in float32 (float64 stays float64), always in log space.
+converted to float32 (float64 stays float64), and all arithmetic is in log space.
 
     value = forward_kl(log_q, log_p)          # KL(p‖q), [...], in nats
     slope = forward_kl.slope(log_q, log_p)    # d value / d log_q, [..., E]
@@ -12,7 +12,7 @@ The slope gives the gradient in the student's logits `z`, where `log_q` are the 
 
     d value / d z_i = (1/T) * (slope_e(i) * q_i / q_e(i)  -  q_i * sum_e slope_e)
 
-What this file does not know: temperatures, labels, reductions, where the teacher's words come from.
+What this file does not know: temperatures, labels, reductions, where the teacher's log-probabilities come from.
 """
 
 import math
@@ -161,9 +161,32 @@ def skewed_kl(skew: float = 0.1) -> Divergence:
 
 
 def skewed_reverse_kl(skew: float = 0.1) -> Divergence:
-    """KL(q‖ (1 - skew) p + skew q), for 0 < skew < 1 (skew reverse KL, arXiv 2402.03898).
+    """Skew reverse KL divergence: KL(q‖m) with m = (1 - skew) p + skew q.
 
     The reverse KL for teachers that give some classes a probability of zero: it stays finite.
+
+    Parameters
+    ----------
+    skew : float
+        The student's share of the mixture, 0 < skew < 1. Small values act like reverse_kl; the value is at most
+        -log(skew).
+
+    Returns
+    -------
+    Divergence
+        Finite for every teacher and student, also where one gives a class a probability of zero.
+
+    References
+    ----------
+    arXiv 2402.03898
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import skewed_reverse_kl
+    >>> student, teacher = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
+    >>> round(skewed_reverse_kl(0.1)(student, teacher).item(), 4)
+    0.3653
     """
     _between_0_and_1("skewed_reverse_kl", "skew", skew, at_0="reverse_kl")
     name, value, slope = f"skewed_reverse_kl({skew:g})", _AtShare(_skewed_reverse_kl, skew), _skewed_reverse_kl_slope
@@ -172,34 +195,34 @@ def skewed_reverse_kl(skew: float = 0.1) -> Divergence:
 
 def _jensen_shannon(beta: float, log_q: Tensor, log_p: Tensor) -> Tensor:
     log_m = _log_mix(beta, log_p, log_q)
-    from_teacher = _expect(log_p, log_p, log_m)
-    from_student = _expect(log_q, log_q, log_m)
+    from_teacher = _expected_difference(log_p, log_p, log_m)
+    from_student = _expected_difference(log_q, log_q, log_m)
     return beta * from_teacher + (1 - beta) * from_student
 
 
 def _jensen_shannon_slope(beta: float, log_q: Tensor, log_p: Tensor) -> Tensor:
     log_m = _log_mix(beta, log_p, log_q)
-    return (1 - beta) * _weigh(log_q, log_q, log_m)
+    return (1 - beta) * _weighted_difference(log_q, log_q, log_m)
 
 
 def _skewed_kl(skew: float, log_q: Tensor, log_p: Tensor) -> Tensor:
-    return _expect(log_p, log_p, _log_mix(skew, log_p, log_q))
+    return _expected_difference(log_p, log_p, _log_mix(skew, log_p, log_q))
 
 
 def _skewed_kl_slope(skew: float, log_q: Tensor, log_p: Tensor) -> Tensor:
     log_m = _log_mix(skew, log_p, log_q)
-    return -(log_p + math.log1p(-skew) + _share(log_q, log_m)).exp()
+    return -(log_p + math.log1p(-skew) + _log_share(log_q, log_m)).exp()
 
 
 def _skewed_reverse_kl(skew: float, log_q: Tensor, log_p: Tensor) -> Tensor:
-    return _expect(log_q, log_q, _log_mix(skew, log_q, log_p))
+    return _expected_difference(log_q, log_q, _log_mix(skew, log_q, log_p))
 
 
 def _skewed_reverse_kl_slope(skew: float, log_q: Tensor, log_p: Tensor) -> Tensor:
     log_m = _log_mix(skew, log_q, log_p)
     q = log_q.exp()
-    student_share = skew * _share(log_q, log_m).exp()  # of m at each event, in [0, 1]
-    return _weigh(log_q, log_q, log_m) + q * (1 - student_share)
+    student_share = skew * _log_share(log_q, log_m).exp()  # of m at each event, in [0, 1]
+    return _weighted_difference(log_q, log_q, log_m) + q * (1 - student_share)
 
 
 def _forward_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -225,7 +248,7 @@ def _forward_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
     >>> round(forward_kl(student, teacher).item(), 4)
     0.3681
     """
-    return _expect(log_p, log_p, log_q)
+    return _expected_difference(log_p, log_p, log_q)
 
 
 def _reverse_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -251,7 +274,7 @@ def _reverse_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
     >>> round(reverse_kl(student, teacher).item(), 4)
     0.5108
     """
-    return _expect(log_q, log_q, log_p)
+    return _expected_difference(log_q, log_q, log_p)
 
 
 def _cross_entropy(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -281,18 +304,65 @@ def _cross_entropy(log_q: Tensor, log_p: Tensor) -> Tensor:
     >>> round(cross_entropy(student, teacher).item(), 4)
     0.6931
     """
-    return -_weigh(log_p, log_q, torch.zeros_like(log_q)).sum(-1)
+    return -_weighted_difference(log_p, log_q, torch.zeros_like(log_q)).sum(-1)
 
 
 def _total_variation(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """1/2 sum |p - q|, in [0, 1]; 1 minus it is a draft model's expected acceptance (arXiv 2211.17192)."""
+    """Total variation distance 1/2 sum |p - q| of the teacher p and the student q, in [0, 1].
+
+    1 minus it is a draft model's expected acceptance in speculative decoding.
+
+    Parameters
+    ----------
+    log_q, log_p : Tensor `[..., E]`
+        Log-probabilities of the student and of the teacher over the same E events.
+
+    Returns
+    -------
+    Tensor `[...]`
+        One value per position, in float32 or wider.
+
+    References
+    ----------
+    arXiv 2211.17192
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import total_variation
+    >>> student, teacher = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
+    >>> round(total_variation(student, teacher).item(), 4)
+    0.4
+    """
     return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
 
 
 def _logit_matching(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """1/(2C) sum (centred log q - centred log p)^2: the squared difference of the zero-meaned logits over T.
+    """Half the mean squared difference of the zero-mean logits, student's and teacher's, both divided by T.
 
-    The limit of high temperatures (arXiv 1503.02531, section 2.1, Eq. 4).
+    1/(2E) sum (centred log q - centred log p)^2, the limit of forward_kl at high temperatures.
+
+    Parameters
+    ----------
+    log_q, log_p : Tensor `[..., E]`
+        Log-probabilities of the student and of the teacher over the same E events; log_p must be finite.
+
+    Returns
+    -------
+    Tensor `[...]`
+        One value per position, in float32 or wider.
+
+    References
+    ----------
+    arXiv 1503.02531, section 2.1, Eq. 4
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import logit_matching
+    >>> student, teacher = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
+    >>> round(logit_matching(student, teacher).item(), 4)
+    0.6035
     """
     return 0.5 * _centre(log_q - log_p).square().mean(-1)
 
@@ -302,7 +372,7 @@ def _teacher_slope(log_q: Tensor, log_p: Tensor) -> Tensor:
 
 
 def _reverse_kl_slope(log_q: Tensor, log_p: Tensor) -> Tensor:
-    return _weigh(log_q, log_q, log_p) + log_q.exp()
+    return _weighted_difference(log_q, log_q, log_p) + log_q.exp()
 
 
 def _total_variation_slope(log_q: Tensor, log_p: Tensor) -> Tensor:
@@ -325,18 +395,19 @@ logit_matching = Divergence(
 )
 
 
-def _weigh(log_weight: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
-    """weight * (log_a - log_b) at each event, where an event of weight zero adds nothing.
+def _weighted_difference(log_weight: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
+    """weight * (log_a - log_b) at each event, and 0 at an event of weight zero.
 
     exp and both branches of `where` see finite numbers only, so that no gradient is 0 * inf.
     """
-    none = log_weight == -torch.inf
-    difference = torch.where(none, 0.0, log_a - log_b)
-    return torch.where(none, 0.0, log_weight.exp() * difference)
+    weightless = log_weight == -torch.inf
+    difference = torch.where(weightless, 0.0, log_a - log_b)
+    return torch.where(weightless, 0.0, log_weight.exp() * difference)
 
 
-def _expect(log_weight: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
-    return _weigh(log_weight, log_a, log_b).sum(-1)
+def _expected_difference(log_weight: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
+    """sum_e weight * (log_a - log_b), `[...]`."""
+    return _weighted_difference(log_weight, log_a, log_b).sum(-1)
 
 
 def _log_mix(share: float, log_a: Tensor, log_b: Tensor) -> Tensor:
@@ -347,7 +418,7 @@ def _log_mix(share: float, log_a: Tensor, log_b: Tensor) -> Tensor:
     return torch.where(neither, -torch.inf, log_mix)
 
 
-def _share(log_q: Tensor, log_m: Tensor) -> Tensor:
+def _log_share(log_q: Tensor, log_m: Tensor) -> Tensor:
     """log(q / m), where 0 / 0 counts as 0."""
     return torch.where(log_q == -torch.inf, -torch.inf, log_q - log_m)
 

@@ -1,4 +1,4 @@
-"""What is measured at each position: of the student's logits, the teacher's log-probabilities and the label.
+"""Statistics of each position, from the student's logits, the teacher's log-probabilities and the label.
 
     statistics = position_statistics(logits, teacher_log_probs, labels)    # name -> [n]
 
@@ -25,19 +25,19 @@ STATISTICS = (
     *("agreement", "acceptance", "forward_kl", "reverse_kl"),
 )
 TEMPERATURES = (0.05, 20.0)
-"""Where `fit_calibration_temperature` looks."""
+"""The interval that `fit_calibration_temperature` searches."""
 
 
 def position_statistics(
     logits: Tensor, teacher_log_probs: Tensor | None = None, labels: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """What is kept of each position in the place of its logits: name -> `[n]`, always the same names.
+    """The statistics that are stored for each position in place of its logits: name -> `[n]`, always the same names.
 
     logits `[n, C]`: the student's. teacher_log_probs `[n, C]`: log-probabilities at T = 1.
     labels `[n]`: -100 is no label.
 
         correct, nll, brier        against the label; nan where there is none
-        confidence, entropy        the student's own
+        confidence, entropy        of the student's distribution
         agreement, acceptance      with the teacher; nan where there is none
         forward_kl, reverse_kl     KL(teacher‖student), KL(student‖teacher), nats; nan where there is no teacher
 
@@ -50,11 +50,11 @@ def position_statistics(
         if value is not None and value.shape != shape:
             raise ShapeError(
                 f"With logits {list(logits.shape)}, {name} must be {list(shape)}, but are {list(value.shape)}; the "
-                "teacher, the student and the labels must speak of the same positions and classes."
+                "teacher, the student and the labels must cover the same positions and classes."
             )
     log_q = widened(logits).log_softmax(-1)
-    nowhere = log_q.new_full(logits.shape[:1], math.nan)
-    statistics = dict.fromkeys(STATISTICS, nowhere)
+    all_nan = log_q.new_full(logits.shape[:1], math.nan)
+    statistics = dict.fromkeys(STATISTICS, all_nan)
     if labels is not None:
         statistics |= {"correct": correct(log_q, labels), "nll": nll(log_q, labels), "brier": brier(log_q, labels)}
     if teacher_log_probs is not None:
@@ -79,8 +79,8 @@ def nll(log_q: Tensor, labels: Tensor) -> Tensor:
 
 def brier(log_q: Tensor, labels: Tensor) -> Tensor:
     """sum_c (q_c - [c is the label])^2, in [0, 2], `[...]` (Brier 1950, in its form for several classes)."""
-    missed = log_q.exp().scatter_add(-1, _index(labels), log_q.new_full((*labels.shape, 1), -1.0))
-    return _where_labelled(missed.square().sum(-1), labels)
+    difference = log_q.exp().scatter_add(-1, _index(labels), log_q.new_full((*labels.shape, 1), -1.0))
+    return _where_labelled(difference.square().sum(-1), labels)
 
 
 def confidence(log_q: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class CalibrationBins:
 
 
 def calibration_bins(confidence: Tensor, correct: Tensor, bins: int = 15) -> CalibrationBins:
-    """How often the student is right at each degree of confidence: equal-width bins (arXiv 1706.04599, section 2).
+    """The student's accuracy at each level of confidence, in equal-width bins (arXiv 1706.04599, section 2).
 
     confidence, correct `[n]`: as the functions of these names give them; positions with nan are left out.
     """
@@ -136,7 +136,7 @@ def calibration_bins(confidence: Tensor, correct: Tensor, bins: int = 15) -> Cal
 
 
 def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:
-    """The mean of |accuracy - confidence| over the bins, each by its count, in [0, 1]; nan for no position.
+    """The mean of |accuracy - confidence| over the bins, weighted by their counts, in [0, 1]; nan for no position.
 
     ECE (arXiv 1706.04599, Eq. 3).
     """
@@ -154,11 +154,11 @@ def fit_calibration_temperature(logits: Tensor, labels: Tensor) -> float:
 
     logits `[n, C]`, or log-probabilities; labels `[n]`, those of -100 left out. Fit it on held-out data.
 
-    T is looked for in TEMPERATURES, on a log scale. Where every label is the most probable class, NLL falls all
-    the way down to T = 0: then the lower bound comes out. The upper one does where the logits know nothing.
+    Searches the interval TEMPERATURES on a log scale. Where every label is the most probable class, NLL falls all
+    the way down to T = 0, and the result is the lower bound; uninformative logits give the upper one.
     Raises DataError where there is no label.
     """
-    from scipy.optimize import minimize_scalar  # here: all else needs torch alone
+    from scipy.optimize import minimize_scalar  # imported here: everything else needs torch alone
 
     known = labels != NO_LABEL
     if not known.any():
@@ -173,7 +173,7 @@ def fit_calibration_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def _index(labels: Tensor) -> Tensor:
-    """Labels to gather at, `[..., 1]`; what is gathered where there is no label is overwritten with nan."""
+    """Indices `[..., 1]` for gather; callers overwrite with nan what is gathered where there is no label."""
     return labels.clamp(min=0).unsqueeze(-1)
 
 

@@ -1,4 +1,4 @@
-"""What all losses agree on: the label of a position without one, the dtype that sums are taken in, the softening."""
+"""Definitions shared by all losses: the label that means "none", the dtype of sums, softening by a temperature."""
 
 import torch
 from torch import Tensor

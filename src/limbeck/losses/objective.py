@@ -1,8 +1,8 @@
 """The objective, a sum of terms: soft_weight * T^k * divergence + hard_weight * CE(labels, student at T = 1) + ...
 
-The only place where positions are weighed, summed and counted. Each term has its own count, the sum of
-the weights of the positions that it was taken over, and is divided by it once, over the whole global
-batch: so accumulation, padding and the number of processes do not change the gradient.
+The only place where positions are weighted, summed and counted. Each term has a count, the sum of the
+weights of the positions that it covers, and is divided by it once, over the whole global batch: so
+accumulation, padding and the number of processes do not change the gradient.
 
 What this file does not know: models, batches, optimizers, where targets and labels come from.
 """
@@ -29,7 +29,7 @@ from limbeck.losses.terms import HardTerm, SoftTerm, Term
 
 
 class Counts(Mapping[str, Tensor]):
-    """How much each term was taken over, by the term's name: sums of weights, scalars.
+    """The sum of the weights of the positions that each term covers, by the term's name: scalars.
 
     `Counts(soft, hard)`, or `Counts(soft=..., hard=..., entropy=...)` for an objective with a third term.
     """
@@ -63,7 +63,7 @@ class Counts(Mapping[str, Tensor]):
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One term by itself, unweighted and detached: `sum / count` is its mean over positions, in nats."""
+    """One term of a loss, unweighted and detached: `sum / count` is its mean over positions, in nats."""
 
     sum: Tensor
     count: Tensor
@@ -86,7 +86,7 @@ class Loss(NamedTuple):
 
 
 class _DivergenceField:
-    """Takes a divergence or a plain function, and gives the divergence: so both are typed."""
+    """A field that is set to a divergence or a plain function and read as a divergence; both are typed."""
 
     def __get__(self, objective: object | None, owner: type | None = None) -> Divergence:
         if objective is None:  # the default, which dataclass reads from the class
@@ -100,22 +100,22 @@ class _DivergenceField:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a student is trained to do; call it on a batch of logits.
+    """The loss that a student is trained on; call it on a batch of logits.
 
-    The soft term carries T^k with k the divergence's temperature power: soft gradients fall as 1/T^k, so the
+    The soft term is multiplied by T^k with k the divergence's temperature power: soft gradients fall as 1/T^k, so the
     balance of the terms stays when T changes (arXiv 1503.02531, end of section 2).
 
     Parameters
     ----------
     divergence : Divergence or function `(log_q [..., E], log_p [..., E]) -> [...]`
-        What the soft term measures. A plain function is differentiated by autograd and takes the temperature power
+        The soft term's measure. A plain function is differentiated by autograd and takes the temperature power
         2, or its attribute `temperature_power`.
     temperature : float
         T > 0, softens teacher and student in the soft term. The student predicts at T = 1.
     soft_weight, hard_weight : float
         Weights of the two terms, relative to each other; 0 switches a term off.
     extra_terms : sequence of Term
-        Further terms, each with a name of its own.
+        Further terms, with different names.
 
     Examples
     --------
@@ -146,10 +146,10 @@ class Objective:
         object.__setattr__(self, "extra_terms", tuple(self.extra_terms))
         names = [term.name for term in self.all_terms]
         if len(set(names)) < len(names):
-            raise ObjectiveError(f"Every term has a name of its own, but these are {', '.join(names)}; rename one.")
+            raise ObjectiveError(f"Terms must have different names, but these are {', '.join(names)}; rename one.")
         if not self.terms:
             raise ObjectiveError(
-                "soft_weight and hard_weight are both 0, so there is nothing to learn; give one of them a weight."
+                "soft_weight and hard_weight are both 0, so there is nothing to learn; set one of them above 0."
             )
 
     def __call__(
@@ -164,11 +164,11 @@ class Objective:
     ) -> Loss:
         """The loss of the student's `logits`, `[..., C]`; leading axes are positions, n in all.
 
-        targets: of the same n positions; logits of a teacher do too. Needed where soft_weight > 0.
+        targets: SoftTargets of the same n positions, or the teacher's logits. Needed where soft_weight > 0.
         labels `[...]`: classes; -100 drops the hard term there. Needed where hard_weight > 0.
-        mask `[...]` bool: the positions that count at all; the others are dropped before any arithmetic.
-        weights `[...]`: of each position, in every term and its count; 1 by default.
-        counts: of the whole global batch, where this is a part of it; its own by default. The shares
+        mask `[...]` bool: the positions that count; the others are dropped before any arithmetic.
+        weights `[...]`: the weight of each position, in every term and its count; 1 by default.
+        counts: those of the whole global batch, where this is a part of it; by default this batch's. The shares
             `sum / count` of the parts then add up to the loss of the whole.
         """
         classes = logits.shape[-1]
@@ -204,8 +204,8 @@ class Objective:
     def per_position(self, logits: Tensor, targets: SoftTargets | None, labels: Tensor | None) -> dict[str, Tensor]:
         """Each term at each of the n rows of `logits [n, C]`, unweighted and without T^k: name -> `[n]`.
 
-        A term that is switched off, or that has no targets or labels to be taken from, is left out; the hard
-        term is 0 where the label is -100.
+        A term that is switched off, or that lacks its targets or labels, is left out; the hard term is 0 where the
+        label is -100.
         """
         logits = widened(logits)
         values = {}
@@ -223,30 +223,30 @@ class Objective:
 
     def factor(self, term: Term, counts: Counts) -> float | Tensor:
         """The factor of a term's sum in the loss's sum, whose count is that of the first term."""
-        if not term.needs_labels and not self.terms[0].needs_labels:  # both are taken over every position
+        if not term.needs_labels and not self.terms[0].needs_labels:  # both cover every position
             return term.scale
         return term.scale * _ratio(self.count(counts), counts[term.name])
 
     def count(self, counts: Counts) -> Tensor:
-        """What the loss's sum is divided by: the first term's count."""
+        """The divisor of the loss's sum: the first term's count."""
         return counts[self.terms[0].name]
 
-    def total(self, sums: Mapping[str, Tensor], own: Counts, counts: Counts | None = None) -> Loss:
-        """The loss of each term's sum over positions, a scalar, that was taken over `own`.
+    def total(self, sums: Mapping[str, Tensor], counts_here: Counts, counts: Counts | None = None) -> Loss:
+        """The loss from each term's sum over positions, a scalar.
 
-        counts: of the whole global batch; `own` by default.
+        counts_here: those of the positions that were summed. counts: those of the global batch; counts_here by default.
         """
-        counts = own if counts is None else counts
+        counts = counts_here if counts is None else counts
         self.require_counts(counts)
         parts: dict[str, Part] = {}
-        total = torch.zeros((), device=self.count(own).device)
+        total = torch.zeros((), device=self.count(counts_here).device)
         for term in self.terms:
-            parts[term.name] = Part(sums[term.name].detach(), own[term.name])
+            parts[term.name] = Part(sums[term.name].detach(), counts_here[term.name])
             total = total + self.factor(term, counts) * sums[term.name]
         return Loss(total, self.count(counts), parts)
 
     def require_counts(self, counts: Counts) -> None:
-        """Refuses counts in which a term is missing."""
+        """Raises ObjectiveError where a term is missing from the counts."""
         missing = [term.name for term in self.terms if term.name not in counts]
         if missing:
             raise ObjectiveError(
@@ -264,7 +264,7 @@ class Objective:
         mask: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> "Rows":
-        """What is compared, as rows: shapes checked against the student's, masked positions dropped."""
+        """The rows to compare: shapes checked against the student's, masked positions dropped."""
         n = positions.numel()
         for term in self.terms:
             lacks = "targets" if term.needs_targets and targets is None else ""
@@ -280,7 +280,7 @@ class Objective:
         if rows is not None and (len(rows), rows.num_classes) != (n, classes):
             raise ShapeError(
                 f"The student gave {n} positions over {classes} classes, the teacher {len(rows)} "
-                f"over {rows.num_classes}; both must speak of the same positions and classes."
+                f"over {rows.num_classes}; both must cover the same positions and classes."
             )
         for name, value in (("labels", labels), ("mask", mask), ("weights", weights)):
             if value is not None and value.shape != positions:
@@ -290,7 +290,7 @@ class Objective:
         if isinstance(targets, Tensor) and targets.shape[:-1] != positions:
             raise ShapeError(
                 f"The student's positions are {list(positions)} and the teacher's {list(targets.shape[:-1])}; both "
-                "must speak of the same positions."
+                "must cover the same positions."
             )
         if labels is not None and labels.is_floating_point():
             raise ObjectiveError(f"labels must be whole numbers, but are {labels.dtype}; soft labels are targets.")
@@ -308,7 +308,7 @@ class Objective:
 class Rows:
     """The `n` positions that are compared: their targets, labels `[n]` and weights `[n]`, None where there are none.
 
-    terms: that count these positions.
+    terms: the terms whose counts `counts` gives.
     indices `[n]`: which of the student's flattened positions these are; None for all of them.
     """
 
@@ -320,7 +320,7 @@ class Rows:
     indices: Tensor | None = None
 
     def select(self, rows: Tensor) -> "Rows":
-        """Some of them, by index."""
+        """The positions at these indices `[m]`."""
         return Rows(
             len(rows),
             None if self.targets is None else self.targets[rows],
@@ -331,7 +331,7 @@ class Rows:
         )
 
     def counts(self, device: torch.device) -> Counts:
-        """How much each term is taken over."""
+        """The count of each term over these positions."""
         return _counts(self.n, device, self.labels, self.weights, self.terms)
 
 
@@ -344,11 +344,12 @@ def count_positions(
     device: torch.device | str = "cpu",
     terms: Sequence[Term] | None = None,
 ) -> Counts:
-    """The counts that an Objective takes over a batch of this shape, before any model has seen it.
+    """The counts of an Objective over a batch of this shape, before any model has seen it.
 
-    terms: that are counted, an objective's `all_terms`; the soft and the hard one by default.
+    positions: the shape of the batch. labels, mask, weights: of this shape.
+    terms: an objective's `all_terms`; by default the soft and the hard one.
 
-    Added over the parts of a global batch, they are the `counts` that every part is divided by.
+    Summed over the parts of a global batch, they are the `counts` that every part is divided by.
     """
     weights = widened(weights) if weights is not None else None
     if mask is not None:
@@ -371,18 +372,18 @@ def _counts(
     return Counts(**{term.name: with_label if term.needs_labels else every for term in terms})
 
 
-def _ratio(count: Tensor, own: Tensor) -> Tensor:
-    """count / own, and 0 where a term has no position at all."""
-    return torch.where(own == 0, 0.0, count / torch.where(own == 0, 1.0, own))
+def _ratio(count: Tensor, divisor: Tensor) -> Tensor:
+    """count / divisor, and 0 where the divisor, a term's count, is 0."""
+    return torch.where(divisor == 0, 0.0, count / torch.where(divisor == 0, 1.0, divisor))
 
 
 def _as_divergence(given: Divergence | PositionFunction) -> Divergence:
     if isinstance(given, Divergence):
         return given
-    makers: tuple[object, ...] = (jensen_shannon, skewed_kl, skewed_reverse_kl)
-    if given in makers:
+    with_parameter: tuple[object, ...] = (jensen_shannon, skewed_kl, skewed_reverse_kl)
+    if given in with_parameter:
         name = getattr(given, "__name__", "")
-        raise ObjectiveError(f"{name} makes a divergence: write {name}(0.1) or another share.")
+        raise ObjectiveError(f"{name} needs its parameter: write {name}(0.1) or another share.")
     if not callable(given):
         raise ObjectiveError(f"A divergence is a function (log_q, log_p) -> [...], but got {given!r}.")
     return Divergence(

@@ -1,6 +1,6 @@
-"""The terms of an objective: what each measures at a position, what it needs, and its gradient in the logits.
+"""The terms of an objective: the value of each at a position, what it needs, and its gradient in the logits.
 
-What this file does not know: how positions are weighed, summed and counted (objective.py), chunks of rows (linear/).
+What this file does not know: how positions are weighted, summed and counted (objective.py), chunks of rows (linear/).
 """
 
 import math
@@ -22,11 +22,11 @@ from limbeck.losses.targets import SoftTargets, is_compilable, spread
 class Term:
     """One summand of an objective: `scale` times the mean of `value` over the positions that the term counts.
 
-    A term of one's own is a frozen dataclass that derives from this one and writes `value`; its gradient then comes
-    from autograd. It joins an objective by `Objective(..., extra_terms=(term,))`.
+    To add a term, derive a frozen dataclass from this one and define `value`; its gradient then comes from autograd.
+    Pass it as `Objective(..., extra_terms=(term,))`.
 
-    name: of its part of the loss, its count and its column in the logs (`{name}_loss`).
-    weight: of the term in the loss, 0 or more; 0 switches it off.
+    name: the key of its part of the loss and of its count; logs call its column `{name}_loss`.
+    weight: the term's factor in the loss, 0 or more; 0 switches it off.
     needs_targets, needs_labels: what `value` reads. A term that needs labels counts the positions that have one, any
         other counts every position.
     """
@@ -38,7 +38,9 @@ class Term:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
-            raise ObjectiveError(f"A term's name is made of a-z, 0-9 and _, such as 'entropy', but is {self.name!r}.")
+            raise ObjectiveError(
+                f"A term's name may contain only a-z, 0-9 and _, such as 'entropy', but is {self.name!r}."
+            )
         if not 0 <= self.weight < math.inf:
             raise ObjectiveError(f"The weight of the term {self.name} must be 0 or more, but is {self.weight}.")
 
@@ -80,7 +82,7 @@ class Term:
 
 @dataclass(frozen=True)
 class SoftTerm(Term):
-    """T^k times the divergence between the student and the teacher, both softened by the temperature T."""
+    """T^k times the divergence between student and teacher, both at the temperature T."""
 
     divergence: Divergence
     temperature: float
@@ -93,13 +95,13 @@ class SoftTerm(Term):
 
     def value(self, logits: Tensor, targets: SoftTargets | None, labels: Tensor | None) -> Tensor:
         """The divergence `[n]`, without T^k."""
-        assert targets is not None  # the objective refused to go without
+        assert targets is not None  # Objective.align raises otherwise
         return self.divergence(*targets.events(tempered(logits, self.temperature), self.temperature))
 
     def value_and_gradient(
         self, logits: Tensor, targets: SoftTargets | None, labels: Tensor | None, share: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """By the divergence's slope: with e(i) the event of class i,
+        """Uses the divergence's slope: with e(i) the event of class i,
 
         d value / d z_i = (1/T) (slope_e(i) q_i / q_e(i) - q_i sum_e slope_e).
         """
@@ -115,11 +117,11 @@ class SoftTerm(Term):
         return value, gradient * (share / self.temperature).unsqueeze(-1)
 
     def for_targets(self, targets: SoftTargets) -> Self:
-        """The term with the divergence that these targets are compared by."""
+        """The term with the divergence that applies to these targets."""
         return replace(self, divergence=targets.compared_by(self.divergence, self.temperature))
 
     def compiles(self, targets: SoftTargets | None) -> bool:
-        """For built-in kinds of targets and divergences whose slope is written out."""
+        """True for built-in kinds of targets and divergences with a closed-form slope."""
         return targets is not None and is_compilable(targets) and self.divergence.closed_form
 
 
@@ -148,5 +150,5 @@ class HardTerm(Term):
         return value, (log_probs.exp() * share).scatter_add(-1, label, -share)
 
     def compiles(self, targets: SoftTargets | None) -> bool:
-        """Always."""
+        """Always True."""
         return True

@@ -1,4 +1,4 @@
-"""The objective of `hidden @ weight.T`, without the `[n, C]` logits ever existing."""
+"""The objective of `hidden @ weight.T`, without ever storing the `[n, C]` logits."""
 
 import torch
 from torch import Tensor
@@ -29,9 +29,9 @@ def linear_divergence(
     softcap: float | None = None,
     impl: str = "auto",
 ) -> Loss:
-    """An objective of the logits `hidden @ weight.T`, in the memory of a few rows of them.
+    """The loss of an objective on the logits `hidden @ weight.T`, in the memory of a few rows of them.
 
-    The value and the gradients of these lines, whose logits `[n, C]` never exist:
+    Returns the value, and gives the gradients, of these lines without ever storing the logits `[n, C]`:
 
         logits = Head(weight, bias, logit_scale, softcap)(hidden)
         return objective(logits, targets, labels, mask=mask, weights=weights, counts=counts)
@@ -45,22 +45,22 @@ def linear_divergence(
         The student's last hidden states; leading axes are positions, n in all.
     weight : Tensor `[C, H]` or Head
         The weight of the student's output layer, with `bias [C]`, `logit_scale` and `softcap` as in `Head`; or the
-        whole layer as a Head, which holds these three itself. The gradient reaches hidden, weight and bias, in one
-        backward: a second one is refused. The teacher gets none.
+        whole layer as a Head, which includes these three. Hidden, weight and bias get a gradient, in one backward: a
+        second one raises an error. The teacher gets none.
     targets, labels, mask, weights, counts
-        As an Objective takes them. `HiddenTargets` keep the teacher's logits from existing too. Positions with neither
-        a soft nor a hard term are dropped before the matmul.
+        As in `Objective.__call__`. With `HiddenTargets`, the teacher's logits are not stored either. Positions with
+        neither a soft nor a hard term are dropped before the matmul.
     objective : Objective
-        What is computed.
+        The terms of the loss.
     impl : str
-        "reference", the lines above; "chunked", chunks of rows whose gradients are found in the forward pass, so that
-        nothing is computed twice; "compiled", the same with torch.compile around what is done to each logit. "auto"
-        takes "compiled" for 16,384 classes and more where torch.compile works, else "chunked".
+        "reference", the lines above; "chunked", chunks of rows whose gradients are computed in the forward pass, so
+        that nothing is computed twice; "compiled", the same with torch.compile for the elementwise work. "auto" takes
+        "compiled" for 16,384 classes and more where torch.compile works, else "chunked".
 
     Returns
     -------
     Loss
-        As the objective gives it; `loss.mean.backward()` trains.
+        As `Objective.__call__` returns it; `loss.mean.backward()` computes the gradients.
 
     Examples
     --------
@@ -80,7 +80,7 @@ def linear_divergence(
         head = weight
         if bias is not None or logit_scale != 1 or softcap is not None:
             raise ObjectiveError(
-                "A Head holds its bias, logit_scale and softcap itself, but some of them were given beside it; give "
+                "A Head includes bias, logit_scale and softcap, but some of them were given beside it; give "
                 "either the Head alone or its weight with them."
             )
     else:

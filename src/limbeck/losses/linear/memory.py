@@ -1,4 +1,4 @@
-"""What is asked of the allocator, once."""
+"""Settings of the memory allocator."""
 
 from functools import cache
 
@@ -7,8 +7,9 @@ import torch
 
 @cache
 def keep_freed_memory() -> None:
-    """Has glibc keep up to 62 MiB that are freed, as it does once a block of 31 MiB was.
+    """Makes glibc keep up to 62 MiB of freed memory, which it does once a block of 31 MiB has been freed.
 
-    Else it gives a block's temporaries back to the system after each operation, and page faults take most of the time.
+    Otherwise it returns a block's temporaries to the system after each operation, and most of the time goes into page
+    faults.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)

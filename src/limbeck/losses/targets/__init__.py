@@ -1,12 +1,12 @@
-"""Soft targets: what a teacher said about `n` positions over `C` classes.
+"""Soft targets: a teacher's predictions for `n` positions over `C` classes.
 
-Whatever its form, a SoftTargets answers one question: which two log-distributions are compared?
+Every kind of SoftTargets answers one question: which two log-distributions are compared?
 
     log_q, log_p = targets.events(student_log_probs, temperature)    # [n, E] each
 
-`student_log_probs` is `log_softmax(z / T)`, `[n, C]`; an event is one class, or one that stands for
-many (the tail). What this file does not know: which divergence compares them, labels, reductions,
-where the targets come from.
+`student_log_probs` is `log_softmax(z / T)`, `[n, C]`; an event is one class, or a set of classes
+(the tail). What this file does not know: which divergence compares them, labels, reductions, where
+the targets come from.
 """
 
 from limbeck.losses.targets.defaults import (

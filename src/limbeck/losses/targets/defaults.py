@@ -1,7 +1,7 @@
-"""What a kind of targets may tell about itself, and what is assumed of one that does not.
+"""Optional members of a kind of targets, and the default for a kind that lacks one.
 
-A kind needs the members in REQUIRED. Every function here reads one optional member, or falls back on what the required
-ones give, so that a kind of a user's own works without it.
+A kind needs the members in REQUIRED. Every function here reads one optional member, or falls back on the required ones,
+so that a user-defined kind works without it.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def is_complete(targets: SoftTargets) -> bool:
 
 
 def completion_hint(targets: SoftTargets) -> str:
-    """A sentence, after a space, on how a kind of a user's own becomes complete; empty where it is not one."""
+    """How to make a user-defined kind complete, a sentence after a space; empty for a built-in kind."""
     missing = [name for name in ("complete", "all_log_probs") if not hasattr(targets, name)]
     if not missing:
         return ""
@@ -66,7 +66,7 @@ def hidden_states(targets: SoftTargets) -> tuple[Tensor, Head] | None:
 
 
 def autocast_to(targets: SoftTargets, dtype: torch.dtype) -> SoftTargets:
-    """The targets with the tensors that a matmul reads in autocast's `dtype`; by default as they are."""
+    """The targets with the operands of their matmuls cast to autocast's `dtype`; by default unchanged."""
     if hasattr(targets, "autocast_to"):
         cast: SoftTargets = targets.autocast_to(dtype)
         return cast
@@ -81,8 +81,8 @@ def logit_bytes(targets: SoftTargets) -> int:
 def chunk_reader(targets: SoftTargets, chunk_rows: int) -> Callable[[slice], Blocks]:
     """A function from a chunk, of `chunk_rows` rows at most, to its targets, to be indexed by blocks of the chunk.
 
-    What is costly and better done for many rows, a matmul, is done per chunk; what is bound by memory per block. What
-    was read is valid until the next chunk is read. By default the targets are sliced.
+    Matmuls are done per chunk, because they are faster for many rows; elementwise work is done per block. The result is
+    valid until the next chunk is read. By default the targets are sliced.
     """
     if hasattr(targets, "chunk_reader"):
         reader: Callable[[slice], Blocks] = targets.chunk_reader(chunk_rows)

@@ -25,9 +25,9 @@ class DenseTargets(EveryClass, TensorRows):
 
     @classmethod
     def from_probs(cls, probs: Tensor) -> Self:
-        """From probabilities `[n, C]`, as `predict_proba` gives them; a zero becomes -inf.
+        """The targets of probabilities `[n, C]`, such as `predict_proba` returns; a zero becomes -inf.
 
-        As logits, they are normalised where they are used, should a row not sum to 1.
+        They are normalised wherever they are used, should a row not sum to 1.
         """
         return cls(probs.log())
 
@@ -57,13 +57,13 @@ class DenseTargets(EveryClass, TensorRows):
         return bad
 
 
-def as_targets(said: Any) -> SoftTargets:
-    """A teacher's words as SoftTargets: a tensor `[..., C]` of logits becomes DenseTargets `[n, C]`."""
-    if isinstance(said, Tensor):
-        return DenseTargets(said.reshape(-1, said.shape[-1]))
-    if all(hasattr(said, name) for name in REQUIRED):
-        targets: SoftTargets = said
+def as_targets(output: Any) -> SoftTargets:
+    """A teacher's output as SoftTargets: a tensor `[..., C]` of logits becomes DenseTargets `[n, C]`."""
+    if isinstance(output, Tensor):
+        return DenseTargets(output.reshape(-1, output.shape[-1]))
+    if all(hasattr(output, name) for name in REQUIRED):
+        targets: SoftTargets = output
         return targets
     raise TargetError(
-        f"A teacher must return logits (a tensor [n, C]) or SoftTargets, but it returned {type(said).__name__}."
+        f"A teacher must return logits (a tensor [n, C]) or SoftTargets, but it returned {type(output).__name__}."
     )

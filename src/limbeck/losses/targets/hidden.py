@@ -46,11 +46,11 @@ class Head:
         return f"Head([{classes}, {width}] {self.weight.dtype} at {id(self.weight):#x})"
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Logits `[..., C]` of hidden states `[..., H]`: the matmul in their dtype, all after it in float32."""
+        """Logits `[..., C]` of hidden states `[..., H]`: the matmul in their dtype, everything after it in float32."""
         return self.bounded(F.linear(hidden, self.weight, self.bias))
 
     def bounded(self, logits: Tensor) -> Tensor:
-        """Scale and soft cap, in float32, of what the matmul gave."""
+        """The matmul's result with scale and soft cap applied, in float32 or wider."""
         return bounded(logits, self.logit_scale, self.softcap)
 
     def matmul(self, hidden: Tensor, buffer: Tensor) -> Tensor:
@@ -61,9 +61,9 @@ class Head:
         return torch.addmm(self.bias, hidden, self.weight.T, out=out)
 
     def first(self, classes: int) -> "Head":
-        """The layer of the first `classes` alone; a padded vocabulary has more than are meant."""
+        """The layer of the first `classes` alone; a padded vocabulary has more classes than tokens."""
         if classes > len(self.weight):
-            raise ShapeError(f"The output layer has {len(self.weight)} classes, fewer than the {classes} asked for.")
+            raise ShapeError(f"The output layer has {len(self.weight)} classes, fewer than the {classes} requested.")
         bias = None if self.bias is None else self.bias[:classes]
         return replace(self, weight=self.weight[:classes], bias=bias) if classes < len(self.weight) else self
 
@@ -76,8 +76,8 @@ class Head:
 class HiddenTargets(EveryClass, TensorRows):
     """The teacher's last hidden states `[n, H]` and its output layer: every class at every temperature (E = C).
 
-    Lossless, and small: where `linear_divergence` uses them, the logits of a few rows at a time are made and thrown
-    away. Elsewhere `logits` are made as a whole. States kept in another dtype are cast to the layer's first.
+    Lossless, and small: `linear_divergence` computes the logits of a few rows at a time. Elsewhere `logits` are
+    computed as a whole. States that are stored in another dtype are first cast to the layer's.
     """
 
     hidden: Tensor
@@ -99,7 +99,7 @@ class HiddenTargets(EveryClass, TensorRows):
 
     @property
     def logits(self) -> Tensor:
-        """`[n, C]`, made anew at each call."""
+        """`[n, C]`, recomputed at each call."""
         with torch.no_grad():
             return self.head(self.hidden.to(self.head.weight.dtype))
 
@@ -117,7 +117,7 @@ class HiddenTargets(EveryClass, TensorRows):
         return logits if temperature == 1 else logits / temperature
 
     def autocast_to(self, dtype: torch.dtype) -> Self:
-        """Hidden states and output layer in the dtype that autocast multiplies them in."""
+        """Hidden states and output layer in autocast's dtype."""
         return self.to(dtype)
 
     @property
@@ -126,18 +126,18 @@ class HiddenTargets(EveryClass, TensorRows):
         return self.head.weight.element_size()
 
     def chunk_reader(self, chunk_rows: int) -> "_HiddenReader":
-        """Reads logits that are made a chunk at a time, into one buffer `[chunk_rows, C]`."""
+        """Computes logits a chunk at a time, in one buffer `[chunk_rows, C]`."""
         weight = self.head.weight
         return _HiddenReader(self, weight.new_empty(chunk_rows, len(weight)))
 
     def bad_rows(self, divergence: Divergence) -> Tensor:
-        """Rows whose hidden states are not all finite; an output layer that is not is seen in the loss."""
+        """Rows whose hidden states are not all finite; an output layer that is not finite shows in the loss."""
         return ~self.hidden.isfinite().all(-1)
 
 
 @dataclass(frozen=True, eq=False)
 class _HiddenReader:
-    """From a chunk to its logits; see `defaults.chunk_reader`. buffer `[chunk_rows, C]`: what they are written to."""
+    """Maps a chunk to its logits; see `defaults.chunk_reader`. buffer `[chunk_rows, C]`: where they are written."""
 
     targets: HiddenTargets
     buffer: Tensor

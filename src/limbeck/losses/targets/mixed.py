@@ -1,4 +1,4 @@
-"""Targets of an ensemble, mixed where they are used; targets one after the other."""
+"""Targets of an ensemble, mixed where they are used; concatenation of targets."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ class MixedTargets(EveryClass):
         shapes = {(len(member), member.num_classes) for member in self.members}
         if len(shapes) > 1:
             raise ShapeError(
-                "The members of an ensemble must speak of the same rows and classes, but their (n, C) are "
+                "The members of an ensemble must cover the same rows and classes, but their (n, C) are "
                 f"{sorted(shapes)}."
             )
         for member in self.members:
@@ -77,11 +77,14 @@ class MixedTargets(EveryClass):
     def all_log_probs(self, temperature: float) -> Tensor:
         """The mixture of the members' softened log-probabilities, `[n, C]`."""
         assert self.weights is not None  # set in __post_init__
-        heard = [(m, w) for m, w in zip(self.members, self.weights, strict=True) if w > 0]
-        each = [(member.all_log_probs(temperature), weight) for member, weight in heard]
+        weighted = [
+            (member.all_log_probs(temperature), weight)
+            for member, weight in zip(self.members, self.weights, strict=True)
+            if weight > 0
+        ]
         if self.mean == "arithmetic":
-            return torch.stack([log_p + math.log(w) for log_p, w in each]).logsumexp(0)
-        return torch.stack([log_p * w for log_p, w in each]).sum(0).log_softmax(-1)
+            return torch.stack([log_p + math.log(weight) for log_p, weight in weighted]).logsumexp(0)
+        return torch.stack([log_p * weight for log_p, weight in weighted]).sum(0).log_softmax(-1)
 
     @property
     def given_logits(self) -> list[Tensor]:
@@ -89,7 +92,7 @@ class MixedTargets(EveryClass):
         return [logits for member in self.members for logits in given_logits(member)]
 
     def autocast_to(self, dtype: torch.dtype) -> "MixedTargets":
-        """Every member in the dtype that autocast multiplies in."""
+        """Every member in autocast's dtype."""
         return replace(self, members=[autocast_to(member, dtype) for member in self.members])
 
     @property
@@ -98,18 +101,18 @@ class MixedTargets(EveryClass):
         return sum(logit_bytes(member) for member in self.members)
 
     def chunk_reader(self, chunk_rows: int) -> "_MixedReader":
-        """Reads the members, each by its own reader."""
+        """Reads every member with its chunk_reader."""
         return _MixedReader(self, [chunk_reader(member, chunk_rows) for member in self.members])
 
     def bad_rows(self, divergence: Divergence) -> Tensor:
-        """Rows where any member, or the mixture, is no distribution that `divergence` can use."""
+        """Rows where a member is not a distribution, or where `divergence` cannot use the mixture."""
         bad = torch.stack([member.bad_rows(forward_kl) for member in self.members]).any(0)
         return bad | DenseTargets(self.all_log_probs(1.0)).bad_rows(divergence)
 
 
 @dataclass(frozen=True, eq=False)
 class _MixedReader:
-    """From a chunk to the members' targets of it; see `defaults.chunk_reader`. readers: one per member."""
+    """Maps a chunk to the members' targets of it; see `defaults.chunk_reader`. readers: one per member."""
 
     targets: MixedTargets
     readers: Sequence[Callable[[slice], Blocks]]
@@ -141,20 +144,21 @@ def member_weights(weights: Sequence[float] | None, members: int) -> tuple[float
 
 
 def concatenate(targets: Sequence[SoftTargets]) -> SoftTargets:
-    """Targets of one kind, made alike, one after the other: the rows of the first, then of the second, ..."""
+    """Targets of one kind and settings, concatenated: the rows of the first, then of the second, ..."""
     if not targets:
         raise TargetError("There are no targets to concatenate; give one or more.")
-    first, unlike = targets[0], {repr(_kind(other)) for other in targets}
-    if len(unlike) > 1:
-        raise TargetError(f"Only targets made alike can be concatenated, but got {' and '.join(sorted(unlike))}.")
+    first, kinds = targets[0], {repr(_kind(other)) for other in targets}
+    if len(kinds) > 1:
+        raise TargetError(
+            f"Only targets of one kind and settings can be concatenated, but got {' and '.join(sorted(kinds))}."
+        )
     if isinstance(first, MixedTargets):
         members = [each.members for each in targets if isinstance(each, MixedTargets)]
         return replace(first, members=[concatenate(member) for member in zip(*members, strict=True)])
     if isinstance(first, TensorRows):
         return first.followed_by([each for each in targets[1:] if isinstance(each, TensorRows)])
     raise TargetError(
-        f"Limbeck cannot concatenate {type(first).__name__}; derive the class from limbeck's kinds of targets, or "
-        "concatenate its rows yourself."
+        f"Limbeck concatenates its own kinds of targets, but got {type(first).__name__}; concatenate its rows yourself."
     )
 
 

@@ -1,4 +1,4 @@
-"""SoftTargets, the protocol of every kind of targets, and what the kinds share."""
+"""SoftTargets, the protocol of every kind of targets, and what the kinds have in common."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from limbeck.errors import ObjectiveError
 from limbeck.losses.divergences import Divergence
 
 REQUIRED = ("__len__", "__getitem__", "num_classes", "to", "events", "compared_by", "bad_rows")
-"""Members that a kind of a user's own needs. Without `complete` and `all_log_probs` logs lack what needs
-every class; without `spread` its gradient comes back through autograd. More optional members: defaults.py."""
+"""Members that a user-defined kind needs. Without `complete` and `all_log_probs`, logs lack the statistics that need
+every class; without `spread`, its gradient comes from autograd. More optional members: defaults.py."""
 
 
 @runtime_checkable
 class SoftTargets(Protocol):
-    """What a teacher said about `len(targets)` positions over `num_classes` classes."""
+    """A teacher's predictions for `len(targets)` positions over `num_classes` classes."""
 
     @property
     def num_classes(self) -> int: ...
@@ -37,7 +37,7 @@ class SoftTargets(Protocol):
 
     @property
     def complete(self) -> bool:
-        """Whether every class is an event of its own, so that `all_log_probs` are known without a student."""
+        """Whether every class is a separate event, so that `all_log_probs` are known without a student."""
         ...
 
     def all_log_probs(self, temperature: float) -> Tensor:
@@ -45,9 +45,9 @@ class SoftTargets(Protocol):
         ...
 
     def spread(self, slope: Tensor, student_log_probs: Tensor, log_q: Tensor) -> Tensor:
-        """From events to classes: `slope [n, E]` = d value / d log_q in, d value / d student_log_probs `[n, C]` out.
+        """d value / d student_log_probs `[n, C]`, from `slope [n, E]` = d value / d log_q.
 
-        student_log_probs `[n, C]` and log_q `[n, E]`: what `events` was given, and what it gave.
+        student_log_probs `[n, C]` is the argument of `events`, log_q `[n, E]` its first result.
         """
         ...
 
@@ -56,7 +56,7 @@ class SoftTargets(Protocol):
         ...
 
     def bad_rows(self, divergence: Divergence) -> Tensor:
-        """`[n]` bool, on the targets' device: rows that are no distribution, or that `divergence` cannot use."""
+        """`[n]` bool, on the targets' device: rows that are not a distribution, or that `divergence` cannot use."""
         ...
 
 
@@ -106,7 +106,7 @@ class EveryClass:
         return divergence
 
     def spread(self, slope: Tensor, student_log_probs: Tensor, log_q: Tensor) -> Tensor:
-        """Every class is an event."""
+        """The slope itself: every class is an event."""
         return slope
 
 

@@ -22,7 +22,7 @@ class SampledTargets(TensorRows):
 
     These are no partition into events. Only cross_entropy and forward_kl accept them, at the temperature
     they were drawn for; for both, the value is the cross-entropy (forward KL up to the teacher's entropy,
-    which samples do not tell) and its expected gradient is the dense one's.
+    which samples do not give) and its expected gradient is the dense one's.
     """
 
     ids: Tensor
@@ -40,7 +40,7 @@ class SampledTargets(TensorRows):
 
     @classmethod
     def draw(cls, logits: Tensor, k: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Self:
-        """`k` classes a row, drawn with replacement from the teacher's own softmax at `temperature`."""
+        """`k` classes a row, drawn with replacement from the teacher's softmax at `temperature`."""
         require_positive(temperature)
         if k < 1:
             raise ShapeError(f"At least one class is drawn per row, but k is {k}.")
@@ -58,15 +58,15 @@ class SampledTargets(TensorRows):
         return False
 
     def all_log_probs(self, temperature: float) -> Tensor:
-        """TargetError: samples do not tell the probabilities of classes."""
-        raise TargetError("Sampled targets do not tell the probabilities of all classes; use dense or hidden targets.")
+        """Raises TargetError: samples do not give the probabilities of all classes."""
+        raise TargetError("Sampled targets do not give the probabilities of all classes; use dense or hidden targets.")
 
     def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """The drawn classes with log-weights in the place of log-probabilities."""
         return student_log_probs.gather(-1, self.ids), widened(self.weights).log()
 
     def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
-        """cross_entropy for itself and for forward_kl; ObjectiveError for all else."""
+        """cross_entropy, for itself and for forward_kl; ObjectiveError for any other divergence."""
         if divergence not in (forward_kl, cross_entropy):
             raise ObjectiveError(
                 f"Sampled targets estimate cross_entropy and forward_kl only, not {divergence.name}; "
@@ -74,13 +74,13 @@ class SampledTargets(TensorRows):
             )
         if temperature != self.made_at:
             raise ObjectiveError(
-                f"These samples were drawn at temperature {self.made_at:g} and hold for no other, but the objective's "
-                f"is {temperature:g}; draw them at {temperature:g}."
+                f"These samples were drawn at temperature {self.made_at:g} and are valid at no other, but the "
+                f"objective's is {temperature:g}; draw them at {temperature:g}."
             )
         return cross_entropy
 
     def spread(self, slope: Tensor, student_log_probs: Tensor, log_q: Tensor) -> Tensor:
-        """Each draw's slope goes to its class; a class drawn twice gets both."""
+        """The slope of each draw is added to its class; a class that was drawn twice gets both."""
         return torch.zeros_like(student_log_probs).scatter_add_(-1, self.ids, slope)
 
     def bad_rows(self, divergence: Divergence) -> Tensor:

@@ -1,4 +1,4 @@
-"""Targets over the most probable classes and a tail that stands for all the others."""
+"""Targets over the most probable classes and one tail event for all the others."""
 
 import math
 from dataclasses import dataclass
@@ -13,27 +13,27 @@ from limbeck.losses.numbers import widened
 from limbeck.losses.targets.protocol import TensorRows, require_positive
 
 MASKED = -1000.0
-"""A logit so far below the largest is a class that was masked, by -1e4 or a dtype's least number as well as by -inf:
-it has no probability at any temperature, and would drag down the mean of a tail."""
+"""A logit this far below the largest marks a masked class, whether by -1e4, a dtype's lowest number or -inf: its
+probability is zero at any temperature, and it would drag down the mean of a tail."""
 
 
 @dataclass(frozen=True, eq=False)
 class SparseTargets(TensorRows):
     """The teacher's `K` most probable classes and one tail event for all the others (E = K + 1).
 
-    ids `[n, K]`: classes, none twice in a row.
+    ids `[n, K]`: classes, each at most once per row.
     log_probs `[n, K]`: their log-probabilities in the teacher's full softmax, never renormalised.
     classes: C. With K = C there is no tail event, and the targets equal the dense ones.
-    tail `[n]`: log of the mass of the other classes; by default what `log_probs` leave of 1.
+    tail `[n]`: log of the mass of the other classes; by default 1 minus the mass of `log_probs`.
     tail_mean `[n]`: the tail's mean log-probability. With it the targets can be read at higher
         temperatures: with beta = (made at) / T, m the tail's mass, M its number of classes, mu its mean,
         log S(beta) ~ log M + mu beta + (log m - log M - mu) beta^2, exact at beta = 1 and to first
         order as T grows.
     tail_classes `[n]`: M, where some classes of the tail have a probability of zero (masked ones) and are not
         counted in the mean; C - K by default.
-    made_at: the temperature of the softmax that log_probs and tail come from.
+    made_at: the temperature of the softmax that gave log_probs and tail.
 
-    The student's tail is what its full softmax leaves, so at the temperature made_at, for every divergence but
+    The student's tail is the rest of its full softmax, so at the temperature made_at, for every divergence but
     logit matching, the value is a lower bound of the dense one (data processing inequality).
     """
 
@@ -63,7 +63,7 @@ class SparseTargets(TensorRows):
     def from_logits(cls, logits: Tensor, k: int, temperature: float = 1.0) -> Self:
         """The `k` most probable classes of `log_softmax(logits / temperature)`, with their tail.
 
-        logits: `[n, C]`. Of classes that are equal at the last place, any are kept.
+        logits: `[n, C]`. Ties at the last place are broken arbitrarily.
         """
         require_positive(temperature)
         v = widened(logits) * (1 / temperature)
@@ -107,14 +107,14 @@ class SparseTargets(TensorRows):
 
     def events(self, student_log_probs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """The K classes, then the tail; the student's tail is a logsumexp, never log(1 - sum)."""
-        kept = student_log_probs.gather(-1, self.ids)
+        log_q = student_log_probs.gather(-1, self.ids)
         log_p = self._log_p(temperature)
         if self.complete:
-            return kept, log_p
+            return log_q, log_p
         others = student_log_probs.scatter(-1, self.ids, -torch.inf)
         empty = others.detach().amax(-1, keepdim=True) == -torch.inf  # where a logsumexp has no gradient
         tail = others.masked_fill(empty, 0.0).logsumexp(-1, keepdim=True).masked_fill(empty, -torch.inf)
-        return torch.cat([kept, tail], -1), log_p
+        return torch.cat([log_q, tail], -1), log_p
 
     def compared_by(self, divergence: Divergence, temperature: float) -> Divergence:
         """Refuses logit matching over a tail, and temperatures that the tail cannot be read at."""
@@ -137,11 +137,13 @@ class SparseTargets(TensorRows):
         return divergence
 
     def spread(self, slope: Tensor, student_log_probs: Tensor, log_q: Tensor) -> Tensor:
-        """The tail's slope goes to its classes, each by its share of the tail."""
+        """The tail's slope is divided among its classes in proportion to their probability."""
         k = self.ids.shape[1]
         if k == self.classes:
             return torch.empty_like(student_log_probs).scatter_(-1, self.ids, slope)
-        tail = log_q[:, k:].masked_fill(log_q[:, k:] == -torch.inf, 0.0)  # an empty tail has no share to give
+        tail = log_q[:, k:].masked_fill(
+            log_q[:, k:] == -torch.inf, 0.0
+        )  # an empty tail has no classes to give a slope to
         return ((student_log_probs - tail).exp() * slope[:, k:]).scatter_(-1, self.ids, slope[:, :k])
 
     def bad_rows(self, divergence: Divergence) -> Tensor:
@@ -163,7 +165,7 @@ class SparseTargets(TensorRows):
         if self.complete:
             return log_probs if beta == 1 else (log_probs * beta).log_softmax(-1)
         tail = self.tail
-        if tail is None:  # what is left of 1; a sum rounded up to 1 leaves nothing
+        if tail is None:  # the rest of 1; a sum that rounds up to 1 leaves none
             tail = torch.log1p(-log_probs.exp().sum(-1).clamp(max=1.0))
         tail = widened(tail)
         if beta != 1:
@@ -172,14 +174,14 @@ class SparseTargets(TensorRows):
             log_m = (size if self.tail_classes is None else self.tail_classes.to(size)).log()
             mean = widened(self.tail_mean)
             tempered = log_m + mean * beta + (tail - log_m - mean) * beta**2
-            tail = torch.where(tail == -torch.inf, tail, tempered)  # nothing stays nothing
+            tail = torch.where(tail == -torch.inf, tail, tempered)  # an empty tail stays empty
         if beta == 1:
             return torch.cat([log_probs, tail.unsqueeze(-1)], -1)
         return torch.cat([log_probs * beta, tail.unsqueeze(-1)], -1).log_softmax(-1)
 
 
 def _largest(v: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`v.topk(k)`, of many classes among the `k` blocks with the largest maxima alone: none other can hold one."""
+    """`v.topk(k)`, faster for many classes: only the k blocks with the largest maxima can hold the top k."""
     classes = v.shape[-1]
     width = math.isqrt(classes // k)
     if width < 4:
@@ -188,7 +190,7 @@ def _largest(v: Tensor, k: int) -> tuple[Tensor, Tensor]:
     in_blocks = v[..., : blocks * width].reshape(*v.shape[:-1], width, blocks)
     chosen = in_blocks.amax(-2).topk(k, -1, sorted=False).indices
     members = chosen.unsqueeze(-2) + torch.arange(0, blocks * width, blocks, device=v.device).unsqueeze(-1)
-    beyond = torch.arange(blocks * width, classes, device=v.device).expand(*v.shape[:-1], -1)  # of no block
+    beyond = torch.arange(blocks * width, classes, device=v.device).expand(*v.shape[:-1], -1)  # in no block
     ids = torch.cat([members.flatten(-2), beyond], -1)
     top, places = v.gather(-1, ids).topk(k, -1)
     return top, ids.gather(-1, places)
