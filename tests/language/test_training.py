@@ -426,7 +426,7 @@ def test_a_model_that_masks_a_class_is_more_than_a_product() -> None:
 def test_a_teachers_view_without_its_labels_is_refused(tmp_path: Path) -> None:
     student, teacher, batch = model(), model(seed=1), padded(EXAMPLES, 12)
     longer = torch.cat([torch.full((4, 2), 5), batch["input_ids"]], 1)
-    with pytest.raises(limbeck.ShapeError, match=r"teacher speaks of \[4, 14\] tokens and its labels are \[4, 12\]"):
+    with pytest.raises(limbeck.ShapeError, match=r"teacher's output has \[4, 14\] tokens and its labels are \[4, 12\]"):
         check(student, teacher, batch | {"teacher_input_ids": longer}, tmp_path)
 
 

@@ -82,7 +82,7 @@ def test_a_users_own_network_is_passed_and_filled(tmp_path: Path) -> None:
     assert opened.second.weight is opened.first.weight
     assert opened.label_names == NAMES
     with pytest.raises(
-        ModelError, match=r"weights of Own, an architecture that is not.*limbeck\.load\('.*', into=network"
+        ModelError, match=r"weights of Own, which Limbeck cannot build.*limbeck\.load\('.*', into=network"
     ):
         load(tmp_path / "student")
 
@@ -182,7 +182,7 @@ def test_weights_that_are_damaged_or_of_another_network(saved: Path) -> None:
         ('{"limbeck": {"architecture": "mlp"}, "settings": {"sizes": [8, 3], "wings": 2}}', "does not describe"),
         (
             '{"limbeck": {"architecture": "resnet9", "class": "ResNet"}}',
-            "weights of ResNet, an architecture that is not",
+            "weights of ResNet, which Limbeck cannot build",
         ),
         ("{}", "names the architecture none"),
         ('{"architectures": ["Nonesuch"]}', r"names the architecture \['Nonesuch'\], which transformers"),

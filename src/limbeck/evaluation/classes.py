@@ -43,7 +43,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
 from limbeck.losses.targets import DenseTargets, given_logits
 from limbeck.networks.asking import Batch, device_of, inputs_of, label_names_of, logits_of, teacher_view
-from limbeck.networks.checks import check_label_names, refuse_probabilities
+from limbeck.networks.checks import check_label_names, out_of_range, refuse_probabilities
 from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.modes import evaluating
 from limbeck.teachers import as_teacher, fingerprint_of
@@ -362,7 +362,7 @@ def _device_of(model: Any) -> torch.device:
 
 
 def _check_labels(labels: Tensor, classes: int, row_id: Tensor) -> None:
-    bad = (labels != NO_LABEL) & ((labels < 0) | (labels >= classes))
+    bad = out_of_range(labels, classes)
     if bad.any():
         raise DataError(
             f"Labels must be classes from 0 to {classes - 1}, which the model tells apart, or {NO_LABEL}, but the "

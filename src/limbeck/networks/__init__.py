@@ -1,1 +1,1 @@
-"""Networks: asking any model for logits, features, layers and costs, and the folder that it is kept in."""
+"""Networks: logits, hidden states, layers and cost of any model, and the folder that a model is saved in."""

@@ -1,16 +1,16 @@
-"""Asking a network for the logits of a batch, whatever its forward looks like.
+"""The logits of a batch from any network, whatever the signature of its forward.
 
-A batch is a dict of tensors whose first axis is the example. The columns in `NOT_INPUTS` speak about the
-examples; all others are inputs. Columns named `teacher_X` are the teacher's own view of input `X`, columns named
+A batch is a dict of tensors whose first axis is the example. The columns in `NOT_INPUTS` describe the examples; all
+others are inputs. A column named `teacher_X` is what the teacher reads in the place of input `X`; columns named
 `target_X` hold a teacher's stored targets.
 
 What this file does not know: losses, targets, training.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -19,18 +19,37 @@ from torch import Tensor, nn
 from limbeck.errors import ModelError
 
 Batch = Mapping[str, Any]
+"""The columns of a batch by name, mostly tensors `[n, ...]`; a collator or a user may add others."""
 
 NOT_INPUTS = frozenset({"labels", "row_id", "mask", "weights", "length"})
 TEACHER_PREFIX = "teacher_"
 TARGET_PREFIX = "target_"
 
 
-def logits_of(model: Any, batch: Batch) -> Tensor:
-    """The logits of `model` for a batch: `[n, C]`, or `[n, L, C]` where it classifies tokens.
+@runtime_checkable
+class Adapted(Protocol):
+    """A model with adapters (PEFT)."""
+
+    def get_base_model(self) -> nn.Module:
+        """The model that the adapters were added to."""
+
+
+@runtime_checkable
+class HasNetworks(Protocol):
+    """A model that lists its networks, as every teacher of Limbeck does."""
+
+    @property
+    def networks(self) -> list[nn.Module] | None:
+        """The networks; None where a part of the model is not a network."""
+
+
+def logits_of(model: Callable[..., Any], batch: Batch) -> Tensor:
+    """The logits of a model for a batch: `[n, C]`, or `[n, L, C]` of a token classifier.
+
+    A forward that names the batch's columns gets them by name. Any other gets the only input column as its first
+    argument; ModelError where there are several.
 
     model: a module or function that returns a tensor, or an output with `.logits` (transformers).
-    A forward that names the batch's columns gets them by name; one that does not gets the single input
-    column in first place.
     """
     inputs, back = where_it_is(model, inputs_of(batch))
     names, takes_all = _parameters(model)
@@ -57,18 +76,18 @@ def logits_of(model: Any, batch: Batch) -> Tensor:
     return logits if back is None else logits.to(back)
 
 
-def is_placed(model: Any) -> bool:
-    """Whether a network stays where it was loaded to: on several devices or a disk (accelerate), or quantised."""
+def is_placed(model: object) -> bool:
+    """Whether a network must stay where it was loaded: on several devices or a disk (accelerate), or quantised."""
     dispatched = hasattr(model, "hf_device_map") or hasattr(model, "_hf_hook")
     return dispatched or bool(getattr(model, "is_quantized", False))
 
 
-def where_it_is(model: Any, batch: Batch) -> tuple[Batch, torch.device | None]:
-    """For a network that is placed: the batch on its first device, and the one to bring back to what it says.
+def where_it_is(model: object, batch: Batch) -> tuple[Batch, torch.device | None]:
+    """The batch on the first device of a placed network, and the device to move its output to.
 
-    From its first device on, accelerate's hooks move what it computes. For others: the batch as it is, and None.
+    accelerate's hooks move everything that follows. For any other model: the batch unchanged, and None.
     """
-    there = device_of(model) if is_placed(model) else None
+    there = device_of(model) if isinstance(model, nn.Module) and is_placed(model) else None
     back = next((values.device for values in batch.values() if isinstance(values, Tensor)), None)
     if there is None or back is None:
         return batch, None
@@ -85,8 +104,8 @@ def inputs_of(batch: Batch) -> dict[str, Any]:
     return {k: v for k, v in batch.items() if k not in NOT_INPUTS and not k.startswith((TEACHER_PREFIX, TARGET_PREFIX))}
 
 
-def label_names_of(model: Any) -> tuple[str, ...] | None:
-    """The names of the classes in order, where the model carries any that say more than their number."""
+def label_names_of(model: object) -> tuple[str, ...] | None:
+    """The names of the classes in order; None where the model has none, or only transformers' LABEL_0, LABEL_1."""
     names = getattr(model, "label_names", None)
     if names is None:
         by_id = getattr(getattr(model, "config", None), "id2label", None) or {}
@@ -101,36 +120,52 @@ def teacher_view(batch: Batch) -> Batch:
 
     Where it has columns `teacher_X`, they are all of the teacher's inputs, as `X`; the student's are left out.
     """
-    own = {k.removeprefix(TEACHER_PREFIX): v for k, v in batch.items() if k.startswith(TEACHER_PREFIX)}
-    if not own:
+    view = {k.removeprefix(TEACHER_PREFIX): v for k, v in batch.items() if k.startswith(TEACHER_PREFIX)}
+    if not view:
         return batch
-    return {k: v for k, v in batch.items() if k in NOT_INPUTS} | own
+    return {k: v for k, v in batch.items() if k in NOT_INPUTS} | view
 
 
-def networks_of(model: Any) -> list[nn.Module] | None:
-    """The networks that a model or a teacher is made of; None where some of it is no network."""
+def networks_of(model: object) -> list[nn.Module] | None:
+    """The networks that a model or a teacher is made of; None where a part of it is not a network.
+
+    A module is its only network, and a teacher lists its networks. For an object of a user's class, which need not do
+    so, they are looked for in its attributes: those of `model`, else of `teacher`, else of each of its `members`.
+    """
     if isinstance(model, nn.Module):
         return [model]
-    for name in ("model", "teacher"):  # what a ModelTeacher wraps, and a RecordedTeacher speaks for
+    if isinstance(model, HasNetworks):
+        return model.networks
+    for name in ("model", "teacher"):
         if hasattr(model, name):
             return networks_of(getattr(model, name))
-    members = [networks_of(member) for member in getattr(model, "members", [])]
-    if not members or any(member is None for member in members):
-        return None
-    return [network for member in members for network in member or []]
+    return networks_of_all(getattr(model, "members", ()))
 
 
-def _parameters(model: Any) -> tuple[frozenset[str], bool]:
-    """The names that a model's forward takes, and whether it takes every other one too."""
+def networks_of_all(members: Iterable[object]) -> list[nn.Module] | None:
+    """The networks of all members, in order; None where there are no members, or one is not made of networks."""
+    found: list[nn.Module] = []
+    for member in members:
+        networks = networks_of(member)
+        if networks is None:
+            return None
+        found += networks
+    return found or None
+
+
+def _parameters(model: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    """The names of the parameters of a model's forward, and whether it has `**kwargs`."""
     if not isinstance(model, nn.Module):
         return _signature(model)
-    if hasattr(model, "get_base_model"):  # PEFT's own forward may name nothing
-        return _parameters(model.get_base_model())  # type: ignore[operator]
+    if isinstance(model, Adapted):  # the forward of PEFT's wrapper may name no columns
+        return _parameters(model.get_base_model())
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
-        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # torch.compile's, DDP's
+        inside = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # torch.compile's, DDP's
+        assert isinstance(inside, nn.Module)
+        model = inside
     if model not in _SIGNATURES:
         names, takes_all = _signature(model.forward)
-        # transformers' models take **kwargs for their own switches, not for columns that they do not know
+        # transformers' models take **kwargs for their options, not for columns that they do not know
         _SIGNATURES[model] = names, takes_all and not hasattr(model, "save_pretrained")
     return _SIGNATURES[model]
 
@@ -138,7 +173,7 @@ def _parameters(model: Any) -> tuple[frozenset[str], bool]:
 _SIGNATURES: WeakKeyDictionary[nn.Module, tuple[frozenset[str], bool]] = WeakKeyDictionary()
 
 
-def _signature(function: Any) -> tuple[frozenset[str], bool]:
+def _signature(function: Callable[..., Any]) -> tuple[frozenset[str], bool]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # some builtins have no signature

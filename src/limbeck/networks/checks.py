@@ -1,4 +1,4 @@
-"""What is refused of labels, rows and logits, whoever asks: training, labelling or an evaluation.
+"""Checks of labels, rows and logits that training, labelling and evaluation share.
 
 What this file does not know: objectives, teachers' targets, what the models are for.
 """
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow.compute as pc
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.errors import DataError, ShapeError, TargetError
 from limbeck.losses.numbers import NO_LABEL
@@ -18,7 +18,10 @@ ROWS_AT_A_TIME = 10_000
 
 
 def check_label_names(known: dict[str, Sequence[str]]) -> None:
-    """The same classes in the same order, wherever their names are known."""
+    """Raises an error unless the names of the classes are the same, in the same order.
+
+    known: the names in order, by who has them; ShapeError for another number of names, DataError for other names.
+    """
     (first, names), *others = list(known.items()) or [("", ())]
     for who, other in others:
         if len(other) != len(names):
@@ -35,8 +38,11 @@ def check_label_names(known: dict[str, Sequence[str]]) -> None:
 
 
 def check_labels(labels: Tensor, classes: int, where: str = "") -> None:
-    """Labels `[N]` or `[N, L]` are classes of the student, or -100."""
-    outside = (labels != NO_LABEL) & ((labels < 0) | (labels >= classes))
+    """DataError unless each label is a class of the student or -100.
+
+    labels: `[N]` or `[N, L]`. classes: the student's outputs. where: for the message, such as " of the transfer set".
+    """
+    outside = out_of_range(labels, classes)
     if outside.any():
         at = int(outside.reshape(len(labels), -1).any(-1).int().argmax())
         raise DataError(
@@ -45,10 +51,18 @@ def check_labels(labels: Tensor, classes: int, where: str = "") -> None:
         )
 
 
-def check_rows(student: Any, teacher: Any, rows: Any, classes: int) -> None:
-    """Whether the models can read every row of `tokenise`, and have every token that is to be predicted.
+def out_of_range(labels: Tensor, classes: int) -> Tensor:
+    """Which labels are neither a class, from 0 to `classes` - 1, nor -100: bool, of the labels' shape."""
+    return (labels != NO_LABEL) & ((labels < 0) | (labels >= classes))
 
-    Of anything but a datasets.Dataset the first batch alone is looked at, by `check_language_batch`.
+
+def check_rows(student: nn.Module, teacher: object, rows: Any, classes: int) -> None:
+    """DataError unless the models can read every row, and the student has every token that is to be predicted.
+
+    student, teacher: language models; a teacher that is not made of language models is not checked.
+    rows: a datasets.Dataset such as `tokenise` returns; any other data set is not read here, since training checks its
+        first batch.
+    classes: the student's outputs.
     """
     if "input_ids" not in getattr(rows, "column_names", ()) or not hasattr(rows, "with_format"):
         return
@@ -78,13 +92,16 @@ def check_rows(student: Any, teacher: Any, rows: Any, classes: int) -> None:
         highest = pc.max(pc.list_flatten(table["labels"])).as_py()
         if highest is not None and highest >= classes:
             raise DataError(
-                f"A row asks for token {highest}, and the student's output layer has {classes}; tokenise with the "
-                "student's own tokenizer (--tokenizer), or call student.resize_token_embeddings in Python."
+                f"A row has the label {highest}, and the student's output layer has {classes} tokens; tokenise with "
+                "the student's tokenizer (--tokenizer), or call student.resize_token_embeddings in Python."
             )
 
 
 def refuse_probabilities(logits: Tensor, who: str, mend: str) -> None:
-    """TargetError where what should be logits `[..., C]` is a probability distribution in every row."""
+    """TargetError where every row of the logits is a probability distribution.
+
+    logits: `[..., C]`. who: "teacher" or "student". mend: what to do about it, the end of the message.
+    """
     x = logits.float()
     if len(x) and x.shape[-1] > 1 and (x >= 0).all() and ((x.sum(-1) - 1).abs() < 1e-3).all():
         raise TargetError(

@@ -1,24 +1,27 @@
 """What a model costs: parameters, bytes, and milliseconds per example.
 
-What this file does not know: what the models say.
+What this file does not know: what the outputs mean.
 """
 
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Any
+from typing import TypeVar
 
 from torch import Tensor
 
 from limbeck.networks.asking import networks_of
 
+B = TypeVar("B")
+
 MOST_RUNS = 200
+"""The largest number of timed runs."""
 
 
-def size_of(model: Any) -> dict[str, int | None]:
+def size_of(model: object) -> dict[str, int | None]:
     """Numbers of parameters, and of bytes of parameters and buffers; tensors that are shared count once.
 
-    model: a module, or a teacher made of modules. None where a part of it is no module, as a scikit-learn classifier.
+    model: a module, or a teacher. None where a part of it is not a module, such as a scikit-learn classifier.
     """
     networks = networks_of(model)
     if networks is None:
@@ -31,10 +34,13 @@ def size_of(model: Any) -> dict[str, int | None]:
     }
 
 
-def latency_ms(ask: Callable[[Any], Tensor], batch: Any, examples: int, seconds: float) -> float:
-    """Milliseconds per example: the median of repeated runs after a warm-up, until an answer can be read on the CPU.
+def latency_ms(ask: Callable[[B], Tensor], batch: B, examples: int, seconds: float) -> float:
+    """Milliseconds per example: the median of repeated runs after a warm-up, each until its result is on the CPU.
 
-    ask: `batch -> [n, ...]`. examples: n of the batch. seconds: how long to measure; at least one run is.
+    ask: the model, `batch -> [n, ...]`.
+    batch: the batch that every run reads.
+    examples: n, the number of examples in the batch.
+    seconds: how long to repeat; there is at least one run after the warm-up.
     """
     runs: list[float] = []
     _run(ask, batch)
@@ -44,7 +50,7 @@ def latency_ms(ask: Callable[[Any], Tensor], batch: Any, examples: int, seconds:
     return 1000 * median(runs) / examples
 
 
-def _run(ask: Callable[[Any], Tensor], batch: Any) -> float:
+def _run(ask: Callable[[B], Tensor], batch: B) -> float:
     start = time.perf_counter()
     ask(batch)[..., 0].cpu()  # a copy to the CPU waits for the device, whatever it is
     return time.perf_counter() - start

@@ -6,7 +6,7 @@ What this file does not know: checkpoints of a run in progress (those are the tr
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file, save_model
@@ -24,12 +24,20 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
 
+@runtime_checkable
+class SavesItself(Protocol):
+    """A model that writes its own folder (transformers, PEFT)."""
+
+    def save_pretrained(self, folder: str, **options: Any) -> Any:
+        """Writes weights and configuration to the folder."""
+
+
 def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
     """A student (or any model) from its folder, in eval mode.
 
     folder: what `save`, a run of Limbeck or transformers' `save_pretrained` wrote; a name that is no folder is
         looked up on the Hugging Face hub.
-    into: the module to fill, for an architecture that is the user's own; folders never name code to import.
+    into: the module to load the weights into, for a network of the user's class; folders never name code to import.
     Raises ModelError where the folder is not a model, or not the one of `into`.
     """
     path = Path(folder)
@@ -47,8 +55,8 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
         architecture = ARCHITECTURES.get(described.get("architecture"))
         if architecture is None:
             raise ModelError(
-                f"{path} holds the weights of {described.get('class', 'a network')}, an architecture that is not "
-                f"Limbeck's own: make that network and pass it, limbeck.load({str(folder)!r}, into=network)."
+                f"{path} holds the weights of {described.get('class', 'a network')}, which Limbeck cannot "
+                f"build: build that network and pass it, limbeck.load({str(folder)!r}, into=network)."
             )
         try:
             into = architecture(**config["settings"])
@@ -59,7 +67,8 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
     except (RuntimeError, SafetensorError, OSError) as error:
         raise ModelError(f"{path / WEIGHTS} does not fit into {type(into).__name__}: {error}") from error
     if described.get("label_names"):
-        into.label_names = tuple(described["label_names"])  # type: ignore[assignment]
+        named: Any = into  # a module's annotations know nothing of names
+        named.label_names = tuple(described["label_names"])
     return into.eval()
 
 
@@ -76,7 +85,7 @@ def save(
     is_model = (path / CONFIG).is_file() and any(path.glob("*.safetensors"))
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not is_model):
         raise ModelError(
-            f"{folder} is not the folder of a model, and saving there would replace it; give a folder of its own, "
+            f"{folder} is not the folder of a model, and saving there would replace it; give a new folder, "
             f"such as {Path(folder) / 'student'}."
         )
     with whole_folder(path) as new:
@@ -94,28 +103,28 @@ def write_model(
 ) -> None:
     """The files of `save`, written straight into `folder`. weights: the student's, where it holds a shard of each."""
     names = list(label_names) if label_names else list(label_names_of(student) or [])
-    if hasattr(student, "save_pretrained"):
+    if isinstance(student, SavesItself):
         config: Any = getattr(student, "config", None)
         if names and config is not None:
             config.id2label = dict(enumerate(names))
             config.label2id = {name: i for i, name in enumerate(names)}
-        student.save_pretrained(str(folder), **({} if weights is None else {"state_dict": weights}))  # type: ignore[operator]
+        student.save_pretrained(str(folder), **({} if weights is None else {"state_dict": weights}))
     else:
-        own = next((name for name, kind in ARCHITECTURES.items() if type(student) is kind), None)
+        architecture = next((name for name, kind in ARCHITECTURES.items() if type(student) is kind), None)
         described = {
             "version": __version__,
-            "architecture": own,
+            "architecture": architecture,
             "class": type(student).__qualname__,
             "label_names": names or None,
         }
-        own_config = {"limbeck": described} | ({"settings": student.settings} if own else {})
+        config = {"limbeck": described} | ({"settings": student.settings} if architecture else {})
         if weights is None:
             save_model(student, str(folder / WEIGHTS), metadata={"format": "pt"})
         else:
             once = {tensor.data_ptr() or name: name for name, tensor in reversed(weights.items())}  # tied ones too
-            kept = {name: weights[name].contiguous() for name in once.values()}
-            save_file(kept, str(folder / WEIGHTS), metadata={"format": "pt"})
-        (folder / CONFIG).write_text(json.dumps(own_config, indent=2) + "\n", encoding="utf-8")
+            untied = {name: weights[name].contiguous() for name in once.values()}
+            save_file(untied, str(folder / WEIGHTS), metadata={"format": "pt"})
+        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
 
@@ -150,7 +159,8 @@ def _from_transformers(name: str, config: dict[str, Any] | None = None) -> nn.Mo
                 f"{name} names the architecture {architectures or 'none'}, which transformers "
                 f"{transformers.__version__} does not have; make the network and pass it as `into`."
             )
-        model, report = kind.from_pretrained(name, output_loading_info=True)  # type: ignore[attr-defined]
+        pretrained: Any = kind
+        model, report = pretrained.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, ModelError):
             raise

@@ -8,7 +8,7 @@ import operator
 from collections.abc import Sequence
 from itertools import pairwise
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +48,8 @@ def take_layers(model: M, keep: int | Sequence[int]) -> M:
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
             f"take_layers cuts transformers models, but got {type(model).__name__}. Of a PEFT model, give "
-            "model.merge_and_unload(); of a network of your own, build a smaller one and load the weights of the "
-            "layers that you keep into it."
+            "model.merge_and_unload(); for any other network, build a smaller one and load "
+            "the weights of the layers that you keep into it."
         )
     if getattr(model, "hf_quantizer", None) is not None or any(p.is_meta for p in model.parameters()):
         raise ModelError(
@@ -62,24 +62,28 @@ def take_layers(model: M, keep: int | Sequence[int]) -> M:
             f"{type(model).__name__} has several stacks of layers ({', '.join(stacks)}), so indices do not say which "
             f"layers are meant; give how many each shall keep, such as keep={max(1, min(stacks.values()) // 2)}."
         )
-    kept = {depth: _indices(keep, depth) for depth in sorted(set(depths.values()))}
-    student = _build(model, depths, kept)
+    indices_of = {depth: _indices(keep, depth) for depth in sorted(set(depths.values()))}
+    student = _build(model, depths, indices_of)
     # what became shorter with the configuration is cut: another list may have as many entries as there are layers
-    cut = {path: kept[length] for path, length in stacks.items() if _length(student, path) == len(kept[length])}
-    if {stacks[path] for path in cut} != set(kept):
+    cut = {
+        path: indices_of[length]
+        for path, length in stacks.items()
+        if len(_layers_at(student, path)) == len(indices_of[length])
+    }
+    if {stacks[path] for path in cut} != set(indices_of):
         raise ModelError(
             f"A {type(model).__name__} of fewer layers has as many in {', '.join(sorted(set(stacks) - set(cut)))}; "
-            "build a smaller model from a configuration of your own."
+            "build a smaller model from another configuration."
         )
     for path, indices in cut.items():
-        ours, theirs = student.get_submodule(path), model.get_submodule(path)
+        ours, theirs = _layers_at(student, path), _layers_at(model, path)
         for place, index in enumerate(indices):
-            _require_same(ours[place], theirs[index], place, index)  # type: ignore[index]
+            _require_same(ours[place], theirs[index], place, index)
     _copy_weights(student, model, cut)
     if model.can_generate():
         student.generation_config = copy.deepcopy(model.generation_config)
-    made: M = student.eval()
-    return made
+    evaluated: M = student.eval()
+    return evaluated
 
 
 def _stacks_and_depths(model: Any) -> tuple[dict[str, int], dict[str, int]]:
@@ -98,7 +102,7 @@ def _stacks_and_depths(model: Any) -> tuple[dict[str, int], dict[str, int]]:
     if not stacks:
         raise ModelError(
             f"No layers were found in {name}: take_layers looks for an nn.ModuleList as long as the configuration says "
-            f"in {', '.join(DEPTHS)}; it says {depths or 'none of them'}, and the lists are {lists or 'none'}. Layers "
+            f"in {', '.join(DEPTHS)}; it has {depths or 'none of them'}, and the lists are {lists or 'none'}. Layers "
             "that share their weights cannot be cut; build a smaller model from a configuration."
         )
     return stacks, {key: value for key, value in depths.items() if value in stacks.values()}
@@ -114,25 +118,27 @@ def _outermost_lists(model: nn.Module) -> dict[str, int]:
     return found
 
 
-def _length(model: nn.Module, path: str) -> int:
+def _layers_at(model: nn.Module, path: str) -> list[nn.Module]:
+    """The layers of the ModuleList at a path; none where another module stands there."""
     stack = model.get_submodule(path)
-    return len(stack) if isinstance(stack, nn.ModuleList) else 0
+    return list(stack) if isinstance(stack, nn.ModuleList) else []
 
 
-def _is_number(keep: object) -> bool:
+def _is_number(keep: object) -> TypeGuard[SupportsIndex]:
     return isinstance(keep, Integral) and not isinstance(keep, bool)  # NumPy's integers are Integral too
 
 
 def _indices(keep: int | Sequence[int], depth: int) -> list[int]:
-    """The indices that `keep` stands for in a stack of so many layers."""
+    """The indices that `keep` means in a stack of `depth` layers."""
     if _is_number(keep):
-        count = operator.index(keep)  # type: ignore[arg-type]
+        count = operator.index(keep)
         if not 1 <= count <= depth:
             raise ModelError(f"keep must be a number of layers from 1 to {depth}, or their indices, but is {count}.")
         steps = max(count - 1, 1)
         return [(2 * j * (depth - 1) + steps) // (2 * steps) for j in range(count)]  # rounded, halves up
-    listed = isinstance(keep, Sequence) and not isinstance(keep, str) and all(map(_is_number, keep))
-    indices = [operator.index(index) for index in keep] if listed else []  # type: ignore[union-attr]
+    indices = []
+    if isinstance(keep, Sequence) and not isinstance(keep, str) and all(map(_is_number, keep)):
+        indices = [operator.index(index) for index in keep]
     increasing = all(before < after for before, after in pairwise(indices))
     if not indices or not increasing or indices[0] < 0 or indices[-1] >= depth:
         raise ModelError(
@@ -143,7 +149,10 @@ def _indices(keep: int | Sequence[int], depth: int) -> list[int]:
 
 
 def _build(model: Any, depths: dict[str, int], kept: dict[int, list[int]]) -> Any:
-    """A new model of the same class, of the configuration for the layers kept; its weights are yet to come."""
+    """A new model of the same class and fewer layers, before the weights are copied.
+
+    depths: the configuration's names for numbers of layers, and these numbers. kept: depth -> the indices that stay.
+    """
     config = copy.deepcopy(model.config)
     name = type(model).__name__
     edited: dict[str, Any] = {key: len(kept[depth]) for key, depth in depths.items()}
@@ -163,21 +172,21 @@ def _build(model: Any, depths: dict[str, int], kept: dict[int, list[int]]) -> An
         opened = type(config).from_dict(config.to_dict())  # as it will be read from a folder
         with torch.random.fork_rng(devices=[]):  # its first weights are all replaced, and cost no random numbers
             student = type(model)._from_config(config, dtype=model.dtype)
-    except Exception as error:  # any model's own code, and whatever it raises
+    except Exception as error:  # the code of any model, which may raise anything
         raise ModelError(f"{name} cannot be built with {edited}: {type(error).__name__}: {error}") from error
     changed = [key for key, value in edited.items() if getattr(opened, key, None) != value]
     if changed:
         raise ModelError(
             f"The configuration of {name} makes {', '.join(changed)} from other entries, so a student of fewer layers "
-            "could not be opened again after it was saved; build a smaller model from a configuration of your own."
+            "could not be opened again after it was saved; build a smaller model from another configuration."
         )
     return student
 
 
 def _require_same(ours: nn.Module, theirs: nn.Module, place: int, index: int) -> None:
-    """That a layer built for `place` computes what the teacher's does at `index`: all settings of its modules agree.
+    """ModelError unless a layer built for `place` computes what the teacher's does at `index`: all settings agree.
 
-    Some layers are what they are by their place: T5's first holds the position bias of all, others attend in windows.
+    Some layers depend on their place: T5's first one holds the position bias of all, others attend in windows.
     """
     modules = dict(theirs.named_modules())
     for path, module in ours.named_modules():
@@ -197,7 +206,7 @@ def _require_same(ours: nn.Module, theirs: nn.Module, place: int, index: int) ->
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
-    """The public numbers and words that a module holds, but for those of training."""
+    """The public attributes of a module that are numbers, strings or None, without those of training."""
     state = ("training", "gradient_checkpointing")
     plain = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str | None)}
     return {k: v for k, v in plain.items() if k not in state and k[0] != "_" and "drop" not in k and "cache" not in k}
@@ -235,7 +244,9 @@ def _copy_weights(student: nn.Module, model: nn.Module, cut: dict[str, list[int]
             new = known.detach().clone() if known is not None and fits else buffer.to(device)
             setattr(student.get_submodule(owner), key, new)
     dropped = tuple(
-        f"{path}.{index}." for path, indices in cut.items() for index in set(range(_length(model, path))) - set(indices)
+        f"{path}.{index}."
+        for path, indices in cut.items()
+        for index in set(range(len(_layers_at(model, path)))) - set(indices)
     )
     left = [
         name
@@ -246,5 +257,5 @@ def _copy_weights(student: nn.Module, model: nn.Module, cut: dict[str, list[int]
         raise ModelError(
             f"The weights of this {type(model).__name__} do not fit the one of its configuration with fewer layers: "
             f"{', '.join([*wrong, *left][:3])} ({len(wrong)} lacking or of another shape, {len(left)} left over). "
-            "Merge adapters first, and undo changes of the network that its configuration does not speak of."
+            "Merge adapters first, and undo changes of the network that are not in its configuration."
         )

@@ -8,7 +8,6 @@ What this file does not know: what the networks compute.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -16,10 +15,10 @@ from limbeck.networks.asking import networks_of
 
 
 @contextmanager
-def evaluating(models: Iterable[Any]) -> Iterator[None]:
+def evaluating(models: Iterable[object]) -> Iterator[None]:
     """Models in eval mode and without gradient; afterwards as `restored` leaves them.
 
-    models: modules, or teachers made of modules; anything else is left alone.
+    models: modules and teachers made of modules; anything else is ignored.
     """
     models = list(models)
     with restored(models), torch.no_grad():
@@ -29,8 +28,11 @@ def evaluating(models: Iterable[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def restored(models: Iterable[Any]) -> Iterator[None]:
-    """Afterwards every submodule is in the mode it was in, and every parameter requires a gradient if it did."""
+def restored(models: Iterable[object]) -> Iterator[None]:
+    """Restores, at the end, the mode of every submodule and the requires_grad of every parameter.
+
+    models: modules and teachers made of modules; anything else is ignored.
+    """
     networks = _networks(models)
     modes = [(module, module.training) for network in networks for module in network.modules()]
     trained = [(parameter, parameter.requires_grad) for network in networks for parameter in network.parameters()]
@@ -43,5 +45,5 @@ def restored(models: Iterable[Any]) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
 
 
-def _networks(models: Iterable[Any]) -> list[torch.nn.Module]:
+def _networks(models: Iterable[object]) -> list[torch.nn.Module]:
     return [network for model in models for network in networks_of(model) or []]

@@ -1,16 +1,16 @@
-"""The positions of a batch: its examples, its tokens, or the tokens that predict a next one; what is said of each.
+"""The positions of a batch (its examples, its tokens, or the tokens that predict a next one), with their labels.
 
-The only place that shifts. A language model's `labels [B, L]` stand beside `input_ids`: a token's own id where it is
+The only place that shifts. A language model's `labels [B, L]` stand beside `input_ids`: a token's id where it is
 to be predicted, -100 elsewhere. The state at position t predicts the token at t + 1, so a position is compared where
 the **next** label is not -100. An encoder-decoder reads `decoder_input_ids`, which are shifted already: its state at t
 predicts the label at t.
 
-What this file does not know: models, losses, how a batch was made.
+What this file does not know: models, losses, where batches come from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,9 +24,14 @@ from limbeck.networks.asking import Batch
 
 @dataclass(frozen=True)
 class Positions:
-    """The positions of a batch: their shape, and what is said about each of them, `[*shape]`.
+    """The positions of a batch.
 
-    rows `[n]`: for language models, which of the flattened `[B * L]` tokens these are.
+    shape: `(n,)`, or `(n, L)` for a token classifier.
+    labels: the class of each position or -100, `[*shape]`; None where the batch has none.
+    mask: which positions count, bool `[*shape]`; None where all do.
+    weights: the weight of each position, `[*shape]`; None where all are 1.
+    device: the batch's.
+    rows: of a language model's positions, the indices `[n]` in the flattened tokens `[B * L]`; None for other models.
     """
 
     shape: tuple[int, ...]
@@ -37,18 +42,21 @@ class Positions:
     rows: Tensor | None = None
 
     def counts(self, terms: Sequence[Term] | None = None) -> Counts:
-        """The count of each term, the soft and the hard one by default, before any model has seen the batch."""
+        """The count of each term over the batch.
+
+        terms: an objective's; by default the soft and the hard one.
+        """
         return count_positions(self.shape, self.labels, self.mask, self.weights, device=self.device, terms=terms)
 
     def weight(self) -> Tensor:
-        """Of each position; 0 where it is masked."""
+        """The weight of each position, `[*shape]`; 0 where it is masked."""
         weight = torch.ones(self.shape, device=self.device) if self.weights is None else self.weights
         return weight if self.mask is None else weight * self.mask
 
     def row_ids(self, batch: Batch) -> Tensor:
-        """Of the example that each position is of, flattened; its number in the batch where it has no row_id.
+        """The row_id of each position's example, flattened; its number in the batch where there is no row_id.
 
-        A row_id of `[B, L]`, of packed rows, names the example of each token.
+        batch: where rows are packed, `row_id [B, L]` names the example of each token.
         """
         examples = next(len(v) for v in batch.values() if isinstance(v, Tensor))
         ids: Tensor = batch.get("row_id", torch.arange(examples, device=self.device))
@@ -59,7 +67,10 @@ class Positions:
         return ids[self.rows // batch["labels"].shape[1]]
 
     def in_batch(self, rows: Tensor, batch: Batch) -> Tensor:
-        """What was found at each position, `[positions, m]`, as `[B, L, m]`, L = 1 for whole examples; 0 at others."""
+        """The rows laid out as the batch, `[B, L, m]`, L = 1 for whole examples; 0 where there is no position.
+
+        rows: m numbers for each position, `[positions, m]`.
+        """
         examples = next(len(v) for v in batch.values() if isinstance(v, Tensor))
         if self.rows is None:
             return rows.view(examples, -1, rows.shape[-1])
@@ -68,15 +79,15 @@ class Positions:
         return everywhere.view(*batch["labels"].shape, -1)
 
     def compared(self, rows: Tensor) -> Tensor:
-        """`rows [n]` bool without the positions that are masked."""
+        """The rows, bool `[n]`, set to False where a position is masked."""
         return rows if self.mask is None else rows & self.mask.reshape(-1)
 
 
 def next_token_positions(batch: Batch) -> Positions:
-    """The tokens of a language model's batch that have to predict the next one, and which that is, `[n]`."""
+    """The positions of a language model's batch: the n tokens that have to predict the next one."""
     if "labels" not in batch:
         raise DataError(
-            "A language model's batches need labels [B, L]: a token's own id where it is to be predicted, -100 "
+            "A language model's batches need labels [B, L]: a token's id where it is to be predicted, -100 "
             f"elsewhere; these have {sorted(batch)}."
         )
     rows, labels, places = next_tokens(batch)
@@ -93,7 +104,10 @@ def next_token_positions(batch: Batch) -> Positions:
 
 
 def positions_of(batch: Batch, axes: int) -> Positions:
-    """The positions of a batch: its examples (axes 1), or its tokens (axes 2), padding masked."""
+    """The positions of any other batch.
+
+    axes: 1 where an example is a position; 2 where a token is one, and those of attention_mask 0 are masked.
+    """
     labels, mask, weights = (batch.get(name) for name in ("labels", "mask", "weights"))
     if axes == 2 and mask is None and "attention_mask" in batch:
         mask = batch["attention_mask"].bool()
@@ -104,8 +118,9 @@ def positions_of(batch: Batch, axes: int) -> Positions:
 class NextTokens(NamedTuple):
     """The n compared positions of a batch, example by example.
 
-    rows `[n]`: their index in the flattened `[B * L]` positions. labels `[n]`: the token that follows each.
-    places `[n]`: where that label stands, in the flattened `[B * L]`; what is said of the label stands there too.
+    rows: their indices in the flattened tokens `[B * L]`, `[n]`.
+    labels: the token that follows each, `[n]`.
+    places: the indices of these labels in the flattened labels `[B * L]`, `[n]`; their weights stand there too.
     """
 
     rows: Tensor
@@ -113,7 +128,7 @@ class NextTokens(NamedTuple):
     places: Tensor
 
 
-def next_tokens(batch: Mapping[str, Any]) -> NextTokens:
+def next_tokens(batch: Batch) -> NextTokens:
     """The positions that predict a token of the batch's `labels [B, L]`.
 
     A token that follows padding (`attention_mask` of 0, as in rows padded on the left) has none: nothing was read that
@@ -135,12 +150,13 @@ def next_tokens(batch: Mapping[str, Any]) -> NextTokens:
     return NextTokens(places - shift, labels.reshape(-1)[places], places)
 
 
-def require_same_completions(batch: Mapping[str, Any], teachers: Mapping[str, Any]) -> None:
-    """DataError unless student and teacher are to predict the same tokens in every example.
+def require_same_completions(batch: Batch, teachers: Batch) -> None:
+    """DataError unless student and teacher have the same tokens to predict in every example.
 
-    batch: with `labels [B, L]`, and `row_id` (`[B]`, or `[B, L]` of packed rows) to name an example by. teachers: the
-    teacher's, with `labels [B, Lt]`. Their inputs may differ in length and in what is read before; what follows must
-    be the same, token by token.
+    Their prompts may differ, and so may their lengths; the tokens that follow must be the same, one by one.
+
+    batch: with `labels [B, L]`, and `row_id` (`[B]`, or `[B, L]` where rows are packed) to name an example by.
+    teachers: the same batch as the teacher reads it, with `labels [B, Lt]`.
     """
     for i, (mine, theirs) in enumerate(zip(_by_example(batch), _by_example(teachers), strict=True)):
         if not torch.equal(mine, theirs):
@@ -155,25 +171,25 @@ def require_same_completions(batch: Mapping[str, Any], teachers: Mapping[str, An
             )
 
 
-def _by_example(batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
-    """The tokens to predict of each."""
+def _by_example(batch: Batch) -> tuple[Tensor, ...]:
+    """The tokens to predict, of each example."""
     rows, labels, _ = next_tokens(batch)
     examples, length = batch["labels"].shape
     return torch.split(labels, torch.bincount(rows // length, minlength=examples).tolist())
 
 
-def _name(batch: Mapping[str, Any], row: int, token: int) -> int:
-    """The row_id of the example that a row's learned token of this number is of, or its last one."""
+def _name(batch: Batch, row: int, token: int) -> int:
+    """The row_id of the example with the token-th label of a row, or with its last label where there are fewer."""
     if "row_id" not in batch or batch["row_id"].ndim == 1:
         return int(batch["row_id"][row]) if "row_id" in batch else row
     of_each = batch["row_id"][row][batch["labels"][row] != NO_LABEL]
     return int(of_each[min(token, len(of_each) - 1)] if len(of_each) else batch["row_id"][row, 0])
 
 
-def packed_examples(batch: Mapping[str, Any]) -> list[tuple[int, Tensor]]:
-    """The examples of a batch of packed rows: the row of each, and the columns of its tokens; else none.
+def packed_examples(batch: Batch) -> list[tuple[int, Tensor]]:
+    """The examples of a batch of packed rows: the row of each, and the columns of its tokens; none for other batches.
 
-    Rows are packed where `position_ids [B, L]` begin again at 0; what has no label (filling) is no example.
+    Rows are packed where `position_ids [B, L]` begin again at 0. Tokens without any label are filling, not an example.
     """
     position_ids, labels = batch.get("position_ids"), batch["labels"]
     if position_ids is None or position_ids.shape != labels.shape:

@@ -7,15 +7,17 @@ What this file does not know: trainers, results.
 
 from typing import Any
 
+from torch import nn
+
 from limbeck.losses.objective import Objective
 
 
-def note_objective(network: Any, objective: Objective) -> None:
+def note_objective(network: nn.Module, objective: Objective) -> None:
     """Notes on the network that it was trained with this objective; an earlier note is replaced."""
-    network.trained_objective = described(objective)
+    vars(network)["trained_objective"] = described(objective)
 
 
-def objective_of(network: Any) -> dict[str, Any] | None:
+def objective_of(network: object) -> dict[str, Any] | None:
     """The note of `note_objective`; None for a network without one."""
     noted = getattr(network, "trained_objective", None)
     return dict(noted) if isinstance(noted, dict) else None

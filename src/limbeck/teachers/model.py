@@ -70,6 +70,11 @@ class ModelTeacher(BaseTeacher):
         return HiddenTargets(hidden, head.to(hidden.device))
 
     @property
+    def networks(self) -> list[nn.Module]:
+        """The model."""
+        return [self.model]
+
+    @property
     def label_names(self) -> tuple[str, ...] | None:
         """The names of the classes in order, where the model has them."""
         names = label_names_of(self.model)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
+from torch import nn
 
 from limbeck.errors import ConfigError, DataError, ModelError, TargetError
 from limbeck.losses.targets import DenseTargets, SoftTargets, is_complete
-from limbeck.networks.asking import Batch
+from limbeck.networks.asking import Batch, networks_of, networks_of_all
 from limbeck.networks.positions import Positions
 
 Augment = Callable[[Batch, int], Batch]
@@ -61,6 +62,11 @@ class BaseTeacher(ABC):
     def label_names(self) -> tuple[str, ...] | None:
         """The names of the classes in order, where they are known."""
         return None
+
+    @property
+    def networks(self) -> list[nn.Module] | None:
+        """The networks that it is made of, its members' by default; None where a part of it is not a network."""
+        return networks_of_all(self.members)
 
     @property
     def one_view(self) -> bool:
@@ -144,6 +150,11 @@ class WrappedTeacher(BaseTeacher):
         """The names of the classes in order, where the teacher has them."""
         names = getattr(self.teacher, "label_names", None)
         return None if names is None else tuple(names)
+
+    @property
+    def networks(self) -> list[nn.Module] | None:
+        """The networks of the teacher, which `networks_of` also finds where its class does not list them."""
+        return networks_of(self.teacher)
 
     @property
     def one_view(self) -> bool:

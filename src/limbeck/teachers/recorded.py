@@ -7,7 +7,7 @@ What this file does not know: files (that is the store), the objective.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.errors import DataError
 from limbeck.losses.targets import SoftTargets, concatenate
@@ -76,6 +76,11 @@ class RecordedTeacher(BaseTeacher):
     def label_names(self) -> tuple[str, ...] | None:
         """The names of the classes in order, where the teacher has them."""
         return self.teacher.label_names
+
+    @property
+    def networks(self) -> list[nn.Module] | None:
+        """The networks of the teacher that gave the recorded answers."""
+        return self.teacher.networks
 
     @property
     def live(self) -> BaseTeacher:

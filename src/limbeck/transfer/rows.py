@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from limbeck.errors import DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import Batch
+from limbeck.networks.checks import out_of_range
 from limbeck.transfer import draws
 
 
@@ -283,7 +284,7 @@ def _num_classes(labels: Tensor, known: int | None) -> int | None:
     """The number of classes; DataError where a label is neither a class nor -100."""
     highest = int(labels.max())
     count = known if known is not None else max(highest + 1, 0)
-    bad = ((labels != NO_LABEL) & ((labels < 0) | (labels >= count))).nonzero()
+    bad = out_of_range(labels, count).nonzero()
     if len(bad):
         place = tuple(bad[0].tolist())
         where = f"row {place[0]}" + (f", position {place[1]}," if len(place) > 1 else "")
