@@ -75,23 +75,68 @@ def tune(
     say: Callable[[str], None] = print,
     **with_trainer: Any,
 ) -> dict[str, Any]:
-    """The temperature and the weight of the labels whose students do best on validation data (docs/tuning.md).
+    """Finds the temperature and hard weight whose students do best on validation data (docs/tuning.md).
 
-    make_student: makes a student that is not trained yet; called for each training, after its seed was set.
-    teacher: as DistillTrainer takes it. It is asked once about every example; while students are trained, only where
-        views are augmented and by language models.
-    train, validation: what students are trained on and what they are chosen by; no example may be in both.
-    config: how each is trained; its `seed` is the first one. Of a training nothing is kept but what was measured.
-    seeds: how many times those that are left at the end are trained. keep: the share of the candidates that goes on
-        from one seed to the next, at least two of them; 1 trains all with every seed.
-    measure: "nll" or "accuracy" on the labels of validation, or "forward_kl" to the teacher, all at T = 1; by default
-        nll where there are labels. What is not chosen by is measured too, where it can be.
-    folder: where tune.json and tune.png are left. A call that was stopped goes on there: nothing is trained twice. A
-        folder that was begun with another teacher, student, data or training is refused.
-    say: called with a line of text after each training.
-    with_trainer: further arguments of DistillTrainer, such as augment or processing_class.
+    Parameters
+    ----------
+    make_student : function `() -> nn.Module`
+        Returns an untrained student; called for each training, after its seed is set.
+    teacher : network or teacher
+        As DistillTrainer takes it. It runs once on every example; again during training only for augmented views and
+        for language models.
+    train, validation : TransferSet or datasets.Dataset
+        What students are trained on, and what they are compared on; no example may be in both.
+    config : DistillConfig, optional
+        How each student is trained; its `seed` is the first one. No file of a training is saved.
+    temperatures, hard_weights : sequence of float
+        Each pair of the two is a candidate.
+    divergence : Divergence
+        The divergence of the soft term, the same for all candidates.
+    seeds : int
+        How many times each finalist is trained.
+    keep : float
+        The share of the candidates that remains from one seed to the next, at least two of them; 1 trains all of them
+        with every seed.
+    measure : str, optional
+        "nll" or "accuracy" on the labels of `validation`, or "forward_kl" to the teacher, all at T = 1; by default nll
+        where there are labels. The others are measured too, where they can be.
+    folder : str or Path, optional
+        Where tune.json and tune.png are written. A repeated call resumes there and trains nothing twice. A folder of
+        another teacher, student, data or training is refused.
+    say : function
+        Called with a line of text after each training.
+    **with_trainer
+        Further arguments of DistillTrainer, such as augment or processing_class.
 
-    Returns what tune.json holds. LimbeckErrors for what cannot be used here or by DistillTrainer.
+    Returns
+    -------
+    dict
+        The content of tune.json.
+
+    Raises
+    ------
+    LimbeckError
+        For arguments that cannot be used here or by DistillTrainer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import DistillConfig, arrays, tune
+    >>> inputs = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+    >>> train, validation = arrays(inputs, labels=(inputs[:, 0] > 0).long()).split(0.3)
+    >>> found = tune(
+    ...     make_student=lambda: torch.nn.Linear(2, 2),
+    ...     teacher=lambda batch: 3 * batch["inputs"] @ torch.tensor([[-1.0, 1.0], [0.0, 0.0]]),
+    ...     train=train,
+    ...     validation=validation,
+    ...     config=DistillConfig(max_steps=3, learning_rate=0.1, use_cpu=True, disable_tqdm=True),
+    ...     temperatures=[1.0, 4.0],
+    ...     hard_weights=[0.1],
+    ...     seeds=1,
+    ...     say=lambda line: None,
+    ... )
+    >>> found["measure"], sorted(found["best"])
+    ('nll', ['accuracy', 'forward_kl', 'hard_weight', 'nll', 'seeds', 'temperature'])
     """
     config = _without_files(config or DistillConfig())
     objectives = {(t, w): Objective(divergence, t, 1.0, w) for w in hard_weights for t in temperatures}

@@ -69,5 +69,5 @@ def test_the_bias_carries_the_offsets() -> None:
 
 
 def test_a_student_without_such_a_bias_is_refused() -> None:
-    with pytest.raises(ModelError, match="speak of 4 classes, but the student ends in 3 outputs"):
+    with pytest.raises(ModelError, match="are for 4 classes, but the student ends in 3 outputs"):
         shift_bias(limbeck.mlp([4, 3]), torch.zeros(4))

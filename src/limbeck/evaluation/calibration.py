@@ -1,7 +1,7 @@
-"""Putting right the prior that a student learned from a transfer set in which classes are missing or rare.
+"""Correcting the prior that a student learned from a transfer set in which classes are missing or rare.
 
     offsets = match_prior(logits, prior, classes=[3])     # logits on unlabelled data, drawn as in deployment
-    shift_bias(student, offsets)                          # the student's output layer carries them from then on
+    shift_bias(student, offsets)                          # adds them to the student's output layer
 
 What this file does not know: teachers, transfer sets, how the student was trained.
 """
@@ -17,18 +17,47 @@ from torch import Tensor, nn
 
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError
 
+Prior = Tensor | np.ndarray | Sequence[float]
 
-def match_prior(logits: Tensor, prior: Any, classes: Sequence[int] | None = None) -> Tensor:
-    """Offsets `[C]` to add to the logits, so that the mean predicted probability of classes is their prior.
 
-    logits `[n, C]`: the logits of unlabelled examples drawn as in deployment: they must include the missing
-        classes too, and must not be the test set.
-    prior `[C]`: the classes' true shares, or a teacher's mean prediction on these examples.
-    classes: whose offsets are sought; the others keep theirs at 0. By default all, with offsets of mean 0.
+def match_prior(logits: Tensor, prior: Prior, classes: Sequence[int] | None = None) -> Tensor:
+    """Returns the offsets to add to logits so that the mean predicted probability of each class equals its prior.
 
-    The offsets minimise the convex function mean_i logsumexp(z_i + b) - prior . b, whose gradient is the difference
-    of the two means; no label is looked at. It is the label-free form of the correction in arXiv 1503.02531, section
-    3, where the bias of the class that the student has never seen was chosen on the test set.
+    The offsets b minimise the convex function mean_i logsumexp(z_i + b) - prior . b, whose gradient is the difference
+    between the mean prediction and the prior. No label is used. This is the label-free form of the correction in arXiv
+    1503.02531, section 3, where the bias of the class that the student has never seen was chosen on the test set.
+
+    Parameters
+    ----------
+    logits : Tensor `[n, C]`
+        Of unlabelled examples drawn as in deployment, all classes included; not of the test set.
+    prior : array `[C]`
+        The classes' true shares, which sum to 1, or a teacher's mean prediction on these examples.
+    classes : sequence of int, optional
+        The classes that get an offset; it is 0 for all others. By default all classes, with offsets of mean 0.
+
+    Returns
+    -------
+    Tensor `[C]`
+        float32, on the device of `logits`.
+
+    Raises
+    ------
+    ShapeError, ConfigError, DataError
+        For shapes that do not match, unknown classes, and a prior that no finite offsets reach.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import match_prior
+    >>> logits = torch.tensor([[2.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    >>> logits.softmax(-1).mean(0)
+    tensor([0.7040, 0.2960])
+    >>> offsets = match_prior(logits, prior=[0.5, 0.5])
+    >>> offsets
+    tensor([-0.5000,  0.5000])
+    >>> (logits + offsets).softmax(-1).mean(0)
+    tensor([0.5000, 0.5000])
     """
     if logits.ndim != 2 or len(logits) == 0:
         raise ShapeError(f"match_prior needs the logits [n, C] of some examples, but got {list(logits.shape)}.")
@@ -55,7 +84,7 @@ def match_prior(logits: Tensor, prior: Any, classes: Sequence[int] | None = None
         return np.diag(probs.mean(0)) - probs.T @ probs / len(probs)
 
     start = np.zeros(len(chosen))
-    for _ in range(20):  # proportional steps find the neighbourhood from however far; the solver finds the point
+    for _ in range(20):  # proportional steps get near from any distance; the solver then converges
         log_mean = logsumexp(_predict(z, chosen, start)[1], axis=0) - np.log(len(z))
         start = start + np.log(wanted[chosen]) - log_mean
     found = minimize(value, start, jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-8})
@@ -75,7 +104,7 @@ def shift_bias(student: nn.Module, offsets: Tensor) -> nn.Module:
     if not layers or layers[-1].bias is None or layers[-1].out_features != len(offsets):
         last = f"{layers[-1].out_features} outputs" if layers else "no linear layer"
         raise ModelError(
-            f"The offsets speak of {len(offsets)} classes, but the student ends in {last}, or has no bias there; add "
+            f"The offsets are for {len(offsets)} classes, but the student ends in {last}, or has no bias there; add "
             "them to its logits instead."
         )
     with torch.no_grad():

@@ -72,7 +72,50 @@ def evaluate(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The results of one test set: `compare(predict(...))`, whose arguments these are."""
+    """Returns the results of students, and of the baselines and the teacher they are compared with, on a test set.
+
+    Parameters
+    ----------
+    student, baseline : model or list of models
+        One student per seed, and as many baselines, each paired with the student at its place. A model is a module or a
+        function of the batch that returns logits `[n, C]`.
+    test : TransferSet
+        The test set, with or without labels.
+    teacher : network or teacher, optional
+        As `DistillTrainer` takes it; it must give the probabilities of all classes.
+    held_out : TransferSet, optional
+        Labelled examples that no model was trained on, other than `test`, to fit calibration temperatures on.
+    objective : Objective, optional
+        What the students were trained with; by default what DistillTrainer noted on them.
+    curves : mapping, optional
+        Name -> `[{"step": ..., ...}, ...]`, a trainer's log history, copied into the results.
+    show, batch_size, device, latency
+        As for `predict`.
+    resamples, seed : int
+        Of the 95 % intervals: the number of resamples, and the seed of the generator that draws them.
+
+    Returns
+    -------
+    dict
+        Plain values for JSON, with None for nan and infinity; docs/results.md lists the fields.
+
+    Raises
+    ------
+    LimbeckError
+        Where classes, labels and models do not match, and for logits that are nan or infinite.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from limbeck import arrays, evaluate
+    >>> inputs = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0], [0.0, 1.0]])
+    >>> test = arrays(inputs, labels=torch.tensor([0, 1, 1, 1]))
+    >>> results = evaluate(torch.nn.Identity(), test, latency=False)  # the inputs themselves are the logits
+    >>> results["roles"]["student"]["accuracy"]["mean"]
+    0.75
+    >>> results["verdict"]["sentence"]
+    'The student gets 75.0 % right. There is no baseline, so nothing is said of better or worse.'
+    """
     predictions = predict(
         student,
         test,

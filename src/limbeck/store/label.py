@@ -49,27 +49,65 @@ def label(
     progress: bool = False,
     **options: Any,
 ) -> Labelled:
-    """The labelled transfer set at `path`: each example with what the teacher says about it.
+    """Writes the teacher's targets for each row of a transfer set to `path`, and returns the stored set.
 
-    teacher: a network, a teacher, a classifier with predict_proba, or FunctionTeacher(function, fingerprint=...).
-    transfer_set: a TransferSet; or, for language models, what `tokenise` made (other columns that it has are kept).
-    path: a local folder, or a URL that fsspec opens.
-    kind: what is kept of each position, with its options: "top_k" (k=64, bits=8), "dense" (dtype="float16"),
+    An interrupted call resumes when it is repeated: it writes the shards that are missing, or only opens the set where
+    it is complete. Under `accelerate launch` or torchrun each process writes its share of the shards to one folder.
+
+    Parameters
+    ----------
+    teacher : network or teacher
+        Also a classifier with predict_proba, or FunctionTeacher(function, fingerprint=...).
+    transfer_set : TransferSet or datasets.Dataset
+        For language models, the rows of `tokenise`, whose other columns are stored too.
+    path : str or Path
+        A local folder, or a URL that fsspec opens.
+    kind : str or Kind
+        What is stored of each position, with its options: "top_k" (k=64, bits=8), "dense" (dtype="float16"),
         "hidden" (dtype="float16"; causal language models) or "sampled" (k=64, temperature=1.0).
-    batch_size: rows that the teacher is asked about at once. It may change when a call is made again.
-    rows_per_shard: by default as many as make about 256 MB, or as a call that was cut off had; a file is written when
-        they are done.
-    augment, views: an Augmentation, and of how many epochs the views are labelled; training replays them.
-    tokenizer: that the rows were made with: its hash is kept, and a student with another one is refused. A language
-        model's padded output layer is cut to its tokens.
-    seed: of what is drawn (sampled).
-    progress: whether to show a bar.
+    batch_size : int
+        Rows per pass of the teacher; a resumed call may use another.
+    rows_per_shard : int, optional
+        Rows per file; by default about 256 MB of them, or as in the call that is resumed.
+    augment, views : Augmentation, int
+        The augmentation, and for how many epochs its views get targets; training replays them.
+    tokenizer : PreTrainedTokenizerBase, optional
+        The tokenizer that the rows were made with. Its hash is stored, a student with another one is refused, and a
+        language model's padded output layer is cut to its tokens.
+    seed : int
+        Of the draws of "sampled".
+    progress : bool
+        Whether to show a progress bar.
+    **options
+        The options of `kind`.
 
-    Cut off at any moment, the same call goes on with the shards that are missing; where all are there, it only opens
-    them. Under `accelerate launch` or torchrun each process makes its share of the shards, in one folder.
+    Returns
+    -------
+    Labelled
+        The stored set, whose `teacher` reads the targets from its batches.
 
-    DataError where something else is at `path` (naming each field that differs), and where the disk has no room or
-    does not take a file. TargetError, naming the row, where the teacher gives no distribution.
+    Raises
+    ------
+    DataError
+        Where something else is at `path` (with each field that differs), or the disk is full or refuses a file.
+    TargetError
+        Where the teacher gives a row no probability distribution; names the row.
+    ConfigError
+        For settings that do not go together.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from limbeck import arrays, label
+    >>> inputs = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 1.0]])
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> stored = label(torch.nn.Identity(), arrays(inputs), folder.name, kind="dense", dtype="float32")
+    >>> len(stored), stored.num_classes
+    (2, 3)
+    >>> batch = stored.__getitems__([1])
+    >>> stored.teacher(batch).all_log_probs(1.0).exp()
+    tensor([[0.0420, 0.8438, 0.1142]])
+    >>> folder.cleanup()
     """
     if min(batch_size, views, rows_per_shard or 1) < 1:
         raise ConfigError(
