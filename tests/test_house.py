@@ -291,7 +291,11 @@ def test_help_shows_what_a_public_name_is(name: str) -> None:
     assert without_help(name, getattr(limbeck, name)) == []
 
 
-INSTANCES = ("forward_kl", "reverse_kl", "cross_entropy", "total_variation", "logit_matching")
+INSTANCES = [name for name in limbeck.__all__ if isinstance(getattr(limbeck, name), limbeck.Divergence)]
+
+
+def test_the_divergences_without_a_parameter_are_instances() -> None:
+    assert {"forward_kl", "reverse_kl", "cross_entropy", "total_variation", "logit_matching"} <= set(INSTANCES)
 
 
 @pytest.mark.parametrize("name", INSTANCES)

@@ -12,6 +12,8 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
 
+from limbeck.commands.divergence_names import LISTED
+
 T = TypeVar("T")
 
 
@@ -99,8 +101,7 @@ class ObjectiveOptions:
 
     divergence: str = _option(
         "forward_kl",
-        "forward_kl, reverse_kl, cross_entropy, total_variation, logit_matching; jensen_shannon:0.5, skewed_kl:0.1, "
-        "skewed_reverse_kl:0.1; or package.module:function",
+        f"{LISTED}; or package.module:function",
     )
     temperature: float = _option(2.0, "softens teacher and student in the soft term; 1 for language models")
     soft_weight: float = _option(1.0, "of the divergence from the teacher")

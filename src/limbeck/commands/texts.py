@@ -20,6 +20,7 @@ from typing import Any
 from datasets import disable_progress_bars
 from torch import nn
 
+from limbeck.commands.divergence_names import PLAIN, WITH_PARAMETER
 from limbeck.commands.options import DataOptions
 from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.losses import divergences
@@ -28,9 +29,6 @@ from limbeck.networks.folder import load
 from limbeck.networks.layers import take_layers
 from limbeck.teachers import Ensemble, as_teacher
 from limbeck.transfer import TransferSet, digits, idx, table
-
-PLAIN = ("forward_kl", "reverse_kl", "cross_entropy", "total_variation", "logit_matching")
-WITH_PARAMETER = ("jensen_shannon", "skewed_kl", "skewed_reverse_kl")
 
 
 def open_data(options: DataOptions, tokenizer: Any = None, teacher_tokenizer: Any = None) -> dict[str, TransferSet]:
