@@ -41,7 +41,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
-from limbeck.errors import CheckpointError, ConfigError, DataError, TargetError
+from limbeck.errors import CheckpointError, ConfigError, DataError, DivergedError, TargetError
 from limbeck.losses.linear import linear_divergence
 from limbeck.losses.objective import Counts, Loss, Objective
 from limbeck.losses.targets import Head, SoftTargets
@@ -62,6 +62,7 @@ from limbeck.training.checkpoints import fault, newest_whole, require_whole, rot
 from limbeck.training.collating import AsGathered
 from limbeck.training.config import DistillConfig, refuse_arguments
 from limbeck.training.monitor import means_of, measured, measured_in_chunks
+from limbeck.training.outcome import broken_tensors, in_words
 from limbeck.training.plan import Plan, named_sets, plan_of_evaluation, preflight
 from limbeck.training.sources import Augmented, InOrder, Source
 from limbeck.transfer.text.collate import Pad
@@ -166,6 +167,7 @@ class DistillTrainer(Trainer):
         """Trains; every setting, label and the first batch are checked before.
 
         resume_from_checkpoint: a checkpoint's folder, or True for the newest whole one in output_dir.
+        DivergedError where it ends, or is about to write a checkpoint, with weights of nan or infinity.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(self.last_checkpoint())
@@ -178,7 +180,10 @@ class DistillTrainer(Trainer):
         if resume_from_checkpoint:
             self._resumed_with = [callback.early_stopping_patience for callback in self._early_stopping()]
         note_objective(self.model, self.objective)  # for the results of an evaluation
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        done = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self._raise_bad_targets()
+        self._require_finite_weights()
+        return done
 
     def check(self) -> None:
         """Refuses what cannot work before a step is taken: train calls it."""
@@ -308,6 +313,14 @@ class DistillTrainer(Trainer):
                 "look at that example, or at the teacher's dtype. The last checkpoint was written before."
             )
 
+    def _require_finite_weights(self) -> None:
+        """DivergedError, in every process, where the weights of one of them are not finite."""
+        broken = broken_tensors(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+        count = torch.tensor(float(len(broken)), device=self.args.device)
+        if self.accelerator.reduce(count, "sum") > 0:
+            step, rate = self.state.global_step, self.args.learning_rate
+            raise DivergedError(in_words(broken, self.state.log_history, step, rate))
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | None]:
@@ -435,6 +448,7 @@ class DistillTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Trainer's checkpoint, sealed once it is whole; older ones are deleted only after that."""
         self._raise_bad_targets()
+        self._require_finite_weights()  # or it would push out those that are
         run = self._get_output_dir(trial=trial)
         checkpoint = Path(run) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
