@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from scipy import stats
-from torch import nn
+from torch import Tensor, nn
 from transformers import set_seed
 from two_processes import in_two_processes
 
@@ -195,6 +195,23 @@ def test_an_augmented_view_is_shown_to_the_live_teacher() -> None:
     quietly(small, teacher, temperatures=(1.0,), hard_weights=(0.0,), seeds=1, augment=jitter(1))
     batches = 4 * 32 + 32  # four steps, and the first batch that is tried before
     assert teacher.asked == batches + len(VALIDATION)
+
+
+def test_a_trial_whose_student_diverges_is_ranked_last() -> None:
+    """A temperature whose T^2 in the loss throws weights out of float32, with steps of plain gradient descent."""
+    lines: list[str] = []
+    steep = config(optim="sgd", learning_rate=0.1, max_grad_norm=0.0)
+
+    def reckless(log_q: Tensor, log_p: Tensor) -> Tensor:
+        return -(log_p.exp() * log_q).sum(-1)
+
+    reckless.temperature_power = 20  # type: ignore[attr-defined]
+    found = quietly(
+        config=steep, temperatures=(1000.0, 1.0), hard_weights=(0.0,), seeds=1, divergence=reckless, say=lines.append
+    )
+    assert found["best"]["temperature"] == 1.0
+    assert found["candidates"][0]["nll"]["mean"] is None
+    assert lines[0].endswith("diverged, weights of nan or infinity")
 
 
 def test_what_is_refused() -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         CheckpointError,
         ConfigError,
         DataError,
+        DivergedError,
         LimbeckError,
         ModelError,
         ObjectiveError,
@@ -77,7 +78,8 @@ if TYPE_CHECKING:
     from limbeck.tuning import tune
 
 _MODULE_OF = {
-    "errors": "CheckpointError ConfigError DataError LimbeckError ModelError ObjectiveError ShapeError TargetError",
+    "errors": "CheckpointError ConfigError DataError DivergedError LimbeckError ModelError ObjectiveError"
+    " ShapeError TargetError",
     "evaluation.calibration": "match_prior shift_bias",
     "evaluation.classes": "compare evaluate predict",
     "evaluation.tokens": "evaluate_language",
@@ -115,6 +117,7 @@ __all__ = [
     "DenseTargets",
     "DistillConfig",
     "DistillTrainer",
+    "DivergedError",
     "Divergence",
     "Ensemble",
     "FunctionTeacher",

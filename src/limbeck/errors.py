@@ -7,6 +7,7 @@
     ├── DataError (ValueError)        a transfer set, file or label that cannot be used
     ├── ModelError (ValueError)       a folder, name or object that is not the model it should be
     ├── CheckpointError (ValueError)  nothing in a run's folder from which it can go on
+    ├── DivergedError (ArithmeticError)  training that ended in weights of nan or infinity
     └── ConfigError (ValueError)      settings that contradict each other
 
 A message says what was expected, what was got and what to do. Each class is also the builtin it
@@ -40,6 +41,10 @@ class ModelError(LimbeckError, ValueError):
 
 class CheckpointError(LimbeckError, ValueError):
     """Nothing in a run's folder from which it can go on."""
+
+
+class DivergedError(LimbeckError, ArithmeticError):
+    """Training that ended in weights of nan or infinity."""
 
 
 class ConfigError(LimbeckError, ValueError):

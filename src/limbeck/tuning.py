@@ -28,7 +28,7 @@ from scipy.stats import t as student_t
 from torch import nn
 from transformers import IntervalStrategy, PrinterCallback, set_seed
 
-from limbeck.errors import ConfigError, DataError
+from limbeck.errors import ConfigError, DataError, DivergedError
 from limbeck.evaluation.intervals import FEWEST_SEEDS, LEVEL, json_ready, word_of
 from limbeck.losses.divergences import Divergence, forward_kl
 from limbeck.losses.numbers import NO_LABEL
@@ -164,9 +164,12 @@ def tune(
         sets = {"train_dataset": train, "eval_dataset": validation}
         trainer = DistillTrainer(made, teacher, objectives[candidate], own, **sets, **with_trainer)
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        said = trainer.evaluate()
-        measured = {name: said[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in said}
+        try:
+            trainer.train()
+            said = trainer.evaluate()
+            measured = {name: said[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in said}
+        except DivergedError:
+            measured = {measure: math.nan}  # ranked last
         if measure not in measured:
             needs = "a teacher that speaks of every class" if measure == "forward_kl" else "labels"
             raise DataError(f"{measure} needs validation data with {needs}; give it, or choose by another measure.")
@@ -446,4 +449,5 @@ def _read(path: Path, settings: Mapping[str, Any]) -> Trials:
 
 def _in_words(trial: Mapping[str, Any]) -> str:
     measured = ", ".join(f"{name} {trial[name]:.4f}" for name in MEASURES if trial.get(name) is not None)
+    measured = measured or "diverged, weights of nan or infinity"
     return f"T = {trial['temperature']:g}, hard_weight {trial['hard_weight']:g}, seed {trial['seed']}: {measured}"

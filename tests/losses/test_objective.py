@@ -446,6 +446,24 @@ def test_temperatures_are_refused(temperature: float) -> None:
         Objective(temperature=temperature)
 
 
+@pytest.mark.parametrize("temperature", [1e-38, 1e-5, 65_537.0, 1e9, 1e30])
+def test_temperatures_that_float32_cannot_follow_are_refused_with_the_bounds(temperature: float) -> None:
+    with pytest.raises(ObjectiveError, match=r"from 1\.5e-05 to 65,536, but is .*float32 cannot tell .* apart"):
+        Objective(forward_kl, temperature)
+
+
+@pytest.mark.parametrize("temperature", [2.0**-16, 1000.0, 2.0**16])
+def test_at_the_bounds_the_gradient_in_float32_is_that_of_float64(temperature: float) -> None:
+    z, v = logits(20, 5, seed=1), logits(20, 5, seed=2)
+
+    def of(dtype: torch.dtype) -> torch.Tensor:
+        student = z.to(dtype).requires_grad_()
+        return gradient(Objective(forward_kl, temperature)(student, v.to(dtype)).sum, student).double()
+
+    exact = of(torch.float64)
+    assert (of(torch.float32) - exact).norm() < 0.02 * exact.norm()
+
+
 @pytest.mark.parametrize("name", ["soft_weight", "hard_weight"])
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
 def test_weights_are_refused(name: str, weight: float) -> None:

@@ -4,6 +4,7 @@ The runs that are killed are forked processes: they die wherever the test says, 
 """
 
 import gc
+import json
 import logging
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 import limbeck.training.trainer
-from limbeck.errors import CheckpointError
+from limbeck.errors import CheckpointError, ConfigError
 from limbeck.losses.objective import Objective
 from limbeck.networks.mlp import mlp
 from limbeck.training.config import DistillConfig
@@ -294,7 +295,9 @@ def test_killed_before_the_seal(
     seal = limbeck.training.trainer.seal
     with monkeypatch.context() as child:
         child.setattr(
-            limbeck.training.trainer, "seal", lambda folder: die() if folder.name == "checkpoint-16" else seal(folder)
+            limbeck.training.trainer,
+            "seal",
+            lambda folder, run: die() if folder.name == "checkpoint-16" else seal(folder, run),
         )
         killed(lambda: trainer_in(tmp_path).train())
     assert (tmp_path / "checkpoint-16" / "trainer_state.json").exists()
@@ -402,6 +405,79 @@ def test_a_checkpoint_of_another_student_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match="size mismatch"):
         trainer_in(tmp_path, Wider).train(resume_from_checkpoint=True)
+
+
+FINER = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"per_device_train_batch_size": 8}, r"examples per step .*: 32 when it was written, 8 now"),
+        ({"per_device_train_batch_size": 64}, r"examples per step .*: 32 when it was written, 64 now"),
+        (FINER | {"gradient_accumulation_steps": 2}, r"examples per step .*: 32 when it was written, 16 now"),
+        ({"dataloader_drop_last": True}, "dataloader_drop_last: False when it was written, True now"),
+        ({"seed": 7}, r"the seed of the order of examples .*: 42 when it was written, 7 now"),
+        ({"data_seed": 5}, r"the seed of the order of examples .*: 42 when it was written, 5 now"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy: random when .*, sequential now"),
+    ],
+)
+def test_other_batches_are_refused_with_both_numbers(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    trainer_in(tmp_path, max_steps=4).train()
+    with pytest.raises(ConfigError, match=rf"checkpoint-4 has taken 4 steps, .*\. {said}\. Resume with what"):
+        trainer_in(tmp_path, **changes).train(resume_from_checkpoint=True)
+
+
+def test_as_many_examples_per_step_in_other_parts_go_on(tmp_path: Path) -> None:
+    """Without dropout or batch statistics, which see parts of a step, the weights are those of the undisturbed run."""
+    plain = {"student": lambda: mlp([64, 16, 10])}
+    whole = trainer_in(tmp_path / "whole", **plain)
+    whole.train()
+    killed(lambda: trainer_in(tmp_path / "killed", callbacks=[DieAt(9)], **plain).train())
+    trainer = trainer_in(tmp_path / "killed", **plain, **FINER)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == LAST
+    for name, weight in trainer.model.state_dict().items():
+        torch.testing.assert_close(weight, whole.model.state_dict()[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_set_of_another_size_is_refused(tmp_path: Path) -> None:
+    trainer_in(tmp_path, max_steps=4).train()
+    trainer = trainer_in(tmp_path)
+    trainer.train_dataset = DATA.select(range(200))
+    with pytest.raises(ConfigError, match="examples in the transfer set: 310 when it was written, 200 now"):
+        trainer.train(resume_from_checkpoint=True)
+
+
+def test_a_new_order_may_begin_with_an_epoch(tmp_path: Path) -> None:
+    trainer_in(tmp_path, max_steps=10, save_steps=10).train()
+    trainer = trainer_in(tmp_path, seed=7)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == LAST
+
+
+@pytest.mark.parametrize(("batch", "refused"), [(32, False), (8, True), (64, True)])
+def test_seals_without_a_record_of_batches_go_by_steps_per_epoch(tmp_path: Path, batch: int, refused: bool) -> None:
+    trainer_in(tmp_path, max_steps=8).train()
+    path = tmp_path / "checkpoint-8" / "limbeck_checkpoint.json"
+    seal = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in seal.items() if name != "run"}))
+    trainer = trainer_in(tmp_path, per_device_train_batch_size=batch)
+    if refused:
+        now = 310 / batch
+        with pytest.raises(ConfigError, match=f"steps per epoch: 10 when it was written, {now:.0f} now"):
+            trainer.train(resume_from_checkpoint=True)
+    else:
+        trainer.train(resume_from_checkpoint=True)
+        assert trainer.state.global_step == LAST
+
+
+def test_fewer_steps_than_were_taken_are_said_to_leave_nothing(tmp_path: Path, caplog: Any) -> None:
+    trainer_in(tmp_path, max_steps=8).train()
+    trainer = trainer_in(tmp_path, max_steps=5)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 8
+    assert "has taken 8 steps and 5 are wanted: there is nothing left to train" in caplog.text
 
 
 class Tied(nn.Module):

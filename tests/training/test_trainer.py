@@ -3,6 +3,7 @@
 import copy
 import gc
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from limbeck.errors import ConfigError, TargetError
+from limbeck.errors import ConfigError, DivergedError, TargetError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
 from limbeck.losses.targets import SparseTargets
@@ -615,10 +616,66 @@ def test_a_loss_of_nan_is_logged_as_nan(tmp_path: Path) -> None:
     trainer = DistillTrainer(
         student, network(seed=3), BOTH, settings(tmp_path), train_dataset=data, callbacks=[Break()]
     )
-    trainer.train()
+    with pytest.raises(DivergedError, match=r"nan or infinity in layers\.0\.weight.*first logged .* at step 2\."):
+        trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert math.isfinite(losses[0])
     assert all(math.isnan(loss) for loss in losses[1:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "optimizer"),
+    [
+        ({"learning_rate": 1e30}, "adamw_torch"),
+        ({"learning_rate": 1e30, "max_steps": 1}, "adamw_torch"),  # finite, but their products are not
+        ({"learning_rate": math.inf, "max_steps": 1}, "sgd"),
+    ],
+)
+def test_training_that_ends_in_weights_of_no_use_fails(tmp_path: Path, changes: Any, optimizer: str) -> None:
+    data, student = arrays(random(N, FEATURES, seed=1).float(), LABELS), network(seed=2).float()
+    config = settings(tmp_path, optim=optimizer, **changes)
+    with pytest.raises(
+        DivergedError, match=r"layers\.0\.weight.*so it is of no use and is not saved.*Lower the learning"
+    ):
+        DistillTrainer(student, network(seed=3).float(), BOTH, config, train_dataset=data).train()
+
+
+def test_weights_of_nan_push_no_checkpoint_out(tmp_path: Path) -> None:
+    """They break after the second step, before its checkpoint is written: that of the first one stays."""
+    data, student = arrays(random(N, FEATURES, seed=1), LABELS), network(seed=2)
+
+    class Break(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                model.layers[-1].bias.data[1] = -math.inf
+
+    often = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "per_device_train_batch_size": 2}
+    config = settings(tmp_path, **often)
+    trainer = DistillTrainer(student, network(seed=3), BOTH, config, train_dataset=data, callbacks=[Break()])
+    with pytest.raises(DivergedError, match=r"After 2 steps .* infinity in layers\.\d\.bias \(1 tensors in all\)"):
+        trainer.train()
+    assert trainer.last_checkpoint().name == "checkpoint-1"
+    weights = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
+    assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_buffers_may_hold_infinity_but_no_nan(tmp_path: Path) -> None:
+    """A causal mask is made of minus infinity; running statistics of nan are a broken student."""
+    data = arrays(random(N, FEATURES, seed=1), LABELS)
+
+    class Masked(nn.Module):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.inner = network(seed=2)
+            self.register_buffer("mask", torch.full((3,), value, dtype=torch.float64))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.inner(inputs)
+
+    for value in (-math.inf, math.nan):
+        trainer = DistillTrainer(Masked(value), network(seed=3), BOTH, settings(tmp_path), train_dataset=data)
+        with nullcontext() if math.isinf(value) else pytest.raises(DivergedError, match="nan or infinity in mask"):
+            trainer.train()
 
 
 def test_terms_are_averaged_since_the_last_log(tmp_path: Path) -> None:

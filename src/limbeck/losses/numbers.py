@@ -6,6 +6,9 @@ from torch import Tensor
 NO_LABEL = -100
 """The label of a position without a hard term, as in torch and transformers."""
 
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 2.0**-16, 2.0**16
+"""The temperatures of an objective: at the highest, logits that differ by 1 still differ by 16 steps of float32."""
+
 
 def widened(x: Tensor) -> Tensor:
     """`x` in float32, or as it is in float64: the dtype of every softmax, logarithm and sum."""

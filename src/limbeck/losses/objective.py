@@ -23,7 +23,7 @@ from limbeck.losses.divergences import (
     skewed_kl,
     skewed_reverse_kl,
 )
-from limbeck.losses.numbers import NO_LABEL, widened
+from limbeck.losses.numbers import LEAST_TEMPERATURE, MOST_TEMPERATURE, NO_LABEL, widened
 from limbeck.losses.targets import SoftTargets, as_targets
 from limbeck.losses.terms import HardTerm, SoftTerm, Term
 
@@ -111,7 +111,7 @@ class Objective:
         The soft term's measure. A plain function is differentiated by autograd and takes the temperature power
         2, or its attribute `temperature_power`.
     temperature : float
-        T > 0, softens teacher and student in the soft term. The student predicts at T = 1.
+        T from 2^-16 to 2^16, softens teacher and student in the soft term. The student predicts at T = 1.
     soft_weight, hard_weight : float
         Weights of the two terms, relative to each other; 0 switches a term off.
     extra_terms : sequence of Term
@@ -139,6 +139,12 @@ class Objective:
             raise ObjectiveError(
                 f"The temperature must be a finite number above 0, but is {self.temperature}; 1 leaves the teacher "
                 "as it is, 2 to 20 soften it."
+            )
+        if not LEAST_TEMPERATURE <= self.temperature <= MOST_TEMPERATURE:
+            raise ObjectiveError(
+                f"The temperature must be from {LEAST_TEMPERATURE:.2g} to {MOST_TEMPERATURE:,.0f}, but is "
+                f"{self.temperature:g}: beyond, float32 cannot tell softened classes apart, or overflows. 2 to 20 is "
+                "usual; logit_matching is the limit of high temperatures."
             )
         for name in ("soft_weight", "hard_weight"):
             if not 0 <= getattr(self, name) < float("inf"):

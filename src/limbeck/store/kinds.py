@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from limbeck.errors import ConfigError, DataError, ShapeError, TargetError
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.linear.memory import keep_freed_memory
+from limbeck.losses.numbers import LEAST_TEMPERATURE, MOST_TEMPERATURE
 from limbeck.losses.targets import (
     DenseTargets,
     Head,
@@ -164,7 +165,7 @@ class TopK:
     def __post_init__(self) -> None:
         _require(_is_count(self.k), "k of top_k is a whole number above 0", self.k)
         _require(_is_count(self.bits) and self.bits in (8, 16), "bits of top_k are 8 or 16", self.bits)
-        _require(_is_temperature(self.temperature), "temperature of top_k is a finite number above 0", self.temperature)
+        _require_temperature(self.temperature, "top_k")
 
     @property
     def _levels(self) -> int:
@@ -259,9 +260,7 @@ class Sampled:
 
     def __post_init__(self) -> None:
         _require(_is_count(self.k), "k of sampled is a whole number above 0", self.k)
-        _require(
-            _is_temperature(self.temperature), "temperature of sampled is a finite number above 0", self.temperature
-        )
+        _require_temperature(self.temperature, "sampled")
 
     def columns(self, classes: int, hidden_size: int | None = None) -> dict[str, Column]:
         return {"ids": Column(np.dtype(np.int32), self.k)}
@@ -390,8 +389,12 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _is_temperature(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+def _require_temperature(value: Any, kind: str) -> None:
+    """ConfigError where no objective can have this temperature."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    _require(is_number and 0 < value < math.inf, f"temperature of {kind} is a finite number above 0", value)
+    bounds = f"from {LEAST_TEMPERATURE:.2g} to {MOST_TEMPERATURE:,.0f}, so that float32 can tell classes apart"
+    _require(LEAST_TEMPERATURE <= value <= MOST_TEMPERATURE, f"temperature of {kind} is {bounds}", value)
 
 
 def _require(holds: bool, what: str, got: Any) -> None:

@@ -1,8 +1,9 @@
 """Which checkpoints of a run are whole.
 
-A checkpoint is sealed when everything in it has been written: `limbeck_checkpoint.json`, written last, lists
-its files with their sizes and digests. One without a seal, or that no longer agrees with it, was cut off while it
-was being written or deleted, or was damaged later; it is skipped with a warning.
+A checkpoint is sealed when everything in it has been written: `limbeck_checkpoint.json`, written last, lists its
+files with their sizes and digests, and in what batches the run takes its examples. One without a seal, or that no
+longer agrees with it, was cut off while it was being written or deleted, or was damaged later; it is skipped with a
+warning. One of a run with other batches is refused: Trainer would skip the wrong number of examples.
 """
 
 import json
@@ -13,10 +14,11 @@ import shutil
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from limbeck.errors import CheckpointError
+from limbeck.errors import CheckpointError, ConfigError
 from limbeck.files import DIGEST, digests, write_whole
 
 log = logging.getLogger("limbeck")
@@ -24,14 +26,31 @@ log = logging.getLogger("limbeck")
 SEAL = "limbeck_checkpoint.json"
 
 
-def seal(checkpoint: str | Path) -> None:
-    """Marks a checkpoint as whole, once all of it is on the disk."""
+RUN = "run"
+STATE = "trainer_state.json"
+
+NAMES = {
+    "examples_per_step": "examples per step (per_device_train_batch_size x gradient_accumulation_steps x processes)",
+    "examples": "examples in the transfer set",
+    "order_seed": "the seed of the order of examples (data_seed, or else seed)",
+    "sampling": "train_sampling_strategy",
+    "drop_last": "dataloader_drop_last",
+}
+"""What decides which examples a step takes -> how a message calls it."""
+
+
+def seal(checkpoint: str | Path, run: Mapping[str, Any] | None = None) -> None:
+    """Marks a checkpoint as whole, once all of it is on the disk.
+
+    run: the values of NAMES, for `require_same_batches`.
+    """
     checkpoint = Path(checkpoint)
     for name in _sizes(checkpoint):
         with open(checkpoint / name, "rb") as file:
             os.fsync(file.fileno())
     sizes = _sizes(checkpoint)
-    write_whole(checkpoint / SEAL, json.dumps({"files": sizes, DIGEST: digests(checkpoint, sizes)}, indent=1))
+    content = {"files": sizes, DIGEST: digests(checkpoint, sizes)} | ({} if run is None else {RUN: dict(run)})
+    write_whole(checkpoint / SEAL, json.dumps(content, indent=1))
 
 
 def fault(checkpoint: str | Path) -> str | None:
@@ -87,6 +106,30 @@ def require_whole(checkpoint: str | Path) -> Path:
     if wrong is not None:
         raise CheckpointError(f"{checkpoint} cannot be resumed from: {wrong}. Resume from an earlier checkpoint.")
     return Path(checkpoint)
+
+
+def require_same_batches(checkpoint: Path, now: Mapping[str, Any]) -> None:
+    """ConfigError where the checkpoint's run took other examples per step than a run with these values of NAMES.
+
+    A checkpoint without a record of them is compared by its steps per epoch. checkpoint: a whole one.
+    """
+    before = json.loads((checkpoint / SEAL).read_text(encoding="utf-8")).get(RUN)
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    step, epoch = state["global_step"], state.get("epoch")
+    per_epoch = now["examples"] / now["examples_per_step"]
+    if isinstance(before, dict):
+        different = [name for name in NAMES if name in before and before[name] != now[name]]
+        if epoch == int(epoch or 0):  # the next epoch may have another order
+            different = [name for name in different if name not in ("order_seed", "sampling")]
+        said = "; ".join(f"{NAMES[name]}: {before[name]} when it was written, {now[name]} now" for name in different)
+    else:
+        same = not epoch or abs(step / epoch - per_epoch) <= 1
+        said = "" if same else f"steps per epoch: {step / epoch:.0f} when it was written, {per_epoch:.0f} now"
+    if said:
+        raise ConfigError(
+            f"{checkpoint} has taken {step:,} steps, and the run cannot go on after the same examples with other "
+            f"settings. {said}. Resume with what the run began with, or train without resuming."
+        )
 
 
 def _other_bytes(checkpoint: Path, listed: Mapping[str, int], hashed: Mapping[str, str]) -> str | None:

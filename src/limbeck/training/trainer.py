@@ -41,7 +41,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
-from limbeck.errors import CheckpointError, ConfigError, DataError, TargetError
+from limbeck.errors import CheckpointError, ConfigError, DataError, DivergedError, TargetError
 from limbeck.losses.linear import linear_divergence
 from limbeck.losses.objective import Counts, Loss, Objective
 from limbeck.losses.targets import Head, SoftTargets
@@ -58,10 +58,11 @@ from limbeck.networks.positions import Positions, next_token_positions, position
 from limbeck.networks.trained import note_objective
 from limbeck.teachers import as_teacher
 from limbeck.training.callbacks import MaxNorm
-from limbeck.training.checkpoints import fault, newest_whole, require_whole, rotate, seal
+from limbeck.training.checkpoints import fault, newest_whole, require_same_batches, require_whole, rotate, seal
 from limbeck.training.collating import AsGathered
 from limbeck.training.config import DistillConfig, refuse_arguments
 from limbeck.training.monitor import means_of, measured, measured_in_chunks
+from limbeck.training.outcome import broken_tensors, in_words
 from limbeck.training.plan import Plan, named_sets, plan_of_evaluation, preflight
 from limbeck.training.sources import Augmented, InOrder, Source
 from limbeck.transfer.text.collate import Pad
@@ -165,7 +166,9 @@ class DistillTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Trains; every setting, label and the first batch are checked before.
 
-        resume_from_checkpoint: a checkpoint's folder, or True for the newest whole one in output_dir.
+        resume_from_checkpoint: a checkpoint's folder, or True for the newest whole one in output_dir. ConfigError where
+        it was written with another number of examples per step, whatever the parts that it is made of.
+        DivergedError where it ends, or is about to write a checkpoint, with weights of nan or infinity.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(self.last_checkpoint())
@@ -176,9 +179,13 @@ class DistillTrainer(Trainer):
         self._forget()
         self.check()
         if resume_from_checkpoint:
+            require_same_batches(Path(resume_from_checkpoint), self._batches())
             self._resumed_with = [callback.early_stopping_patience for callback in self._early_stopping()]
         note_objective(self.model, self.objective)  # for the results of an evaluation
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        done = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self._raise_bad_targets()
+        self._require_finite_weights()
+        return done
 
     def check(self) -> None:
         """Refuses what cannot work before a step is taken: train calls it."""
@@ -308,6 +315,14 @@ class DistillTrainer(Trainer):
                 "look at that example, or at the teacher's dtype. The last checkpoint was written before."
             )
 
+    def _require_finite_weights(self) -> None:
+        """DivergedError, in every process, where the weights of one of them are not finite."""
+        broken = broken_tensors(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+        count = torch.tensor(float(len(broken)), device=self.args.device)
+        if self.accelerator.reduce(count, "sum") > 0:
+            step, rate = self.state.global_step, self.args.learning_rate
+            raise DivergedError(in_words(broken, self.state.log_history, step, rate))
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Tensor | None]:
@@ -390,12 +405,29 @@ class DistillTrainer(Trainer):
         rows = torch.as_tensor(prediction.predictions).flatten(0, 1).double()
         return means_of(self.objective, dict(zip(self._columns, rows.unbind(-1), strict=True)))
 
+    def _batches(self) -> dict[str, Any]:
+        """What decides which examples a step takes, by the names that a seal has for it."""
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return {
+            "examples_per_step": self.get_total_train_batch_size(self.args),
+            "examples": len(self.train_dataset),
+            "order_seed": seed,
+            "sampling": str(getattr(self.args, "train_sampling_strategy", "random")),
+            "drop_last": self.args.dataloader_drop_last,
+        }
+
     def _run_epoch(self, *given: Any, **named: Any) -> None:
         """Takes no step of a run that has ended: Trainer, when it resumes one, takes one more or goes on to the end."""
         resumed, self._resumed_with = self._resumed_with, []
         for callback, patience in zip(self._early_stopping(), resumed, strict=False):  # as of the checkpoint,
             callback.early_stopping_patience = patience  # but for this, which may be another one now
             self.control.should_training_stop |= callback.early_stopping_patience_counter >= patience
+        if self.state.global_step > self.state.max_steps:
+            log.warning(
+                "The checkpoint has taken %d steps and %d are wanted: there is nothing left to train.",
+                self.state.global_step,
+                self.state.max_steps,
+            )
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         if not self.control.should_training_stop:
@@ -435,6 +467,7 @@ class DistillTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Trainer's checkpoint, sealed once it is whole; older ones are deleted only after that."""
         self._raise_bad_targets()
+        self._require_finite_weights()  # or it would push out those that are
         run = self._get_output_dir(trial=trial)
         checkpoint = Path(run) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
@@ -447,7 +480,7 @@ class DistillTrainer(Trainer):
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            seal(checkpoint)
+            seal(checkpoint, self._batches())
             best = self.state.best_model_checkpoint
             rotate(run, limit, [checkpoint, best] if best else [checkpoint])
 
