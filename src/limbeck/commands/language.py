@@ -20,6 +20,7 @@ from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.tokens import evaluate_language
 from limbeck.networks.asking import networks_of
 from limbeck.networks.halves import is_language_model, position_limit
+from limbeck.networks.tasks import require_supported_tasks
 from limbeck.store.opened import Labelled
 from limbeck.transfer.splits import load_splits
 from limbeck.transfer.text.examples import tokenise
@@ -94,6 +95,8 @@ def prepare(job: TrainingJob, student: nn.Module, teacher: Any, labelled_set: La
 
 def are_language_models(student: Any, teacher: Any) -> bool:
     """Whether these write text; ConfigError where one does and the other does not."""
+    for who, model in (("student", student), ("teacher", teacher)):
+        require_supported_tasks(networks_of(model) or [], who)
     writes = [is_language_model(network) for model in (student, teacher) for network in networks_of(model) or []]
     if len(set(writes)) > 1 or (any(writes) and student is None):
         other = "the student is an mlp" if student is None else "one of student and teacher is not"

@@ -42,10 +42,19 @@ from limbeck.losses.metrics import brier, confidence, fit_calibration_temperatur
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
 from limbeck.losses.targets import DenseTargets, given_logits
-from limbeck.networks.asking import Batch, device_of, inputs_of, label_names_of, logits_of, teacher_view
+from limbeck.networks.asking import (
+    Batch,
+    device_of,
+    inputs_of,
+    label_names_of,
+    logits_of,
+    networks_of_all,
+    teacher_view,
+)
 from limbeck.networks.checks import check_label_names, out_of_range, refuse_probabilities
 from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.modes import evaluating
+from limbeck.networks.tasks import require_several_classes, require_supported_tasks
 from limbeck.teachers import as_teacher, fingerprint_of
 
 __all__ = ["Predictions", "compare", "evaluate", "predict"]
@@ -203,6 +212,8 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any, held_out: Any) -> Non
             f"An evaluation compares with one teacher, but got {len(teachers)} teachers; make one of them: "
             "Ensemble([...])."
         )
+    for role, members in models.items():
+        require_supported_tasks(networks_of_all(members) or [], role)
     if len(test) == 0:
         raise DataError("The test set is empty; an evaluation needs at least one example.")
     if held_out is test:
@@ -344,6 +355,7 @@ def _student_log_probs(model: Any, batch: Batch) -> Tensor:
             f"{type(model).__name__} must give one row of logits per example, [{len(batch['row_id'])}, C], to be "
             f"evaluated, but gave {list(logits.shape)}."
         )
+    require_several_classes(logits.shape[-1], "student or baseline")
     bad = ~logits.amax(-1).isfinite()  # amax passes nan on
     if bad.any():
         raise ModelError(
@@ -360,6 +372,7 @@ def _teacher_log_probs(teacher: Any, batch: Batch) -> Tensor:
         teacher = partial(_dense, teacher)
     targets = as_teacher(teacher)(batch)
     require_complete(targets)
+    require_several_classes(targets.num_classes, "teacher")
     for logits in given_logits(targets) if len(targets) > 1 else []:
         refuse_probabilities(logits, "teacher", "leave its softmax out, or return probs.log()")
     bad = targets.bad_rows(forward_kl)

@@ -18,6 +18,7 @@ from limbeck.losses.divergences import forward_kl
 from limbeck.losses.targets import Head, SoftTargets, hidden_states
 from limbeck.networks.asking import TARGET_PREFIX, device_of, is_placed, networks_of
 from limbeck.networks.positions import Positions, next_token_positions
+from limbeck.networks.tasks import require_several_classes
 from limbeck.store.columns import Kept, to_arrow, to_numpy
 from limbeck.store.kinds import Kind
 from limbeck.store.manifest import NEXT_TOKENS, Plan, target_columns
@@ -66,6 +67,7 @@ class Asking:
         batch = self._batch(table)
         positions = self._positions(batch)
         targets = self._answer(batch, 0, positions)
+        require_several_classes(targets.num_classes, "teacher")
         positions_are = NEXT_TOKENS if self.rows.is_language else "examples"
         if not self.rows.is_language and len(targets) != len(table):
             positions_are = "tokens"

@@ -21,6 +21,7 @@ from limbeck.errors import ConfigError, DataError
 from limbeck.networks.asking import networks_of
 from limbeck.networks.checks import check_label_names
 from limbeck.networks.halves import base_of
+from limbeck.networks.tasks import require_supported_tasks
 from limbeck.store.asking import Asking, Gathered, make_current, settle, this_process
 from limbeck.store.folder import UNFINISHED, Folder
 from limbeck.store.kinds import Kind, kind_from
@@ -123,6 +124,7 @@ def label(
     elif options:
         raise ConfigError(f"{', '.join(options)} cannot be given beside {kind}, which has its options already.")
     teacher, rows = as_teacher(teacher), rows_of(transfer_set)
+    require_supported_tasks(networks_of(teacher) or [], "teacher")
     if rows.is_language:
         _require_language(teacher, augment)
         if tokenizer is not None:

@@ -31,6 +31,7 @@ from limbeck.networks.positions import (
     positions_of,
     require_same_completions,
 )
+from limbeck.networks.tasks import require_several_classes, require_supported_task, require_supported_tasks
 from limbeck.teachers import BaseTeacher
 
 log = logging.getLogger("limbeck")
@@ -109,6 +110,8 @@ def check_student(student: nn.Module, teacher: BaseTeacher | None, sets: Mapping
 
     sets: as `named_sets` makes them.
     """
+    require_supported_task(student, "student")
+    require_supported_tasks(networks_of(teacher) or [], "teacher")
     if len(sets["transfer"]) == 0:
         raise DataError("The transfer set is empty; training needs at least one example.")
     apart = None if teacher is None or teacher.shares_student else teacher  # a PEFT model without its adapter
@@ -171,6 +174,7 @@ def check_batch(student: nn.Module, teacher: BaseTeacher | None, objective: Obje
         targets = teacher(on_device_of(teacher, batch)) if teacher is not None and objective.soft_weight else None
     if logits.ndim < 2:
         raise ShapeError(f"The student must return logits [n, C], but returned the shape {list(logits.shape)}.")
+    require_several_classes(logits.shape[-1], "student")
     if not logits.isfinite().all():
         raise ModelError("The student's logits are not finite for the first batch; look at its weights or its inputs.")
     refuse_probabilities(logits, "student", "leave its softmax out")

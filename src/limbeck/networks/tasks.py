@@ -1,0 +1,80 @@
+"""The tasks that a network can be distilled for; all others are refused by name.
+
+What this file does not know: losses, data, how a network is trained.
+"""
+
+from collections.abc import Sequence
+
+from limbeck.errors import ModelError, ShapeError
+from limbeck.networks.halves import base_of, is_language_model
+
+UNSUPPORTED: dict[str, str] = {
+    "ForCTC": "speech recognition by CTC",
+    "ForXVector": "speaker verification",
+    "ForAudioFrameClassification": "the classification of audio frames",
+    "ObjectDetection": "object detection",
+    "Segmentation": "segmentation",
+    "ForMaskGeneration": "segmentation",
+    "ForDepthEstimation": "depth estimation",
+    "ForKeypointDetection": "keypoint detection",
+    "ForMaskedImageModeling": "masked image modelling",
+    "ForMaskedLM": "masked language modelling",
+    "ForPreTraining": "pretraining with several losses",
+    "ForQuestionAnswering": "extractive question answering",
+    "ForMultipleChoice": "multiple choice",
+    "ForNextSentencePrediction": "next sentence prediction",
+    "ForPrediction": "the prediction of time series",
+    "ForRegression": "regression",
+}
+"""The end of a transformers class's name, and the task of such a model."""
+
+PROBLEM_TYPES = {"regression": "regression", "multi_label_classification": "multi-label classification"}
+"""The values of a configuration's `problem_type` that are not one class per example."""
+
+
+def require_supported_task(model: object, who: str) -> None:
+    """Raises ModelError where a network's task is not supported, naming the task.
+
+    A network is supported if it is a classifier of examples or of tokens (one class each), or a language model. Of a
+    network that is not transformers' nothing is known here, and it passes.
+
+    model: any object. who: the role of the model for the message, such as "student".
+    """
+    task = unsupported_task(model)
+    if task is not None:
+        raise ModelError(
+            f"The {who}, {type(base_of(model)).__name__}, is a model for {task}, which Limbeck does not support. "
+            "Supported are classifiers with one class per example or per token (ForSequenceClassification, "
+            "ForImageClassification, ForAudioClassification, ForTokenClassification) and language models "
+            "(ForCausalLM, ForConditionalGeneration); load the weights into one of these."
+        )
+
+
+def unsupported_task(model: object) -> str | None:
+    """The name of a network's task where it is not supported; None otherwise."""
+    inner = base_of(model)
+    config = getattr(inner, "config", None)
+    if config is None or is_language_model(model):
+        return None
+    name = type(inner).__name__
+    by_class = next((task for ending, task in UNSUPPORTED.items() if name.endswith(ending)), None)
+    return by_class or PROBLEM_TYPES.get(str(getattr(config, "problem_type", None)))
+
+
+def require_several_classes(classes: int, who: str) -> None:
+    """Raises ShapeError for a model with one output, whose softmax is 1 whatever it computes.
+
+    classes: the size of the model's output. who: for the message, such as "student".
+    """
+    if classes < 2:
+        raise ShapeError(
+            f"The {who} has {classes} output, but needs one per class, so 2 or more: the softmax of one output is "
+            "always 1, and no weight would change. For two classes use two outputs (num_labels=2 in transformers); "
+            "regression and classifiers with a single logit are not supported."
+        )
+
+
+def require_supported_tasks(networks: Sequence[object], who: str) -> None:
+    """`require_supported_task` of every network."""
+    for network in networks:
+        require_supported_task(network, who)
