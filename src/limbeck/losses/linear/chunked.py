@@ -9,7 +9,7 @@ kinds of targets (losses/targets), reductions (objective.py).
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -55,6 +55,10 @@ BLOCK_LOGITS = 2**17
 
 GPU_BLOCK_LOGITS = 2**24
 """Logits per block on other devices, uncompiled: each temporary has 64 MiB in float32."""
+
+FLOAT16_GAIN = 64
+"""Factor of the logits' gradients where matmuls are in float16: near the teacher they would be subnormal without it.
+They are below 1 times the slope of the divergence, so that there is room above too."""
 
 WORTH_COMPILING = 16_384
 """Classes from which on "auto" compiles."""
@@ -118,7 +122,10 @@ class _Chunked(torch.autograd.Function):
         # has enlarged them.
         count = objective.count(counts)
         factors = [objective.factor(term, counts) for term in objective.terms]
-        unit = _largest(factors, count) if dtype == torch.float16 else torch.where(count == 0, 1.0, count)
+        if dtype == torch.float16:
+            unit = _largest(factors, rows.weights) / FLOAT16_GAIN
+        else:
+            unit = torch.where(count == 0, 1.0, count)
         with torch.autocast(device, enabled=False):
             head = replace(run.head, weight=weight, bias=bias).to(dtype)
             if rows.targets is not None and autocast:
@@ -145,10 +152,12 @@ class _Chunked(torch.autograd.Function):
         return (*scaled, None)
 
 
-def _largest(factors: list[float | Tensor], count: Tensor) -> Tensor:
-    """The largest of the factors that depend on counts, 1 at least."""
-    counted = [factor for factor in factors if isinstance(factor, Tensor)]
-    return torch.stack(counted).amax().clamp(min=1) if counted else torch.ones_like(count)
+def _largest(factors: Sequence[float | Tensor], weights: Tensor | None) -> Tensor:
+    """The largest factor, a scalar, times the largest weight `[n]`; 1 where that is 0."""
+    largest = torch.stack([torch.as_tensor(factor).float() for factor in factors]).amax()
+    if weights is not None and len(weights):
+        largest = largest * weights.amax()
+    return torch.where(largest == 0, 1.0, largest)
 
 
 def _scaled(gradient: Tensor | None, dtype: torch.dtype, factor: Tensor) -> Tensor | None:
