@@ -134,12 +134,14 @@ def test_no_logits_exist_beyond_a_chunk_however_many_rows(monkeypatch: pytest.Mo
 
 
 def test_chunks_fit_into_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden = torch.empty(1, H, dtype=torch.bfloat16)
+    exact, fast = (Head(torch.empty(1000, H, dtype=torch.bfloat16), precision=each) for each in ("exact", "fast"))
     targets = HiddenTargets(torch.empty(1, 8), Head(torch.empty(1000, 8)))
     monkeypatch.setattr(chunked, "CHUNK_BYTES", {"cpu": 60_000})
-    assert chunked._chunk_rows(1000, hidden, targets) == 60_000 // (1000 * (2 + 4))
-    assert chunked._chunk_rows(1000, hidden, None) == 60_000 // (1000 * 2)
-    assert chunked._chunk_rows(10**9, hidden, None) == 1
+    assert chunked._chunk_rows(exact, targets) == 60_000 // (1000 * (4 + 4))
+    assert chunked._chunk_rows(fast, targets) == 60_000 // (1000 * (2 + 4))
+    assert chunked._chunk_rows(fast, None) == 60_000 // (1000 * 2)
+    monkeypatch.setattr(chunked, "CHUNK_BYTES", {"cpu": 1})
+    assert chunked._chunk_rows(fast, None) == 1
 
 
 def test_where_nothing_compiles_it_warns_once_and_is_right(monkeypatch: pytest.MonkeyPatch) -> None:

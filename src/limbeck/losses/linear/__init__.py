@@ -27,26 +27,27 @@ def linear_divergence(
     bias: Tensor | None = None,
     logit_scale: float = 1.0,
     softcap: float | None = None,
+    precision: str = "exact",
     impl: str = "auto",
 ) -> Loss:
     """The loss of an objective on the logits `hidden @ weight.T`, in the memory of a few rows of them.
 
     Returns the value, and gives the gradients, of these lines without ever storing the logits `[n, C]`:
 
-        logits = Head(weight, bias, logit_scale, softcap)(hidden)
+        logits = Head(weight, bias, logit_scale, softcap, precision)(hidden)
         return objective(logits, targets, labels, mask=mask, weights=weights, counts=counts)
 
-    Matmuls run in the inputs' dtype, or autocast's; softmax, logarithms and sums, and the sum of the weight's gradient
-    over chunks, in float32 (float64 for float64).
+    Matmuls multiply in the inputs' dtype, or autocast's. Logits, softmax, logarithms and sums, and the sum of the
+    weight's gradient over chunks, are in float32 (float64 for float64).
 
     Parameters
     ----------
     hidden : Tensor `[..., H]`
         The student's last hidden states; leading axes are positions, n in all.
     weight : Tensor `[C, H]` or Head
-        The weight of the student's output layer, with `bias [C]`, `logit_scale` and `softcap` as in `Head`; or the
-        whole layer as a Head, which includes these three. Hidden, weight and bias get a gradient, in one backward: a
-        second one raises an error. The teacher gets none.
+        The weight of the student's output layer, with `bias [C]`, `logit_scale`, `softcap` and `precision` as in
+        `Head`; or the whole layer as a Head, which includes these four. Hidden, weight and bias get a gradient, in one
+        backward: a second one raises an error. The teacher gets none.
     targets, labels, mask, weights, counts
         As in `Objective.__call__`. With `HiddenTargets`, the teacher's logits are not stored either. Positions with
         neither a soft nor a hard term are dropped before the matmul.
@@ -78,13 +79,13 @@ def linear_divergence(
         raise ObjectiveError(f"impl is one of {', '.join(IMPLEMENTATIONS)}, not {impl!r}.")
     if isinstance(weight, Head):
         head = weight
-        if bias is not None or logit_scale != 1 or softcap is not None:
+        if bias is not None or logit_scale != 1 or softcap is not None or precision != "exact":
             raise ObjectiveError(
-                "A Head includes bias, logit_scale and softcap, but some of them were given beside it; give "
+                "A Head includes bias, logit_scale, softcap and precision, but some of them were given beside it; give "
                 "either the Head alone or its weight with them."
             )
     else:
-        head = Head(weight, bias, logit_scale, softcap)
+        head = Head(weight, bias, logit_scale, softcap, precision)
     weight = head.weight
     if hidden.ndim < 2 or hidden.shape[-1] != weight.shape[1]:
         raise ShapeError(

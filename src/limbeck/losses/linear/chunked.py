@@ -9,7 +9,7 @@ kinds of targets (losses/targets), reductions (objective.py).
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -19,6 +19,15 @@ from torch import Tensor
 
 from limbeck.losses.linear.memory import keep_freed_memory
 from limbeck.losses.linear.problem import Problem
+from limbeck.losses.matmul import (
+    Product,
+    add_d_weight,
+    bytes_per_logit,
+    d_hidden,
+    gradient_bytes_per_logit,
+    some_rows,
+    summed,
+)
 from limbeck.losses.numbers import NO_LABEL, wide_dtype
 from limbeck.losses.objective import Counts, Loss, Objective, Rows
 from limbeck.losses.targets import (
@@ -29,19 +38,27 @@ from limbeck.losses.targets import (
     chunk_reader,
     logit_bytes,
 )
-from limbeck.losses.terms import Term
+from limbeck.losses.terms import SoftTerm, Term
 
 CHUNK_ROWS = {"cpu": 512}
 """Rows of a chunk: fewer slow the matmuls down, more hardly speed them up. On other devices only memory limits them."""
 
 CHUNK_BYTES = {"cpu": 2**28}
-"""The limit for the logits of a chunk, the student's and the teacher's; 1 GiB on other devices."""
+"""The limit for the logits of a chunk, the student's and the teacher's."""
+
+OTHER_CHUNK_BYTES = 3 * 2**30
+"""The same on other devices: over 131,072 classes about 2,300 rows of float32 logits and bfloat16 gradients, and each
+chunk has to read and write the whole float32 gradient of the weight."""
 
 BLOCK_LOGITS = 2**17
 """Logits per block and CPU core, half a megabyte in float32; a block has at least two rows per core."""
 
-SUM_CLASSES = 4096
-"""Classes at a time whose product is added to the weight's float32 gradient while it is still in cache."""
+GPU_BLOCK_LOGITS = 2**24
+"""Logits per block on other devices, uncompiled: each temporary has 64 MiB in float32."""
+
+FLOAT16_GAIN = 64
+"""Factor of the logits' gradients where matmuls are in float16: near the teacher they would be subnormal without it.
+They are below 1 times the slope of the divergence, so that there is room above too."""
 
 WORTH_COMPILING = 16_384
 """Classes from which on "auto" compiles."""
@@ -105,7 +122,10 @@ class _Chunked(torch.autograd.Function):
         # has enlarged them.
         count = objective.count(counts)
         factors = [objective.factor(term, counts) for term in objective.terms]
-        unit = _largest(factors, count) if dtype == torch.float16 else torch.where(count == 0, 1.0, count)
+        if dtype == torch.float16:
+            unit = _largest(factors, rows.weights) / FLOAT16_GAIN
+        else:
+            unit = torch.where(count == 0, 1.0, count)
         with torch.autocast(device, enabled=False):
             head = replace(run.head, weight=weight, bias=bias).to(dtype)
             if rows.targets is not None and autocast:
@@ -132,10 +152,12 @@ class _Chunked(torch.autograd.Function):
         return (*scaled, None)
 
 
-def _largest(factors: list[float | Tensor], count: Tensor) -> Tensor:
-    """The largest of the factors that depend on counts, 1 at least."""
-    counted = [factor for factor in factors if isinstance(factor, Tensor)]
-    return torch.stack(counted).amax().clamp(min=1) if counted else torch.ones_like(count)
+def _largest(factors: Sequence[float | Tensor], weights: Tensor | None) -> Tensor:
+    """The largest factor, a scalar, times the largest weight `[n]`; 1 where that is 0."""
+    largest = torch.stack([torch.as_tensor(factor).float() for factor in factors]).amax()
+    if weights is not None and len(weights):
+        largest = largest * weights.amax()
+    return torch.where(largest == 0, 1.0, largest)
 
 
 def _scaled(gradient: Tensor | None, dtype: torch.dtype, factor: Tensor) -> Tensor | None:
@@ -178,19 +200,11 @@ class _Gradients:
     def add(self, chunk: slice, d_logits: Tensor, hidden: Tensor, weight: Tensor) -> None:
         """Adds what a chunk contributes: d_logits `[m, C]`, hidden `[m, H]` (the chunk's rows), weight `[C, H]`."""
         if self.hidden is not None:
-            torch.mm(d_logits, weight, out=self.hidden[chunk])
+            d_hidden(d_logits, weight, self.hidden[chunk])
         if self.bias is not None:
             self.bias.add_(d_logits.sum(0, dtype=self.bias.dtype))
-        if self.weight is None:
-            return
-        filled = chunk.start > 0
-        if self.weight.dtype == d_logits.dtype:
-            torch.addmm(self.weight, d_logits.T, hidden, beta=int(filled), out=self.weight)
-            return
-        step = SUM_CLASSES if d_logits.device.type == "cpu" else len(weight)
-        for some, summed in zip(torch.split(d_logits, step, 1), torch.split(self.weight, step), strict=True):
-            product = some.T @ hidden
-            summed.add_(product) if filled else summed.copy_(product)
+        if self.weight is not None:
+            add_d_weight(d_logits, hidden, self.weight, first=chunk.start == 0)
 
 
 def _over_chunks(
@@ -214,23 +228,28 @@ def _over_chunks(
     values = [torch.zeros_like(weights) for _ in terms]
     shares = [weights * scale.to(wide) for scale in scales]
     settings = _Settings(terms, head.logit_scale, head.softcap, gradients.needed())
-    chunk_rows = max(1, min(n, _chunk_rows(classes, hidden, targets)))
-    block_rows = _block_rows(classes) if on_cpu else chunk_rows
-    buffer = hidden.new_empty(chunk_rows, classes)
+    chunk_rows = max(1, min(n, _chunk_rows(head, targets)))
+    buffer = head.buffer(chunk_rows)
+    gradient_buffer = buffer.gradient_buffer() if settings.with_gradient else None
     read = None if targets is None else chunk_reader(targets, chunk_rows)
     if on_cpu:
         keep_freed_memory()
-    compare = _compiled() if compiled and all(term.compiles(targets) for term in terms) else _compare
+    compiled = compiled and all(term.compiles(targets) for term in terms)
+    compare = _compiled() if compiled else _compare
+    block_rows = _block_rows(classes) if on_cpu else chunk_rows if compiled else GPU_BLOCK_LOGITS // classes + 1
     for start in range(0, n, chunk_rows):
         chunk = slice(start, min(start + chunk_rows, n))
-        logits = head.matmul(hidden[chunk], buffer)
+        logits = buffer.multiply(hidden[chunk])
+        d_logits = logits.main if gradient_buffer is None else gradient_buffer[: len(logits.main)]
         targets_here = None if read is None else read(chunk)
-        for first in range(0, len(logits), block_rows):
-            block = slice(first, min(first + block_rows, len(logits)))
+        for first in range(0, chunk.stop - start, block_rows):
+            block = slice(first, min(first + block_rows, chunk.stop - start))
             here = slice(start + block.start, start + block.stop)
-            whole = len(logits[block]) == block_rows or not on_cpu  # another number of rows would be compiled anew
+            # on a CPU, another number of rows would be compiled anew
+            whole = block.stop - block.start == block_rows or not on_cpu
             values_here = (compare if whole else _compare)(
-                logits[block],
+                some_rows(logits, block),
+                None if gradient_buffer is None else d_logits[block],
                 None if targets_here is None else targets_here[block],
                 None if labels is None else labels[here],
                 tuple(share[here] for share in shares),
@@ -238,7 +257,7 @@ def _over_chunks(
             )
             for value, value_here in zip(values, values_here, strict=True):
                 value[here] = value_here
-        gradients.add(chunk, logits, hidden[chunk], head.weight)
+        gradients.add(chunk, d_logits, hidden[chunk], head.weight)
     return {term.name: (value * weights).sum() for term, value in zip(terms, values, strict=True)}
 
 
@@ -252,19 +271,21 @@ class _Settings(NamedTuple):
 
 
 def _compare(
-    logits: Tensor,
+    logits: Product,
+    d_logits: Tensor | None,
     targets: SoftTargets | None,
     labels: Tensor | None,
     shares: tuple[Tensor, ...],
     settings: _Settings,
 ) -> tuple[Tensor, ...]:
-    """The value of each term at a block of rows, `[r]`; the gradient is written over `logits [r, C]`.
+    """The value of each term at a block of rows, `[r]`.
 
-    logits: the matmul's result, before scale and soft cap. labels `[r]`.
+    logits `[r, C]`: before scale and soft cap. labels `[r]`.
+    d_logits `[r, C]`: where the gradient is written; None for over `logits.main`.
     shares: per term, the factor `[r]` of its value in the gradient.
     """
     terms, logit_scale, softcap, with_gradient = settings
-    z = bounded(logits, logit_scale, softcap)
+    z = bounded(summed(logits), logit_scale, softcap)
     values, gradient = [], None
     for term, share in zip(terms, shares, strict=True):
         value, term_gradient = term.value_and_gradient(z, targets, labels, share if with_gradient else None)
@@ -274,15 +295,17 @@ def _compare(
     if gradient is not None:
         if softcap is not None:
             gradient = gradient * (1 - (z / softcap).square())
-        logits.copy_(gradient * logit_scale if logit_scale != 1 else gradient)
+        out = logits.main if d_logits is None else d_logits
+        out.copy_(gradient * logit_scale if logit_scale != 1 else gradient)
     return tuple(values)
 
 
-def _chunk_rows(classes: int, hidden: Tensor, targets: SoftTargets | None) -> int:
+def _chunk_rows(head: Head, targets: SoftTargets | None) -> int:
     """Rows of a chunk: as many as CHUNK_BYTES hold of the student's logits and the targets', at most CHUNK_ROWS."""
-    device = hidden.device.type
-    per_class = hidden.element_size() + (0 if targets is None else logit_bytes(targets))
-    fitting = CHUNK_BYTES.get(device, 2**30) // (classes * per_class)
+    weight, device = head.weight, head.weight.device.type
+    per_class = bytes_per_logit(weight, head.precision) + gradient_bytes_per_logit(weight, head.precision)
+    per_class += 0 if targets is None else logit_bytes(targets)
+    fitting = CHUNK_BYTES.get(device, OTHER_CHUNK_BYTES) // (len(weight) * per_class)
     return max(1, min(fitting, CHUNK_ROWS.get(device, fitting)))
 
 
@@ -293,26 +316,48 @@ def _block_rows(classes: int) -> int:
 
 @cache
 def _compiled() -> Callable[..., tuple[Tensor, ...]]:
-    """`_compare` by torch.compile; as it is, with one warning, where that does not work.
+    """`_compare` by torch.compile. A case that does not compile runs as it is; the first of them gives a warning.
 
     The pattern matcher would rewrite the softmax at a temperature for infinities, at twice the time.
     """
     compiled = torch.compile(_compare, fullgraph=True, options={"pattern_matcher": False})
-    eager: set[Any] = set()  # cases that are not compiled
+    uncompiled: dict[Any, bool] = {}  # cases that run as they are, and whether compiling them failed
 
     def compare(*arguments: Any) -> tuple[Tensor, ...]:
-        logits, targets, labels, *_, settings = arguments
-        case = settings.terms, type(targets), labels is None, logits.dtype, settings.with_gradient
-        if "all" in eager or case in eager:
+        logits, _, targets, labels, _, settings = arguments
+        dtypes = logits.main.dtype, logits.residual is None
+        case = settings.terms, type(targets), labels is None, dtypes, settings.with_gradient
+        if case in uncompiled:
             return _compare(*arguments)
         try:
             return compiled(*arguments)
         except Exception as error:  # before anything was written
-            if type(error).__name__ == "FailOnRecompileLimitHit":  # torch compiles a function for so many cases only
-                eager.add(case)
-            else:
-                eager.add("all")
-                warnings.warn(f"torch.compile failed, so linear_divergence runs uncompiled: {error}", stacklevel=2)
+            if _out_of_memory(error):
+                raise
+            limit_hit = (
+                type(error).__name__ == "FailOnRecompileLimitHit"
+            )  # torch compiles a function so many times only
+            if not limit_hit and not any(failed for failed in uncompiled.values()):
+                terms = ", ".join(_described(term) for term in settings.terms)
+                warnings.warn(
+                    f"torch.compile failed, so linear_divergence runs uncompiled: {error}\n(for {terms} and "
+                    f"{type(targets).__name__}; further cases that fail are not reported)",
+                    stacklevel=2,
+                )
+            uncompiled[case] = not limit_hit
             return _compare(*arguments)
 
     return compare
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether this error, or one that caused it, is about memory, and so says nothing about the compiler."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _described(term: Term) -> str:
+    return f"{term.name} ({term.divergence.name})" if isinstance(term, SoftTerm) else term.name

@@ -6,10 +6,18 @@ from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from limbeck.errors import ObjectiveError, ShapeError
 from limbeck.losses.divergences import Divergence
+from limbeck.losses.matmul import (
+    LogitBuffer,
+    Product,
+    bytes_per_logit,
+    linear,
+    require_precision,
+    some_rows,
+    summed,
+)
 from limbeck.losses.numbers import tempered, widened
 from limbeck.losses.targets.dense import DenseTargets
 from limbeck.losses.targets.protocol import EveryClass, TensorRows
@@ -21,12 +29,15 @@ class Head:
 
     weight `[C, H]`; bias `[C]` or None. logit_scale: as in Cohere's models, Granite's (1 / logits_scaling) and tied
     T5's (d_model^-0.5). softcap: as in Gemma 2's (final_logit_softcapping); None for none.
+    precision: "exact", logits in float32 whatever the dtype of weight; or "fast", logits rounded to that dtype, whose
+        loss and gradient are wrong by more than they are worth where student and teacher are close (a KL below 0.1).
     """
 
     weight: Tensor
     bias: Tensor | None = None
     logit_scale: float = 1.0
     softcap: float | None = None
+    precision: str = "exact"
 
     def __post_init__(self) -> None:
         if self.weight.ndim != 2:
@@ -40,25 +51,23 @@ class Head:
             raise ObjectiveError(f"logit_scale is a finite number other than 0, but is {self.logit_scale}.")
         if self.softcap is not None and not 0 < self.softcap < math.inf:
             raise ObjectiveError(f"softcap is a number above 0, or None for no cap, but is {self.softcap}.")
+        require_precision(self.precision)
 
     def __repr__(self) -> str:
         classes, width = self.weight.shape
         return f"Head([{classes}, {width}] {self.weight.dtype} at {id(self.weight):#x})"
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Logits `[..., C]` of hidden states `[..., H]`: the matmul in their dtype, everything after it in float32."""
-        return self.bounded(F.linear(hidden, self.weight, self.bias))
+        """Logits `[..., C]` of hidden states `[..., H]`, in float32 or wider."""
+        return self.bounded(linear(hidden, self.weight, self.bias, self.precision))
 
     def bounded(self, logits: Tensor) -> Tensor:
         """The matmul's result with scale and soft cap applied, in float32 or wider."""
         return bounded(logits, self.logit_scale, self.softcap)
 
-    def matmul(self, hidden: Tensor, buffer: Tensor) -> Tensor:
-        """Logits `[m, C]` of hidden states `[m, H]` before scale and soft cap, in the first m rows of `buffer`."""
-        out = buffer[: len(hidden)]
-        if self.bias is None:
-            return torch.mm(hidden, self.weight.T, out=out)
-        return torch.addmm(self.bias, hidden, self.weight.T, out=out)
+    def buffer(self, rows: int) -> LogitBuffer:
+        """Memory for the logits of up to `rows` positions, before scale and soft cap."""
+        return LogitBuffer(self.weight, self.bias, rows, self.precision)
 
     def first(self, classes: int) -> "Head":
         """The layer of the first `classes` alone; a padded vocabulary has more classes than tokens."""
@@ -122,13 +131,12 @@ class HiddenTargets(EveryClass, TensorRows):
 
     @property
     def logit_bytes(self) -> int:
-        """Bytes of a logit in the layer's dtype."""
-        return self.head.weight.element_size()
+        """Bytes of a logit before scale and soft cap."""
+        return bytes_per_logit(self.head.weight, self.head.precision)
 
     def chunk_reader(self, chunk_rows: int) -> "_HiddenReader":
         """Computes logits a chunk at a time, in one buffer `[chunk_rows, C]`."""
-        weight = self.head.weight
-        return _HiddenReader(self, weight.new_empty(chunk_rows, len(weight)))
+        return _HiddenReader(self, self.head.buffer(chunk_rows))
 
     def bad_rows(self, divergence: Divergence) -> Tensor:
         """Rows whose hidden states are not all finite; an output layer that is not finite shows in the loss."""
@@ -137,27 +145,52 @@ class HiddenTargets(EveryClass, TensorRows):
 
 @dataclass(frozen=True, eq=False)
 class _HiddenReader:
-    """Maps a chunk to its logits; see `defaults.chunk_reader`. buffer `[chunk_rows, C]`: where they are written."""
+    """Maps a chunk to its logits; see `defaults.chunk_reader`."""
 
     targets: HiddenTargets
-    buffer: Tensor
+    buffer: LogitBuffer
 
-    def __call__(self, chunk: slice) -> "_ChunkLogits":
+    def __call__(self, chunk: slice) -> "LayerTargets":
         hidden, head = self.targets.hidden[chunk], self.targets.head
-        return _ChunkLogits(head.matmul(hidden.to(head.weight.dtype), self.buffer), head)
+        product = self.buffer.multiply(hidden.to(head.weight.dtype))
+        return LayerTargets(product, head.logit_scale, head.softcap)
 
 
 @dataclass(frozen=True, eq=False)
-class _ChunkLogits:
-    """Logits `[m, C]` of a chunk before scale and soft cap, which are applied a block at a time."""
+class LayerTargets(EveryClass):
+    """The logits `[m, C]` of a chunk as an output layer's matmul gave them; scale and soft cap come when they are read.
 
-    logits: Tensor
-    head: Head
+    They are read a block of rows at a time, and what torch.compile compiles for a block includes these last steps.
+    """
 
-    def __getitem__(self, block: slice) -> DenseTargets:
-        logits = self.logits[block]
-        plain = self.head.logit_scale == 1 and self.head.softcap is None
-        return DenseTargets(logits if plain else self.head.bounded(logits))
+    product: Product
+    logit_scale: float = 1.0
+    softcap: float | None = None
+    compilable: ClassVar[bool] = True
+
+    @property
+    def num_classes(self) -> int:
+        return self.product.main.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.product.main)
+
+    def __getitem__(self, rows: slice) -> "LayerTargets":
+        return replace(self, product=some_rows(self.product, rows))
+
+    def to(self, device: torch.device | str) -> "LayerTargets":
+        """The same targets on another device."""
+        main, *rest = self.product
+        residual, bias = (None if part is None else part.to(device) for part in rest)
+        return replace(self, product=Product(main.to(device), residual, bias))
+
+    def all_log_probs(self, temperature: float) -> Tensor:
+        """`log_softmax(v / T)` `[m, C]`."""
+        return tempered(bounded(summed(self.product), self.logit_scale, self.softcap), temperature)
+
+    def bad_rows(self, divergence: Divergence) -> Tensor:
+        """Rows with nan, +inf or only -inf; with any -inf, where the divergence is infinite there."""
+        return DenseTargets(self.all_log_probs(1.0)).bad_rows(divergence)
 
 
 def bounded(logits: Tensor, logit_scale: float = 1.0, softcap: float | None = None) -> Tensor:
