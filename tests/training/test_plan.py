@@ -76,7 +76,7 @@ class Softmax(nn.Sequential):
 
 
 def test_as_many_classes(tmp_path: Path) -> None:
-    refused(tmp_path, ShapeError, "teacher speaks of 5 classes and the student of 3; .*last layer", None, network(5))
+    refused(tmp_path, ShapeError, "teacher has 5 classes and the student 3; .*last layer", None, network(5))
     names = ("a", "b", "c", "d")
     with_names = arrays(X, Y, label_names=names)
     refused(
@@ -231,9 +231,7 @@ def test_targets_that_the_objective_cannot_use(tmp_path: Path) -> None:
         return SparseTargets.from_logits(batch["inputs"][:, :CLASSES], 2)
 
     refused(tmp_path, ObjectiveError, "logit_matching needs every class", None, sparse, Objective(logit_matching))
-    refused(
-        tmp_path, ShapeError, "spoke of 4 positions, but the batch has 8", None, lambda b: b["inputs"][:4, :CLASSES]
-    )
+    refused(tmp_path, ShapeError, "returned 4 rows, but the batch has 8", None, lambda b: b["inputs"][:4, :CLASSES])
     refused(tmp_path, TargetError, "must return logits .* but it returned str", None, lambda batch: "cat")
 
 
@@ -425,7 +423,7 @@ def test_rows_that_a_language_model_cannot_read_are_refused() -> None:
     with pytest.raises(DataError, match=r"teacher_input_ids has 9 tokens, and the teacher reads 8; .* teacher_max_len"):
         check_rows(student, teacher, long, classes=20)
     check_rows(student, teacher, long.select(range(len(rows))), classes=20)
-    with pytest.raises(DataError, match="A row asks for token 5, and the student's output layer has 5"):
+    with pytest.raises(DataError, match="A row has the label 5, and the student's output layer has 5 tokens"):
         check_rows(student, teacher, Dataset.from_list(rows), classes=5)
     with pytest.raises(DataError, match="has 6 tokens, and the teacher reads 4"):
         check_rows(
