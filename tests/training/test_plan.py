@@ -15,6 +15,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import limbeck
 from limbeck.errors import ConfigError, DataError, LimbeckError, ModelError, ObjectiveError, ShapeError, TargetError
@@ -25,6 +26,7 @@ from limbeck.losses.targets import SparseTargets
 from limbeck.networks.checks import check_label_names
 from limbeck.networks.mlp import mlp
 from limbeck.teachers import Ensemble, ModelTeacher
+from limbeck.training import plan
 from limbeck.training.config import DistillConfig
 from limbeck.training.plan import Plan, on_device_of
 from limbeck.training.trainer import DistillTrainer
@@ -65,6 +67,11 @@ def refused(folder: Path, kind: type[LimbeckError], said: str, *arguments: Any, 
         (trainer := trainer_for(folder, *arguments, **more)).train()
     if "trainer" in locals():
         assert trainer.state.global_step == 0
+
+
+def llama(**more: int) -> LlamaForCausalLM:
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    return LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=20, **more))
 
 
 class Softmax(nn.Sequential):
@@ -150,6 +157,26 @@ def test_a_check_runs_where_each_network_is() -> None:
             on_device_of(model, elsewhere)
     assert on_device_of(network().to("meta"), batch) is batch  # offloaded: its hooks move what it reads
     assert on_device_of(lambda batch: batch, batch) is batch
+
+
+@pytest.mark.parametrize("kind", ["classifier", "language model"])
+def test_student_and_teacher_get_the_batch_each_on_its_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Also with bf16_full_eval, under which Trainer does not move the student before it trains."""
+    student, teacher = (network(), network()) if kind == "classifier" else (llama(), llama())
+    data = arrays(X, Y) if kind == "classifier" else [{"input_ids": [3, 4, 5], "labels": [-100, 4, 5]}] * N
+    config = DistillConfig(output_dir=str(tmp_path), max_steps=1, bf16_full_eval=True, disable_tqdm=True)
+    trainer = DistillTrainer(student, teacher, SOFT, config, train_dataset=data, eval_dataset=data)
+    read: list[nn.Module] = []
+    monkeypatch.setattr(plan, "on_device_of", lambda model, batch: read.append(model) or batch)
+    trainer.check()
+    assert trainer.plan.checked
+    assert read == [trainer.model, trainer.teacher]
+    monkeypatch.undo()
+    trainer.train()
+    if kind == "language model":  # whose inputs are not cast: Trainer casts the student to bfloat16 to evaluate it
+        assert math.isfinite(trainer.evaluate()["eval_forward_kl"])
 
 
 def test_names_that_agree_or_are_not_known(tmp_path: Path) -> None:
@@ -405,14 +432,9 @@ def test_an_attribute_of_a_users_own_module_constrains_nothing(tmp_path: Path) -
 
 def test_rows_that_a_language_model_cannot_read_are_refused() -> None:
     from datasets import Dataset
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     from limbeck.networks.checks import check_rows
     from limbeck.teachers import as_teacher
-
-    def llama(**more: int) -> LlamaForCausalLM:
-        sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-        return LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=20, **more))
 
     student, teacher = llama(max_position_embeddings=6), as_teacher(llama(max_position_embeddings=8))
     rows = [{"input_ids": [1] * n, "labels": [-100] + [5] * (n - 1), "teacher_input_ids": [1] * m} for n, m in SIZES]

@@ -1,4 +1,4 @@
-"""DistillTrainer: transformers' Trainer, with a teacher and an Objective in the place of the model's own loss.
+"""DistillTrainer: transformers' Trainer, with a teacher and an Objective in the place of the model's loss.
 
 Trainer and Accelerate do the loops, devices, mixed precision, accumulation, logging and resuming. This file adds the
 loss of a batch and its counts, the evaluation's statistics, and checkpoints that are whole.
@@ -11,8 +11,8 @@ Public methods of Trainer that are overridden:
     prediction_step             returns statistics of each position in the place of logits
     save_model                  gathers the shards of a student where Trainer would write nothing
 Private methods of Trainer that are overridden, on which the upper bound of transformers in pyproject.toml depends:
-    _get_num_items_in_batch     Trainer counts labels; each term of the objective needs a count of its own, also in
-                                batches without labels
+    _get_num_items_in_batch     Trainer counts labels; each term of the objective has its count, also in batches
+                                without labels
     _run_epoch                  a resumed run that had ended takes no further step, and early stopping takes its
                                 patience from the settings of this run, not from the checkpoint
     _load_from_checkpoint       weights of another model raise CheckpointError
@@ -339,8 +339,7 @@ class DistillTrainer(Trainer):
             return then(require_positions(hidden, inputs, "student")[positions.rows], head, targets, positions)
 
         with self.accelerator.autocast():
-            found: T = within_forward(model, student, inputs, read)
-        return found
+            return within_forward(model, student, inputs, read)
 
     def _loss_of_states(
         self, counts: Counts | None, hidden: Tensor, head: Head, targets: SoftTargets | None, positions: Positions
