@@ -1,4 +1,4 @@
-"""Asking any network for its logits. Oracle: the same network, called by hand."""
+"""The logits and the networks of any model. Oracle: the same network, called by hand."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
-from limbeck.networks.asking import label_names_of, logits_of, teacher_view
+from limbeck.networks.asking import label_names_of, logits_of, networks_of, teacher_view
+from limbeck.teachers import Ensemble
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 SCALE = torch.arange(1.0, 5.0).unsqueeze(1)
@@ -191,3 +192,23 @@ def test_without_a_view_of_its_own_the_teacher_sees_the_batch() -> None:
 )
 def test_the_names_of_the_classes(model, names: tuple[str, ...] | None) -> None:
     assert label_names_of(model) == names
+
+
+class Holder:
+    """A user's class, which lists nothing."""
+
+    def __init__(self, **attributes: object) -> None:
+        vars(self).update(attributes)
+
+
+def test_the_networks_of_modules_teachers_and_users_classes() -> None:
+    a, b = nn.Linear(2, 3), nn.Linear(2, 3)
+    assert networks_of(a) == [a]
+    both = Ensemble([a, Ensemble([b])])
+    assert networks_of(both) == both.networks == [a, b]
+    assert networks_of(both.cut(2)) == [a, b]
+    assert networks_of(Ensemble([a, lambda batch: batch["inputs"]])) is None
+    assert networks_of(Holder(model=a)) == networks_of(Holder(teacher=Holder(model=a))) == [a]
+    assert networks_of(Holder(members=[a, Holder(model=b)])) == [a, b]
+    assert networks_of(Holder(members=[a, Holder()])) is None
+    assert networks_of(Holder()) is None
