@@ -252,7 +252,7 @@ def test_a_labelled_transfer_set_needs_no_teacher(teachers: list[str], limbeck_s
     for more, said_ in (
         (["--transfer_set", "said", "--labelled", "50"], "--labelled takes labels away from --data"),
         (["--transfer_set", "nowhere"], "nowhere is no labelled transfer set"),
-        (["--transfer_set", "said", "--jitter", "1"], "leave augment (--jitter) out, label views of it"),
+        (["--transfer_set", "said", "--jitter", "1"], "remove augment (--jitter), label augmented views"),
     ):
         code, _, err = limbeck_says(*live, *more, "--output_dir", "d")
         assert code == 1

@@ -306,7 +306,7 @@ def test_a_mask_of_ones_own_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     checked(model(), None, packed, tmp_path)
     monkeypatch.setattr(modeling_llama, "create_causal_mask", lambda **given: usual(**(given | {"position_ids": None})))
     with pytest.raises(
-        ConfigError, match="LlamaForCausalLM with attn_implementation='sdpa' does not: to it they are one"
+        ConfigError, match="LlamaForCausalLM with attn_implementation='sdpa' does not: it reads them as one"
     ):
         checked(model(), None, packed, tmp_path)
 

@@ -476,4 +476,4 @@ def test_trained_twice_in_bfloat16_it_still_needs_no_logits(tmp_path: Path, capl
         assert worker.plan.in_halves
     rows = Dataset.from_list([{name: values.tolist() for name, values in e.items()} for e in EXAMPLES])
     limbeck.evaluate_language(student, rows, teacher=teacher)
-    assert "made as a whole" not in caplog.text
+    assert "will be in memory" not in caplog.text

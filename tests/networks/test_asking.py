@@ -1,4 +1,4 @@
-"""Asking any network for its logits. Oracle: the same network, called by hand."""
+"""The logits and the networks of any model. Oracle: the same network, called by hand."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
-from limbeck.networks.asking import label_names_of, logits_of, teacher_view
+from limbeck.networks.asking import label_names_of, logits_of, networks_of, teacher_view
+from limbeck.teachers import Ensemble
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 SCALE = torch.arange(1.0, 5.0).unsqueeze(1)

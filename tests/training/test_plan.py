@@ -15,6 +15,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import limbeck
 from limbeck.errors import ConfigError, DataError, LimbeckError, ModelError, ObjectiveError, ShapeError, TargetError
@@ -25,6 +26,7 @@ from limbeck.losses.targets import SparseTargets
 from limbeck.networks.checks import check_label_names
 from limbeck.networks.mlp import mlp
 from limbeck.teachers import Ensemble, ModelTeacher
+from limbeck.training import plan
 from limbeck.training.config import DistillConfig
 from limbeck.training.plan import Plan, on_device_of
 from limbeck.training.trainer import DistillTrainer
@@ -67,6 +69,11 @@ def refused(folder: Path, kind: type[LimbeckError], said: str, *arguments: Any, 
         assert trainer.state.global_step == 0
 
 
+def llama(**more: int) -> LlamaForCausalLM:
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    return LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=20, **more))
+
+
 class Softmax(nn.Sequential):
     def __init__(self, net: nn.Module) -> None:
         super().__init__(net, nn.Softmax(-1))
@@ -76,7 +83,7 @@ class Softmax(nn.Sequential):
 
 
 def test_as_many_classes(tmp_path: Path) -> None:
-    refused(tmp_path, ShapeError, "teacher speaks of 5 classes and the student of 3; .*last layer", None, network(5))
+    refused(tmp_path, ShapeError, "teacher has 5 classes and the student 3; .*last layer", None, network(5))
     names = ("a", "b", "c", "d")
     with_names = arrays(X, Y, label_names=names)
     refused(
@@ -150,6 +157,26 @@ def test_a_check_runs_where_each_network_is() -> None:
             on_device_of(model, elsewhere)
     assert on_device_of(network().to("meta"), batch) is batch  # offloaded: its hooks move what it reads
     assert on_device_of(lambda batch: batch, batch) is batch
+
+
+@pytest.mark.parametrize("kind", ["classifier", "language model"])
+def test_student_and_teacher_get_the_batch_each_on_its_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Also with bf16_full_eval, under which Trainer does not move the student before it trains."""
+    student, teacher = (network(), network()) if kind == "classifier" else (llama(), llama())
+    data = arrays(X, Y) if kind == "classifier" else [{"input_ids": [3, 4, 5], "labels": [-100, 4, 5]}] * N
+    config = DistillConfig(output_dir=str(tmp_path), max_steps=1, bf16_full_eval=True, disable_tqdm=True)
+    trainer = DistillTrainer(student, teacher, SOFT, config, train_dataset=data, eval_dataset=data)
+    read: list[nn.Module] = []
+    monkeypatch.setattr(plan, "on_device_of", lambda model, batch: read.append(model) or batch)
+    trainer.check()
+    assert trainer.plan.checked
+    assert read == [trainer.model, trainer.teacher]
+    monkeypatch.undo()
+    trainer.train()
+    if kind == "language model":  # whose inputs are not cast: Trainer casts the student to bfloat16 to evaluate it
+        assert math.isfinite(trainer.evaluate()["eval_forward_kl"])
 
 
 def test_names_that_agree_or_are_not_known(tmp_path: Path) -> None:
@@ -231,9 +258,7 @@ def test_targets_that_the_objective_cannot_use(tmp_path: Path) -> None:
         return SparseTargets.from_logits(batch["inputs"][:, :CLASSES], 2)
 
     refused(tmp_path, ObjectiveError, "logit_matching needs every class", None, sparse, Objective(logit_matching))
-    refused(
-        tmp_path, ShapeError, "spoke of 4 positions, but the batch has 8", None, lambda b: b["inputs"][:4, :CLASSES]
-    )
+    refused(tmp_path, ShapeError, "returned 4 rows, but the batch has 8", None, lambda b: b["inputs"][:4, :CLASSES])
     refused(tmp_path, TargetError, "must return logits .* but it returned str", None, lambda batch: "cat")
 
 
@@ -407,14 +432,9 @@ def test_an_attribute_of_a_users_own_module_constrains_nothing(tmp_path: Path) -
 
 def test_rows_that_a_language_model_cannot_read_are_refused() -> None:
     from datasets import Dataset
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     from limbeck.networks.checks import check_rows
     from limbeck.teachers import as_teacher
-
-    def llama(**more: int) -> LlamaForCausalLM:
-        sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-        return LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=20, **more))
 
     student, teacher = llama(max_position_embeddings=6), as_teacher(llama(max_position_embeddings=8))
     rows = [{"input_ids": [1] * n, "labels": [-100] + [5] * (n - 1), "teacher_input_ids": [1] * m} for n, m in SIZES]
@@ -425,7 +445,7 @@ def test_rows_that_a_language_model_cannot_read_are_refused() -> None:
     with pytest.raises(DataError, match=r"teacher_input_ids has 9 tokens, and the teacher reads 8; .* teacher_max_len"):
         check_rows(student, teacher, long, classes=20)
     check_rows(student, teacher, long.select(range(len(rows))), classes=20)
-    with pytest.raises(DataError, match="A row asks for token 5, and the student's output layer has 5"):
+    with pytest.raises(DataError, match="A row has the label 5, and the student's output layer has 5 tokens"):
         check_rows(student, teacher, Dataset.from_list(rows), classes=5)
     with pytest.raises(DataError, match="has 6 tokens, and the teacher reads 4"):
         check_rows(

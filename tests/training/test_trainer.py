@@ -549,7 +549,9 @@ def test_a_recorded_teacher_is_refused_with_augmentation(tmp_path: Path) -> None
     data = arrays(random(N, FEATURES, seed=1))
     recorded = record(network(seed=3), data)
     for teacher in (recorded, Ensemble([network(seed=4), recorded]), Ensemble([Ensemble([recorded])])):
-        with pytest.raises(ConfigError, match=r"recorded teacher.*augmented view; leave augment \(--jitter\) out"):
+        with pytest.raises(
+            ConfigError, match=r"recorded or stored teacher.*augmented view; remove augment \(--jitter\)"
+        ):
             DistillTrainer(network(), teacher, train_dataset=data, augment=Steps().watch, args=settings(tmp_path))
 
 
@@ -697,8 +699,8 @@ def test_terms_are_averaged_since_the_last_log(tmp_path: Path) -> None:
         ({"label_smoothing_factor": 0.1}, "not part of an Objective"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be 1 or more, but is 0"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be 1 or more, but is 0"),
-        ({"batch_eval_metrics": True}, "metrics of one's own"),
-        ({"eval_do_concat_batches": False}, "metrics of one's own"),
+        ({"batch_eval_metrics": True}, "user-defined metrics"),
+        ({"eval_do_concat_batches": False}, "user-defined metrics"),
     ],
 )
 def test_arguments_that_would_be_ignored_are_refused(tmp_path: Path, wrong: dict[str, Any], said: str) -> None:

@@ -67,7 +67,7 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
     except (RuntimeError, SafetensorError, OSError) as error:
         raise ModelError(f"{path / WEIGHTS} does not fit into {type(into).__name__}: {error}") from error
     if described.get("label_names"):
-        named: Any = into  # a module's annotations know nothing of names
+        named: Any = into  # a module of any class may have label_names, which mypy cannot know
         named.label_names = tuple(described["label_names"])
     return into.eval()
 
@@ -101,7 +101,10 @@ def write_model(
     tokenizer: Any = None,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """The files of `save`, written straight into `folder`. weights: the student's, where it holds a shard of each."""
+    """Writes the files of `save` into an existing folder.
+
+    weights: the student's whole weights by name, where this process holds only shards of them.
+    """
     names = list(label_names) if label_names else list(label_names_of(student) or [])
     if isinstance(student, SavesItself):
         config: Any = getattr(student, "config", None)

@@ -5,7 +5,7 @@ What this file does not know: losses, labels, which positions are compared.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from limbeck.errors import ShapeError
 from limbeck.losses.targets import Head
 from limbeck.networks.asking import Adapted, Batch, inputs_of, logits_of, where_it_is
+
+T = TypeVar("T")
 
 ROWS = 128
 """The number of positions whose logits are computed at a time where a language model is measured."""
@@ -147,7 +149,7 @@ def keeps_apart(model: nn.Module, batch: Batch, examples: Sequence[tuple[int, Te
     )
 
 
-def within_forward(model: nn.Module, student: nn.Module, batch: Batch, then: Callable[[Tensor], Any]) -> Any:
+def within_forward(model: nn.Module, student: nn.Module, batch: Batch, then: Callable[[Tensor], T]) -> T:
     """Returns `then(hidden)`, computed inside the forward of `model`, without the logits of the batch.
 
     Inside, DDP sees every gradient, and FSDP has gathered the weight of the output layer; outside it is in shards.
@@ -177,7 +179,8 @@ def within_forward(model: nn.Module, student: nn.Module, batch: Batch, then: Cal
     usual = attributes.get("forward")
     attributes["forward"] = forward
     try:
-        return model(**_inputs(batch))
+        found: T = model(**_inputs(batch))
+        return found
     finally:
         if usual is None:
             del attributes["forward"]

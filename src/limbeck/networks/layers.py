@@ -148,22 +148,23 @@ def _indices(keep: int | Sequence[int], depth: int) -> list[int]:
     return indices
 
 
-def _build(model: Any, depths: dict[str, int], kept: dict[int, list[int]]) -> Any:
+def _build(model: Any, depths: dict[str, int], indices_of: dict[int, list[int]]) -> Any:
     """A new model of the same class and fewer layers, before the weights are copied.
 
-    depths: the configuration's names for numbers of layers, and these numbers. kept: depth -> the indices that stay.
+    depths: the configuration's names for numbers of layers, and these numbers.
+    indices_of: the indices of the layers that stay, by the number of layers that the model has.
     """
     config = copy.deepcopy(model.config)
     name = type(model).__name__
-    edited: dict[str, Any] = {key: len(kept[depth]) for key, depth in depths.items()}
+    edited: dict[str, Any] = {key: len(indices_of[depth]) for key, depth in depths.items()}
     for key, value in vars(config).items():
         per_layer = isinstance(value, list | tuple) and any(part in key for part in PER_LAYER)
-        if per_layer and len(value) in kept and not key.startswith("_"):
-            edited[key] = type(value)(value[index] for index in kept[len(value)])
+        if per_layer and len(value) in indices_of and not key.startswith("_"):
+            edited[key] = type(value)(value[index] for index in indices_of[len(value)])
     stages = getattr(config, "stage_names", None) or []  # of vision models that can be backbones: a stem and the layers
-    as_by_default = len(stages) - 1 in kept and getattr(config, "out_features", None) == stages[-1:]
+    as_by_default = len(stages) - 1 in indices_of and getattr(config, "out_features", None) == stages[-1:]
     if as_by_default:
-        edited["stage_names"] = stages[: len(kept[len(stages) - 1]) + 1]
+        edited["stage_names"] = stages[: len(indices_of[len(stages) - 1]) + 1]
     try:
         for key, value in edited.items():
             setattr(config, key, value)

@@ -1,1 +1,1 @@
-"""Training: DistillTrainer, its settings, and what is checked before and measured while it runs."""
+"""Training: DistillTrainer, its settings, the checks before a run and the statistics during one."""

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are whole.
+"""Sealing the checkpoints of a run, and finding those that are whole.
 
 A checkpoint is sealed when everything in it has been written: `limbeck_checkpoint.json`, written last, lists its
 files with their sizes and digests, and in what batches the run takes its examples. One without a seal, or that no
@@ -81,7 +81,7 @@ def fault(checkpoint: str | Path) -> str | None:
 
 
 def newest_whole(run: str | Path) -> tuple[Path | None, dict[Path, str]]:
-    """The newest whole checkpoint of a run, or None; and the newer ones that are not, with what is wrong."""
+    """The newest whole checkpoint of a run, or None; and each newer one with what is wrong with it."""
     skipped: dict[Path, str] = {}
     for checkpoint in sorted(_checkpoints(run), key=_step, reverse=True):
         wrong = fault(checkpoint)
@@ -92,16 +92,19 @@ def newest_whole(run: str | Path) -> tuple[Path | None, dict[Path, str]]:
 
 
 def rotate(run: str | Path, limit: int | None, protected: Iterable[str | Path]) -> None:
-    """Deletes the checkpoints that were written first, all but `limit`, and none of the protected ones."""
-    kept = {Path(checkpoint).resolve() for checkpoint in protected}
+    """Deletes the oldest checkpoints of a run.
+
+    limit: how many stay; all where it is None or 0. protected: those that are never deleted.
+    """
+    never = {Path(checkpoint).resolve() for checkpoint in protected}
     found = sorted(_checkpoints(run), key=lambda p: (p.stat().st_mtime_ns, _step(p)))
-    surplus = len(found) - max(limit, len(kept)) if limit and limit > 0 else 0
-    for checkpoint in [p for p in found if p.resolve() not in kept][: max(surplus, 0)]:
+    surplus = len(found) - max(limit, len(never)) if limit and limit > 0 else 0
+    for checkpoint in [p for p in found if p.resolve() not in never][: max(surplus, 0)]:
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def require_whole(checkpoint: str | Path) -> Path:
-    """The checkpoint, or CheckpointError with what is wrong with it."""
+    """Returns the checkpoint; CheckpointError, with what is wrong with it, unless it is whole."""
     wrong = fault(checkpoint) if Path(checkpoint).is_dir() else "there is no such folder"
     if wrong is not None:
         raise CheckpointError(f"{checkpoint} cannot be resumed from: {wrong}. Resume from an earlier checkpoint.")

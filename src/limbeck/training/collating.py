@@ -1,4 +1,4 @@
-"""The collator of the trainer: batches that the dataset gathered itself pass through unchanged."""
+"""The collator of the trainer, which passes batches that a dataset gathered itself through unchanged."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,9 +10,9 @@ from limbeck.networks.asking import Batch
 
 
 class AsGathered:
-    """Collates examples, and returns a batch that the dataset gathered itself unchanged.
+    """Collates a list of examples; a batch that the dataset gathered itself is returned unchanged.
 
-    collate: puts a list of examples together.
+    collate: `examples -> batch`.
     """
 
     def __init__(self, collate: Callable[[Any], Batch]):

@@ -49,6 +49,6 @@ def refuse_arguments(args: TrainingArguments) -> None:
         )
     if args.batch_eval_metrics or not args.eval_do_concat_batches:
         raise ConfigError(
-            "batch_eval_metrics and eval_do_concat_batches=False are for metrics of one's own; leave them out: "
-            "statistics are kept of each position, never its logits."
+            "batch_eval_metrics and eval_do_concat_batches=False are for user-defined metrics, which need the logits; "
+            "an evaluation collects only statistics of each position. Remove them."
         )

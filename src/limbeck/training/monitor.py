@@ -1,6 +1,6 @@
-"""What is measured at each position while a student is trained, and how it is averaged.
+"""The statistics of each position in an evaluation during training, and their averages.
 
-What this file does not know: models, how batches are put together.
+What this file does not know: models, how batches are collated.
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,18 @@ from limbeck.networks.halves import ROWS
 
 OF_LABELS = ("correct", "nll", "brier")
 OF_TEACHER = ("agreement", "acceptance", "forward_kl", "reverse_kl")
-"""Statistics that only positions with a label have, and only those where the teacher speaks of every class."""
+"""The statistics that need a label, and those that need the teacher's probability of every class."""
 
 
 def measured(
     objective: Objective, logits: Tensor, targets: SoftTargets | None, labels: Tensor | None
 ) -> dict[str, Tensor]:
-    """Statistics and every term of n positions, name -> `[n]`; what cannot be known is left out.
+    """Statistics and every term of n positions, name -> `[n]`, without those whose labels or targets are missing.
 
-    logits `[n, C]`: the student's. labels `[n]`: -100 is no label.
+    objective: its terms are measured as `NAME_loss`.
+    logits: the student's, `[n, C]`.
+    targets: the teacher's at the same positions, or None.
+    labels: `[n]`, -100 for no label, or None.
     """
     terms = {f"{name}_loss": values for name, values in objective.per_position(logits, targets, labels).items()}
     log_p = None
@@ -40,7 +43,10 @@ def measured(
 def measured_in_chunks(
     objective: Objective, hidden: Tensor, head: Head, targets: SoftTargets | None, labels: Tensor
 ) -> dict[str, Tensor]:
-    """The same of hidden states `[n, H]`, whose logits exist a few rows at a time."""
+    """`measured` for hidden states, with the logits of a few rows in memory at a time.
+
+    hidden: the student's last states, `[n, H]`. head: its output layer.
+    """
     chunks = [slice(start, start + ROWS) for start in range(0, max(1, len(hidden)), ROWS)]
     parts = [
         measured(objective, head(hidden[rows]), None if targets is None else targets[rows], labels[rows])
@@ -50,7 +56,10 @@ def measured_in_chunks(
 
 
 def means_of(objective: Objective, columns: Mapping[str, Tensor]) -> dict[str, float]:
-    """The weighted mean of each statistic `[n]` over the positions that have it, and the objective's value."""
+    """The weighted mean of each statistic over the positions that have it, and the objective's value as "loss".
+
+    columns: statistics as `measured` returns them and "weight", each `[n]`.
+    """
     column = dict(columns)
     weight = column.pop("weight").clamp(min=0)  # Trainer pads with -100
     labelled = column.pop("labelled", weight).clamp(min=0)

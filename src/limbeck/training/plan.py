@@ -1,8 +1,9 @@
 """Preflight: refuses sets, labels, teachers and students that do not belong together, and returns the plan of a run.
 
-One batch is read and put through teacher and student, each on the device where it is at that time, without gradient
-and without touching the random state.
-What this file does not know: how training goes on after that.
+One batch is passed through teacher and student, each on the device where it is at that time, without gradient and
+without changing the random state.
+
+What this file does not know: how training continues after that.
 """
 
 import logging
@@ -41,13 +42,13 @@ HALF = {torch.float16, torch.bfloat16}
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do, as far as the student and a first batch tell.
+    """The properties of a run that follow from its student and a first batch.
 
     next_tokens: whether the student is a language model, whose positions are the tokens that predict a next one.
-    classes: the number of classes that both output layers are cut to; None where they stay as they are.
+    classes: the number of classes that both output layers are cut to; None where they are not cut.
     position_axes: 1 where an example is a position, 2 where every token is one.
-    in_halves: whether a language model's last states and output layer stand for its logits, which are never made.
-    checked: whether a batch has confirmed position_axes and in_halves, which are otherwise the defaults.
+    in_halves: whether a language model is read as last states and output layer, without the logits of a whole batch.
+    checked: whether position_axes and in_halves were found with a batch; otherwise they are the defaults.
     """
 
     next_tokens: bool
@@ -65,10 +66,14 @@ def preflight(
     first_batch: Callable[[str], Batch],
     plan: Plan,
 ) -> Plan:
-    """The checked plan, or the error that says what does not work.
+    """The checked plan; a LimbeckError where student, teacher, objective and sets do not fit together.
 
-    teacher: None where the objective does not ask one. sets: "transfer" and the evaluation sets, by `named_sets`.
-    first_batch: the first batch of the set of that name. plan: the plan of what is known without any batch.
+    student: in any mode, on any device.
+    teacher: None where the objective does not use one.
+    objective: the objective to be trained on.
+    sets: "transfer" and the evaluation sets, as `named_sets` returns them.
+    first_batch: returns the first batch of the set with that name.
+    plan: the plan before any batch is read.
     """
     check_student(student, teacher, sets)
     if not plan.next_tokens:
@@ -78,7 +83,7 @@ def preflight(
         return replace(plan, position_axes=logits.ndim - 1, checked=True)
     classes = plan.classes or len(base_of(student).get_output_embeddings().weight)
     for examples in sets.values():
-        rows = examples.dataset if hasattr(examples, "manifest") else examples  # of a stored set
+        rows = examples.dataset if hasattr(examples, "manifest") else examples  # the rows of a stored set
         check_rows(student, teacher, rows, classes)
     in_halves = check_language_batch(student, teacher, objective, first_batch("transfer"), plan.classes)
     for name, examples in sets.items():
@@ -88,15 +93,18 @@ def preflight(
 
 
 def plan_of_evaluation(student: nn.Module, teacher: BaseTeacher | None, batch: Batch, plan: Plan) -> Plan:
-    """The checked plan of a language model that is evaluated before it was trained. batch: the first one evaluated."""
+    """The checked plan of a language model that is evaluated before training.
+
+    batch: the first batch of the evaluation.
+    """
     check_packing(student, teacher, batch)
     return replace(plan, in_halves=logits_are_heads(student, batch), checked=True)
 
 
 def named_sets(transfer_set: Any, evaluation: Any) -> dict[str, Any]:
-    """The sets of a run by the names that messages give them: "transfer", "evaluation", or "'name' evaluation".
+    """The sets of a run by the names that messages use: "transfer", "evaluation", or "'name' evaluation".
 
-    evaluation: a set, a dict of sets, or None.
+    transfer_set: the set that is trained on, or None. evaluation: a set, a dict of sets, or None.
     """
     if isinstance(evaluation, Mapping):
         evaluated = {f"{name!r} evaluation": examples for name, examples in evaluation.items()}
@@ -106,9 +114,9 @@ def named_sets(transfer_set: Any, evaluation: Any) -> dict[str, Any]:
 
 
 def check_student(student: nn.Module, teacher: BaseTeacher | None, sets: Mapping[str, Any]) -> None:
-    """Whether there is something to train, on some examples, and the names of the classes agree.
+    """Raises an error unless the student can be trained, on at least one example, and the classes have the same names.
 
-    sets: as `named_sets` makes them.
+    sets: as `named_sets` returns them.
     """
     require_supported_task(student, "student")
     require_supported_tasks(networks_of(teacher) or [], "teacher")
@@ -134,18 +142,21 @@ def check_student(student: nn.Module, teacher: BaseTeacher | None, sets: Mapping
             "student.float(), with bf16=True to multiply in bfloat16 all the same.",
             " and ".join(half),
         )
-    said = {
+    known = {
         "the teacher": None if teacher is None else teacher.label_names,
         "the student": label_names_of(student),
         **{f"the {who} set": getattr(examples, "label_names", None) for who, examples in sets.items()},
     }
-    check_label_names({who: names for who, names in said.items() if names})
+    check_label_names({who: names for who, names in known.items() if names})
 
 
 def check_classes(classes: int, objective: Objective, batch: Batch, sets: Mapping[str, Any]) -> None:
-    """Whether the sets have as many classes as the student has outputs, and the labels that are learned.
+    """Raises an error unless the sets have one class per output of the student, and labels where a term needs them.
 
-    classes: the student's outputs. sets: as `named_sets` makes them.
+    classes: the student's outputs.
+    objective: the objective to be trained on.
+    batch: the first one of the transfer set.
+    sets: as `named_sets` returns them.
     """
     for who, examples in sets.items():
         names, labels = getattr(examples, "label_names", None), getattr(examples, "labels", None)
@@ -160,7 +171,7 @@ def check_classes(classes: int, objective: Objective, batch: Batch, sets: Mappin
     if objective.hard_weight and isinstance(labels, Tensor) and (labels == NO_LABEL).all():
         raise ConfigError("hard_weight is above 0 but every label is -100; give labels, or hard_weight=0.")
     if "labels" in batch:
-        check_labels(batch["labels"], classes)  # of sets that do not show all their labels
+        check_labels(batch["labels"], classes)  # for sets without an attribute `labels`
     elif objective.hard_weight:
         raise ConfigError(
             "hard_weight is above 0 but the batches have no labels; give labels, or hard_weight=0 and a teacher."
@@ -168,8 +179,8 @@ def check_classes(classes: int, objective: Objective, batch: Batch, sets: Mappin
 
 
 def check_batch(student: nn.Module, teacher: BaseTeacher | None, objective: Objective, batch: Batch) -> Tensor:
-    """The student's logits for a batch, if teacher and student speak of the same classes in finite logits."""
-    with _asked_only(student):
+    """The student's logits for a batch; an error unless they are finite and the teacher's targets fit them."""
+    with _unchanged(student):
         logits = logits_of(student, on_device_of(student, batch))
         targets = teacher(on_device_of(teacher, batch)) if teacher is not None and objective.soft_weight else None
     if logits.ndim < 2:
@@ -186,11 +197,11 @@ def check_batch(student: nn.Module, teacher: BaseTeacher | None, objective: Obje
 
 
 def check_language_batch(
-    student: Any, teacher: BaseTeacher | None, objective: Objective, batch: Batch, classes: int | None = None
+    student: nn.Module, teacher: BaseTeacher | None, objective: Objective, batch: Batch, classes: int | None = None
 ) -> bool:
-    """The same of a language model; whether its states and its output layer can stand for its logits.
+    """Whether a language model can be read as last states and output layer; an error unless the targets fit it.
 
-    classes: what both are cut to.
+    classes: the number of classes that student and teacher are cut to; None where they are not cut.
     """
     if getattr(base_of(student).config, "is_encoder_decoder", False):
         _check_encoded(type(student).__name__, batch)
@@ -202,7 +213,7 @@ def check_language_batch(
     if "teacher_labels" in batch:
         require_same_completions(batch, teacher_view(batch))
     check_packing(student, teacher if objective.soft_weight else None, batch)
-    with _asked_only(student):
+    with _unchanged(student):
         in_halves = logits_are_heads(student, on_device_of(student, batch))
         targets = None
         if teacher is not None and objective.soft_weight:
@@ -210,7 +221,8 @@ def check_language_batch(
             targets = teacher(there, next_token_positions(there))
     if not in_halves:
         log.warning(
-            "The logits of the student, %s, are not a product of its last states; they are made as a whole.",
+            "The logits of the student, %s, are not a product of its last states and its output layer, so those of a "
+            "whole batch will be in memory.",
             type(student).__name__,
         )
     if targets is not None:
@@ -219,12 +231,12 @@ def check_language_batch(
 
 
 def _check_encoded(name: str, batch: Batch) -> None:
-    """DataError where an encoder-decoder has nothing to decode, or its encoder reads what its decoder is to write."""
+    """DataError where an encoder-decoder has nothing to decode, or its encoder reads what its decoder must predict."""
     if "decoder_input_ids" not in batch:
         raise DataError(
             f"{name} is an encoder-decoder, and its batches need decoder_input_ids beside labels; use "
-            "transformers.DataCollatorForSeq2Seq(tokenizer, model=student) as data_collator, in Python: the command "
-            "trains none."
+            "transformers.DataCollatorForSeq2Seq(tokenizer, model=student) as data_collator in Python; the command "
+            "does not train encoder-decoders."
         )
     ids, labels = batch["input_ids"], batch["labels"]
     if ids.shape != labels.shape:
@@ -239,37 +251,37 @@ def _check_encoded(name: str, batch: Batch) -> None:
         )
 
 
-def check_packing(student: Any, teacher: BaseTeacher | None, batch: Batch) -> None:
-    """Whether student and teacher keep the examples of a batch of packed rows apart; of others nothing is asked."""
+def check_packing(student: nn.Module, teacher: BaseTeacher | None, batch: Batch) -> None:
+    """ConfigError unless student and teacher read the examples of packed rows apart; other batches always pass."""
     _require_apart("student", student, batch)
     for network in networks_of(teacher) or []:
         if is_language_model(network):
             _require_apart("teacher", network, teacher_view(batch))
 
 
-def _require_apart(who: str, model: Any, batch: Batch) -> None:
-    """ConfigError if a model lets the examples of packed rows see each other."""
+def _require_apart(who: str, model: nn.Module, batch: Batch) -> None:
+    """ConfigError if a model lets the examples of packed rows attend to each other."""
     examples = packed_examples(batch)
     if not examples:
         return
-    why = "to it they are one text"
+    why = "it reads them as one text"
     try:
-        with _asked_only(model):
+        with _unchanged(model):
             if keeps_apart(model, on_device_of(model, batch), examples):
                 return
-    except (TypeError, ValueError) as error:  # of a forward that does not know position_ids
-        why = f"asked to, it says {str(error)!r}"
+    except (TypeError, ValueError) as error:  # a forward without position_ids
+        why = f"reading them fails with {str(error)!r}"
     inner = base_of(model)
     raise ConfigError(
         f"The rows are packed, and the {who} must read their examples apart, but {type(inner).__name__} with "
         f"attn_implementation={getattr(inner.config, '_attn_implementation', None)!r} does not: {why}. Load it with "
         'attn_implementation="sdpa" or "eager" (flash attention reads packed rows in batches of one row only), or '
-        "train without packing (limbeck.pack, --packing), as models that are recurrent or make their own masks must be."
+        "train without packing (limbeck.pack, --packing), which recurrent models and models with custom masks need."
     )
 
 
-def on_device_of(model: Any, batch: Batch) -> Batch:
-    """The batch on the device of a model, or of a teacher's networks; unchanged where there are none.
+def on_device_of(model: object, batch: Batch) -> Batch:
+    """The batch on the device of a model, or of a teacher's networks; unchanged where there are no weights.
 
     Trainer leaves the student on the CPU until training starts under FSDP, DeepSpeed and bf16_full_eval.
     """
@@ -280,9 +292,9 @@ def on_device_of(model: Any, batch: Batch) -> Batch:
 
 
 @contextmanager
-def _asked_only(student: nn.Module) -> Iterator[None]:
-    """In eval mode, without gradient, and as if it had not been asked."""
-    with torch.random.fork_rng(), evaluating([student]):
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Runs a model in eval mode and without gradient; its modes and the random state are restored."""
+    with torch.random.fork_rng(), evaluating([model]):
         yield
 
 
@@ -296,12 +308,12 @@ def _check_targets(objective: Objective, classes: int, compared: Positions, targ
         )
     if targets.num_classes != classes:
         raise ShapeError(
-            f"The teacher speaks of {targets.num_classes} classes and the student of {classes}; both need one output "
-            "per class of the same set of classes. Change the student's last layer, or give another teacher."
+            f"The teacher has {targets.num_classes} classes and the student {classes}; both need one output per class "
+            "of the same set of classes. Change the student's last layer, or give another teacher."
         )
     if len(targets) != positions:
         raise ShapeError(
-            f"The teacher spoke of {len(targets)} positions, but the batch has {positions} for the student; the "
+            f"The teacher returned {len(targets)} rows, but the batch has {positions} positions for the student; the "
             "teacher must return one row per position of the batch."
         )
     for logits in given_logits(targets):

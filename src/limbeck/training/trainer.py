@@ -1,4 +1,4 @@
-"""DistillTrainer: transformers' Trainer, with a teacher and an Objective in the place of the model's own loss.
+"""DistillTrainer: transformers' Trainer, with a teacher and an Objective in the place of the model's loss.
 
 Trainer and Accelerate do the loops, devices, mixed precision, accumulation, logging and resuming. This file adds the
 loss of a batch and its counts, the evaluation's statistics, and checkpoints that are whole.
@@ -11,8 +11,8 @@ Public methods of Trainer that are overridden:
     prediction_step             returns statistics of each position in the place of logits
     save_model                  gathers the shards of a student where Trainer would write nothing
 Private methods of Trainer that are overridden, on which the upper bound of transformers in pyproject.toml depends:
-    _get_num_items_in_batch     Trainer counts labels; each term of the objective needs a count of its own, also in
-                                batches without labels
+    _get_num_items_in_batch     Trainer counts labels; each term of the objective has its count, also in batches
+                                without labels
     _run_epoch                  a resumed run that had ended takes no further step, and early stopping takes its
                                 patience from the settings of this run, not from the checkpoint
     _load_from_checkpoint       weights of another model raise CheckpointError
@@ -39,7 +39,18 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, default_data_collator
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import (
+    BaseImageProcessor,
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
+from transformers.trainer_utils import EvalPrediction, TrainOutput
 
 from limbeck.errors import CheckpointError, ConfigError, DataError, DivergedError, TargetError
 from limbeck.losses.linear import linear_divergence
@@ -76,17 +87,69 @@ T = TypeVar("T")
 class DistillTrainer(Trainer):
     """Trains a student on an Objective: towards a teacher, towards labels, or both.
 
-    student: any nn.Module or transformers model (image, text or token classification).
-    teacher: a network, a teacher, a classifier with predict_proba or a function of the batch; None for labels alone.
-    objective: by default soft targets at T = 2 where there is a teacher, labels where there is none.
-    args: DistillConfig, or TrainingArguments with remove_unused_columns and logging_nan_inf_filter off.
-    train_dataset, eval_dataset: TransferSets, or any dataset whose batches are dicts of tensors; labels optional.
-    augment: `(batch, epoch) -> batch`, the same view for teacher and student; training only.
-    source: `(batches, student, epoch) -> batches`, the batches that are trained on (limbeck.training.sources); where
-        there is augment too, that is applied to what the source returns.
-    processing_class, teacher_tokenizer: the tokenizers of two language models, which must be one; output layers that
-        are padded to more classes than it has are cut to those. Not needed where both have as many.
-    impl: of linear_divergence, which language models are trained with; "reference" makes all logits.
+    Everything else is transformers' Trainer: `train`, `evaluate`, `save_model` and its callbacks.
+
+    Parameters
+    ----------
+    student
+        Any nn.Module or transformers model: an image, text or token classifier, or a language model.
+    teacher
+        A network, a teacher, a classifier with predict_proba, or a function `batch -> logits [n, C]`; None for labels
+        alone.
+    objective
+        By default soft targets at T = 2 where there is a teacher, labels where there is none.
+    args
+        DistillConfig, or TrainingArguments with remove_unused_columns and logging_nan_inf_filter off.
+    train_dataset
+        A TransferSet, or any data set of known length whose examples are dicts of tensors; labels are optional.
+    eval_dataset
+        The same, or a dict of several such sets by name.
+    augment
+        `(batch, epoch) -> batch`, one view for teacher and student; in training only.
+    source
+        `(batches, student, epoch) -> batches`, the batches that are trained on (limbeck.training.sources); augment is
+        applied to what it returns.
+    data_collator
+        `examples -> batch`; by default tensors are stacked, and the rows of language models padded.
+    processing_class
+        The student's tokenizer or image processor, saved with it.
+    callbacks
+        transformers' TrainerCallbacks.
+    teacher_tokenizer
+        The tokenizer of a language model's teacher, which must be the student's. Output layers that are padded to more
+        classes than it has tokens are cut to these. Not needed where both layers have as many classes.
+    impl
+        The implementation of linear_divergence that language models are trained with; "reference" makes all logits.
+    optimizers
+        An optimizer and a learning rate scheduler in the place of those of args.
+
+    Raises
+    ------
+    LimbeckError
+        In `train`, before the first step, where student, teacher, objective and data do not fit together.
+
+    Examples
+    --------
+    A linear student learns the distributions of a teacher, without labels:
+
+    >>> import tempfile, torch
+    >>> from limbeck import DistillConfig, DistillTrainer, Objective, arrays
+    >>> _ = torch.manual_seed(0)
+    >>> inputs = torch.randn(64, 4)
+    >>> teacher, student = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> args = DistillConfig(folder.name, max_steps=160, learning_rate=0.05, disable_tqdm=True)
+    >>> data = arrays(inputs)
+    >>> trainer = DistillTrainer(
+    ...     student, teacher, Objective(temperature=2.0), args, train_dataset=data, eval_dataset=data
+    ... )
+    >>> _ = trainer.train()  # doctest: +ELLIPSIS
+    {'train_runtime': ...}
+    >>> means = trainer.evaluate()  # doctest: +ELLIPSIS
+    {'eval_...}
+    >>> means["eval_forward_kl"] < 1e-4, means["eval_agreement"]
+    (True, 1.0)
+    >>> folder.cleanup()
     """
 
     def __init__(
@@ -101,11 +164,11 @@ class DistillTrainer(Trainer):
         augment: Callable[[Batch, int], Batch] | None = None,
         source: Source | None = None,
         data_collator: Callable[[Any], Batch] | None = None,
-        processing_class: Any = None,
+        processing_class: PreTrainedTokenizerBase | BaseImageProcessor | None = None,
         callbacks: Sequence[TrainerCallback] = (),
-        teacher_tokenizer: Any = None,
+        teacher_tokenizer: PreTrainedTokenizerBase | None = None,
         impl: str = "auto",
-        optimizers: tuple[Any, Any] = (None, None),
+        optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
     ):
         refuse_arguments(args := args or DistillConfig())
         self.teacher = None if teacher is None else as_teacher(teacher)
@@ -121,13 +184,13 @@ class DistillTrainer(Trainer):
         answering = self.teacher if self.teacher_passes else None
         if augment is not None and answering is not None and answering.one_view:
             raise ConfigError(
-                "A recorded teacher, or a stored one, spoke of the examples as they are, so its words are wrong for an "
-                "augmented view; leave augment (--jitter) out, label views of it (limbeck.label, or limbeck label "
+                "The targets of a recorded or stored teacher are those of the examples as they are, and wrong for an "
+                "augmented view; remove augment (--jitter), label augmented views (limbeck.label, or limbeck label "
                 "--jitter), or train with the live teacher."
             )
         if source is not None and answering is not None and (answering.one_view or answering.in_batch):
             raise ConfigError(
-                "The targets of a recorded or stored teacher hold for the examples that they were made of, and a "
+                "The targets of a recorded or stored teacher hold for the examples that it was given, and a "
                 "source may change those; remove source, or train with the live teacher."
             )
         if answering is not None:
@@ -140,7 +203,7 @@ class DistillTrainer(Trainer):
         extra = [MaxNorm(constraint)] if constraint else []
         self.plan = Plan(next_tokens=is_language_model(student), classes=classes)
         if data_collator is None and self.plan.next_tokens:
-            data_collator = Pad(0)  # of no consequence: padding is masked
+            data_collator = Pad(0)  # any token will do: padding is masked
         super().__init__(
             model=student,
             args=args,
@@ -163,8 +226,8 @@ class DistillTrainer(Trainer):
             )
         self._forget()
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Trains; every setting, label and the first batch are checked before.
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """Trains, after all settings and labels and the first batch have been checked.
 
         resume_from_checkpoint: a checkpoint's folder, or True for the newest whole one in output_dir. ConfigError where
         it was written with another number of examples per step, whatever the parts that it is made of.
@@ -188,7 +251,10 @@ class DistillTrainer(Trainer):
         return done
 
     def check(self) -> None:
-        """Refuses what cannot work before a step is taken: train calls it."""
+        """Checks that student, teacher, objective and sets fit together, and makes the plan; `train` calls it.
+
+        Raises a LimbeckError before any step is taken.
+        """
         if not hasattr(self.train_dataset, "__len__"):
             raise DataError(
                 "Training needs a train_dataset whose length is known, such as a TransferSet, but got "
@@ -215,7 +281,7 @@ class DistillTrainer(Trainer):
         return batch
 
     def last_checkpoint(self) -> Path:
-        """The newest whole checkpoint in output_dir; a newer one that is not is skipped with a warning."""
+        """The newest whole checkpoint in output_dir; newer ones that are not whole are skipped with a warning."""
         newest, skipped = newest_whole(str(self.args.output_dir))
         for checkpoint, wrong in skipped.items():
             log.warning("%s is skipped: %s.", checkpoint, wrong)
@@ -226,14 +292,18 @@ class DistillTrainer(Trainer):
         return newest
 
     def _forget(self) -> None:
-        """What is noted between logs, so that a second training begins as the first did."""
+        """Clears what is collected between logs, so that a second training begins as the first did."""
         self._logged: dict[str, Tensor] = {}  # part -> (sum, count) since the last log, on the device
         self._first_bad_row = torch.tensor(-1, device=self.args.device)
         self._counted: list[tuple[Batch, Positions]] = []  # the batches of this step and their positions
 
     def compute_loss(
-        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor | None]]:
         """This batch's share of the loss of the global batch."""
         counts = None if num_items_in_batch is None else self._named(num_items_in_batch)
         logits = None
@@ -261,20 +331,22 @@ class DistillTrainer(Trainer):
         return require_positions(logits, inputs, "student")[positions.rows, : self.plan.classes], positions
 
     def _without_logits(self, model: nn.Module, inputs: Batch, then: Callable[..., T]) -> T:
-        """`then(hidden [n, H], head, targets, positions)` of a language model, whose logits are never made."""
+        """Returns `then(hidden, head, targets, positions)` for a language model, without the logits of a whole batch.
+
+        hidden: the last states at the positions, `[n, H]`.
+        """
         positions = self._positions(inputs, 1)
         targets = self._ask_teacher(inputs, positions)
         student = self.accelerator.unwrap_model(model, keep_torch_compile=False)
 
         def read(hidden: Tensor) -> T:
             head = head_of(student)
-            assert head is not None  # logits_are_heads found it
+            assert head is not None  # as logits_are_heads has checked
             head = head if self.plan.classes is None else head.first(self.plan.classes)
             return then(require_positions(hidden, inputs, "student")[positions.rows], head, targets, positions)
 
         with self.accelerator.autocast():
-            found: T = within_forward(model, student, inputs, read)
-        return found
+            return within_forward(model, student, inputs, read)
 
     def _loss_of_states(
         self, counts: Counts | None, hidden: Tensor, head: Head, targets: SoftTargets | None, positions: Positions
@@ -345,7 +417,7 @@ class DistillTrainer(Trainer):
         return counts
 
     def _named(self, counts: Tensor) -> Counts:
-        """What `_get_num_items_in_batch` stacked, by the terms' names."""
+        """The counts that `_get_num_items_in_batch` stacked, by the terms' names."""
         names = [term.name for term in self.objective.all_terms]
         return Counts(**dict(zip(names, counts, strict=True)))
 
@@ -366,7 +438,7 @@ class DistillTrainer(Trainer):
         return next_token_positions(batch) if self.plan.next_tokens else positions_of(batch, axes)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the terms, each the mean over its own positions since the last log, to the training loss."""
+        """Adds each term, averaged over the positions that have it since the last log, to the training loss."""
         self._raise_bad_targets()
         if "loss" in logs:
             for name, part in self._logged.items():
@@ -378,7 +450,7 @@ class DistillTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: Batch, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[None, Tensor, Tensor]:
-        """Statistics per position in the place of logits: `[n, L, m]`, L = 1 for whole examples."""
+        """m statistics of each position in the place of logits, `[n, L, m]`, L = 1 for whole examples."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             if self.plan.next_tokens and not self.plan.checked:  # an evaluation before training
@@ -400,7 +472,7 @@ class DistillTrainer(Trainer):
         )
         return None, stacked, stacked[..., :0]
 
-    def _summarise(self, prediction: Any) -> dict[str, float]:
+    def _summarise(self, prediction: EvalPrediction) -> dict[str, float]:
         """The mean of each statistic over the positions that have it, and the objective's value."""
         rows = torch.as_tensor(prediction.predictions).flatten(0, 1).double()
         return means_of(self.objective, dict(zip(self._columns, rows.unbind(-1), strict=True)))
@@ -417,10 +489,10 @@ class DistillTrainer(Trainer):
         }
 
     def _run_epoch(self, *given: Any, **named: Any) -> None:
-        """Takes no step of a run that has ended: Trainer, when it resumes one, takes one more or goes on to the end."""
+        """Takes no further step of a run that has ended; Trainer would take at least one when it resumes it."""
         resumed, self._resumed_with = self._resumed_with, []
-        for callback, patience in zip(self._early_stopping(), resumed, strict=False):  # as of the checkpoint,
-            callback.early_stopping_patience = patience  # but for this, which may be another one now
+        for callback, patience in zip(self._early_stopping(), resumed, strict=False):
+            callback.early_stopping_patience = patience  # of this run: the checkpoint's may differ
             self.control.should_training_stop |= callback.early_stopping_patience_counter >= patience
         if self.state.global_step > self.state.max_steps:
             log.warning(
@@ -437,7 +509,7 @@ class DistillTrainer(Trainer):
         return [callback for callback in self.callback_handler.callbacks if isinstance(callback, EarlyStoppingCallback)]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """The weights of a checkpoint, all of them or CheckpointError."""
+        """Loads the weights of a checkpoint; CheckpointError unless they are those of this student."""
         try:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         except (RuntimeError, SafetensorError) as error:
@@ -456,7 +528,7 @@ class DistillTrainer(Trainer):
             log.warning("The best checkpoint, %s, is damaged: %s. The student is that of the last step.", best, wrong)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Weights that were not loaded are an error here, but for those that others are tied to."""
+        """RuntimeError for weights that were missing or left over, except those tied to a weight that was loaded."""
         weights = self.model.state_dict()
         missing = set(load_result.missing_keys)
         loaded = {weights[name].data_ptr() for name in weights.keys() - missing}
@@ -471,7 +543,7 @@ class DistillTrainer(Trainer):
         run = self._get_output_dir(trial=trial)
         checkpoint = Path(run) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            shutil.rmtree(checkpoint, ignore_errors=True)  # cut off, or of an earlier run: no file of it may stay
+            shutil.rmtree(checkpoint, ignore_errors=True)  # may hold files of an earlier run
         self.accelerator.wait_for_everyone()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -492,9 +564,9 @@ class DistillTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """A student's folder, as `limbeck.load` opens it: no pickled arguments beside it.
+        """Writes the student's folder as `limbeck.load` opens it, without pickled arguments.
 
-        state_dict: the whole weights, where this process holds shards of them (FSDP, DeepSpeed's ZeRO-3).
+        state_dict: the whole weights, where this process holds only shards of them (FSDP, DeepSpeed's ZeRO-3).
         """
         if self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
