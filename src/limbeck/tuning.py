@@ -216,12 +216,12 @@ def differences(found: Mapping[str, Any], settings: Mapping[str, Any]) -> list[s
         "training": "other training arguments",
         "augment": "another augmentation",
     }
-    both = [dict(of) for of in (found["settings"], settings)]
     if settings["teacher"] is None:
         names["teacher"] = "a teacher"
-    for of in both:
-        of["student"] = str(of.get("student")).rpartition(",")[0]  # before its weights, which depend on the seed
-    return [said for name, said in names.items() if both[0].get(name) != both[1].get(name)]
+    searched, ours = (
+        dict(each) | {"student": _without_weights(each.get("student"))} for each in (found["settings"], settings)
+    )
+    return [text for name, text in names.items() if searched.get(name) != ours.get(name)]
 
 
 def read_tune(path: str | Path) -> dict[str, Any]:
@@ -398,6 +398,10 @@ _OF_NO_CONSEQUENCE = (
 """What the names of a config's fields begin with that do not change a student; seeds belong to trials."""
 
 
+_SHAPE = re.compile(r".* of [\d,]+ parameters")
+"""How the settings of a search begin to describe a student; its fingerprint follows."""
+
+
 def settings_of_search(
     student: nn.Module,
     teacher: Any,
@@ -420,6 +424,12 @@ def settings_of_search(
         "training": json.loads(json.dumps(training, default=str)),
         "augment": repr(with_trainer["augment"]) if with_trainer.get("augment") is not None else None,
     }
+
+
+def _without_weights(student: object) -> str:
+    """A student's description in the settings of a search, up to the fingerprint, which depends on the seed."""
+    shape = _SHAPE.match(str(student))
+    return str(student) if shape is None else shape[0]
 
 
 def _described(rows: Any) -> str:

@@ -67,6 +67,8 @@ def test_a_run_leaves_what_it_says(teachers: list[str], limbeck_says: Any) -> No
     assert list(results["roles"]) == ["teacher", "student", "baseline"]
     assert results["test"]["examples"] == 359
     assert results["settings"]["temperature"] == 3
+    weights = {"soft_weight": 1.0, "hard_weight": 0.2}
+    assert results["objective"] == {"divergence": "forward_kl", "temperature": 3.0} | weights
     assert results["verdict"]["sentence"] in out
     test = digits().split(0.2, seed=0)[1]
     with torch.no_grad():
@@ -80,6 +82,21 @@ def test_a_run_leaves_what_it_says(teachers: list[str], limbeck_says: Any) -> No
     settings = yaml.safe_load(Path("runs/a/config.yaml").read_text())
     assert settings["teacher"] == teachers
     assert settings["mean"] == "geometric"
+
+
+def test_without_a_teacher_settings_have_the_weights_that_were_trained_with(limbeck_says: Any) -> None:
+    run = ["distill", "--output_dir", "a", *NARROW]
+    assert limbeck_says(*run)[0] == 0
+    results = json.loads(Path("a/results.json").read_text())
+    weights = {"soft_weight": 0.0, "hard_weight": 1.0}
+    assert {name: results["settings"][name] for name in weights} == weights
+    assert {name: results["objective"][name] for name in weights} == weights
+    settings = yaml.safe_load(Path("a/config.yaml").read_text())
+    assert {name: settings[name] for name in weights} == weights
+    older = settings | {"soft_weight": 1.0, "hard_weight": 0.0}  # as earlier versions recorded it
+    Path("a/config.yaml").write_text(yaml.safe_dump(older))
+    code, out, _ = limbeck_says(*run, "--resume")
+    assert (code, "weight was" in out) == (0, False)
 
 
 def test_a_run_is_neither_mixed_in_nor_lost_unasked(limbeck_says: Any) -> None:
@@ -104,7 +121,7 @@ def test_a_run_is_neither_mixed_in_nor_lost_unasked(limbeck_says: Any) -> None:
     Path("mine/notes.txt").write_text("keep")
     code, _, err = limbeck_says(*run, "--overwrite", "--output_dir", "mine")
     assert (code, Path("mine/notes.txt").read_text()) == (1, "keep")
-    assert "holds files that are no run of Limbeck's" in err
+    assert "is not empty and is not a Limbeck run" in err
     Path("mine/config.yaml").write_text("of: another program")
     assert limbeck_says(*run, "--output_dir", "mine")[0] == 1
     assert Path("mine/notes.txt").read_text() == "keep"

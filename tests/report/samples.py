@@ -13,6 +13,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import limbeck
 
+UNBROKEN = "W" * 200
+"""Wide text without a place to break it."""
+
 PAYLOAD = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}"
 CLASSES, EXAMPLES = 6, 160
 
@@ -178,7 +181,7 @@ def experiment() -> dict[str, Any]:
     }
 
 
-def hostile(results: dict[str, Any]) -> dict[str, Any]:
+def hostile(results: dict[str, Any], payload: str = PAYLOAD) -> dict[str, Any]:
     """The same with the payload in every text and every key of the settings; what makes it results is left alone."""
 
     def spoilt(value: Any, name: str = "") -> Any:
@@ -187,12 +190,12 @@ def hostile(results: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, list):
             return [spoilt(part, name) for part in value]
         if isinstance(value, str) and name not in ("schema", "task", "word", "image", "measure"):
-            return f"{value} {PAYLOAD}"
+            return f"{value} {payload}"
         return value
 
     results = spoilt(results)
     for example in results.get("examples", []):
-        example["text"] = f"a text {PAYLOAD}"
-        example["row_id"] = PAYLOAD
-    results["settings"] |= {f"key {PAYLOAD}": PAYLOAD}
+        example["text"] = f"a text {payload}"
+        example["row_id"] = payload
+    results["settings"] |= {f"key {payload}": payload}
     return results

@@ -14,11 +14,18 @@ from scipy.special import softmax
 
 from limbeck.report import write_report
 
-from .samples import classifier, experiment, hostile, language, results_of, search
+from .samples import UNBROKEN, classifier, experiment, hostile, language, results_of, search
 
-WIDTHS = (390, 1440)
+WIDTHS = (320, 360, 390, 1440)
 DRAWN = ["classifier", "language", "experiment", "search"]
-NAMES = [*DRAWN, *(f"hostile {name}" for name in DRAWN), "many", "thousand", "wide", "long names"]
+NAMES = [
+    *DRAWN,
+    *(f"{how} {name}" for how in ("hostile", "unbroken") for name in DRAWN),
+    "many",
+    "thousand",
+    "wide",
+    "long names",
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +49,9 @@ def browser() -> Iterator[Any]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     made = {"classifier": classifier(), "language": language(), "experiment": experiment(), "search": search()}
-    made |= {f"hostile {name}": hostile(results) for name, results in made.items()}
+    plain = dict(made)
+    made |= {f"hostile {name}": hostile(results) for name, results in plain.items()}
+    made |= {f"unbroken {name}": hostile(results, UNBROKEN) for name, results in plain.items()}
     made["thousand"] = results_of(1000, {"teacher": 9.0, "student": 8.0, "baseline": 7.0})
     made["wide"] = language(100_000)
     made["long names"] = classifier()

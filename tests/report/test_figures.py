@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from limbeck.report.figures import MOST_POINTS, Axis, Series, interval, lines, thinned
+from limbeck.report.figures import MOST_POINTS, Across, Axis, Series, Up, interval, lines, thinned
 from limbeck.report.heat import heat_map
 from limbeck.report.words import digits, percent, plain, points, size, times, whole
 
@@ -21,7 +21,7 @@ def test_an_axis_maps_values_to_pixels_and_has_round_ticks():
 
 def test_a_line_over_decades_is_drawn_on_a_logarithmic_axis():
     """From 1 to 0.001 the axis ends at 1.25, a little above."""
-    figure = lines("t", [Series("s", "student", [(0, 1.0), (50, 0.1), (100, 0.001)])], "x", "y")
+    figure = lines("t", [Series("s", "student", [(0, 1.0), (50, 0.1), (100, 0.001)])], Across("x"), Up("y"))
     assert figure is not None
     (drawn,) = re.findall(r'<path class="line student" d="M([^"]+)"', figure.drawing)
     xs, ys = zip(*(map(float, pair.split()) for pair in drawn.split("L")), strict=True)
@@ -31,7 +31,7 @@ def test_a_line_over_decades_is_drawn_on_a_logarithmic_axis():
 
 
 def test_nothing_to_draw_is_no_figure():
-    assert lines("t", [Series("s", "student", [])], "x", "y") is None
+    assert lines("t", [Series("s", "student", [])], Across("x"), Up("y")) is None
     assert heat_map("t", [[5.0, 0.0], [None, 3.0]], ["a", "b"], "r", "c", plain, plain) is None
 
 

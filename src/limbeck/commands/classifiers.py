@@ -15,7 +15,7 @@ from limbeck.commands import console
 from limbeck.commands.jobs import TrainingJob
 from limbeck.commands.language import refuse_options_of_language
 from limbeck.commands.options import StudentOptions
-from limbeck.commands.texts import open_data, open_tokenizers, with_test
+from limbeck.commands.texts import a_fifth, open_data, open_tokenizers, with_test
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.class_verdict import MOST_CLASSES_KEPT
@@ -45,7 +45,7 @@ def prepare(job: TrainingJob, student: nn.Module | None, teacher: Any, labelled_
     def measure(
         student: nn.Module, baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int
     ) -> dict[str, Any]:
-        if hasattr(teacher, "to"):
+        if teacher is not None:
             teacher.to(next(student.parameters()).device)  # training may have moved the student alone
         results = evaluate(
             student,
@@ -77,7 +77,7 @@ def _read_data(job: TrainingJob) -> tuple[dict[str, TransferSet], Any]:
             "The examples of this data have a label per token, and the command judges one class per example; train a "
             "token classifier in Python, with limbeck.DistillTrainer."
         )
-    splits, said = with_test(splits)
+    splits, said = with_test(splits, a_fifth)
     if said:
         console.say(said)
     if "validation" not in splits and split.validation:
@@ -101,7 +101,7 @@ def _read_labelled(job: TrainingJob, labelled_set: Labelled) -> tuple[dict[str, 
         splits["train"], splits["test"] = labelled_set.split(0.2, seed=0)
         console.say(f"{len(splits['test']):,} of the labelled examples are set apart as the test.")
     else:
-        splits["test"] = with_test(open_data(data, tokenizer, of_teacher))[0]["test"]
+        splits["test"] = with_test(open_data(data, tokenizer, of_teacher), a_fifth)[0]["test"]
     if split.validation:
         splits["train"], splits["validation"] = splits["train"].split(split.validation, seed=1)
     return splits, tokenizer

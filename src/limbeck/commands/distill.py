@@ -10,12 +10,13 @@ What is left in the run's folder:
 """
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from torch import nn
-from transformers import EarlyStoppingCallback, IntervalStrategy, set_seed
+from transformers import EarlyStoppingCallback, IntervalStrategy, TrainerCallback, set_seed
 
 from limbeck.commands import classifiers, console, language
 from limbeck.commands.jobs import TRAINER_DEFAULTS, DistillJob, distill_parser, read_job
@@ -30,6 +31,7 @@ from limbeck.networks.trained import note_objective
 from limbeck.report import write_report
 from limbeck.results import write_results
 from limbeck.store.opened import open as open_labelled
+from limbeck.teachers import BaseTeacher
 from limbeck.training.checkpoints import newest_whole
 from limbeck.training.config import DistillConfig
 from limbeck.training.trainer import DistillTrainer
@@ -40,7 +42,8 @@ def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
     console.hush()
     job = read_job(DistillJob, distill_parser(brief="--help" in words or "-h" in words), words)
-    _objective(job), _training_arguments(job)  # refuse before anything is read
+    job = job.as_trained()
+    _objective(job), job.training_arguments()  # refuse before anything is read
     tuned = _read_tuned(job.objective.tuned, words) if job.objective.tuned else None
     classifiers.refuse_options_of_mlp(job.student)
     teacher = open_teacher(job.teacher.teacher, job.teacher.mean)  # a wrong name is told before data is read
@@ -52,20 +55,18 @@ def run(words: list[str]) -> None:
     writes = language.are_language_models(student, teacher)
     if writes:
         job = job.for_language_models()
-    objective, config = _objective(job), _training_arguments(job)
+    objective = _objective(job)
     state = PartialState()  # of this process, and those that torchrun or accelerate launch started beside it
     console.console.quiet = not state.is_main_process
     with state.main_process_first():  # the others find in the cache what it has read
         work = (language if writes else classifiers).prepare(job, student, teacher, labelled_set)
     student, teacher, train = work.student, work.teacher, work.splits["train"]
     job = job.with_default_rate(was_trained(job.student.student, student))
-    options = job.run
+    options, config = job.run, job.training_arguments()
     if options.early_stopping and "validation" not in work.splits:
-        raise ConfigError("--early_stopping waits for a lower validation loss; give --validation a share above 0.")
+        raise ConfigError("--early_stopping needs a validation loss; set --validation to a share above 0.")
     folder = claim(job) if state.is_main_process else Path(options.output_dir)
     state.wait_for_everyone()
-    if options.learning_rate is not None:
-        config.learning_rate = options.learning_rate
     console.say_plan(student, teacher, objective, work.splits, config)
     if tuned is not None:
         given = dict(work.with_trainer)
@@ -79,15 +80,15 @@ def run(words: list[str]) -> None:
 
     untrained = copy.deepcopy(student) if options.baseline else None
     curves = {}
-    student, curves["student"] = _train("student", student, teacher, objective, config, train, folder, options, work)
+    lesson = Lesson("student", teacher, objective, config, train)
+    student, curves["student"] = _train(student, lesson, folder, options, work)
     if untrained is not None:
         on_labels = Objective(soft_weight=0.0, hard_weight=1.0)
         matched = copy.copy(config)
         matched.max_steps = curves["student"][-1]["step"]  # as many steps, however few the labels
         _count_in_steps(matched, -(-len(train) // config.train_batch_size))
-        untrained, curves["baseline"] = _train(
-            "baseline", untrained, None, on_labels, matched, work.labelled, folder, options, work
-        )
+        lesson = Lesson("baseline", None, on_labels, matched, work.labelled)
+        untrained, curves["baseline"] = _train(untrained, lesson, folder, options, work)
 
     state.destroy_process_group()
     if not state.is_main_process:
@@ -114,32 +115,46 @@ def _read_tuned(path: str, words: list[str]) -> dict[str, Any] | None:
     return read_tune(file)
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """How one of a run's models is trained.
+
+    role: "student" or "baseline". teacher: None for labels alone. train: the training examples.
+    """
+
+    role: str
+    teacher: BaseTeacher | None
+    objective: Objective
+    config: DistillConfig
+    train: Any
+
+
 def _train(
-    role: str,
-    student: nn.Module,
-    teacher: Any,
-    objective: Objective,
-    config: DistillConfig,
-    train: Any,
-    folder: Path,
-    options: RunOptions,
-    work: Work,
+    student: nn.Module, lesson: Lesson, folder: Path, options: RunOptions, work: Work
 ) -> tuple[nn.Module, list[dict[str, Any]]]:
-    """Trains and saves one model; returns it as a whole, where processes held shards of it, and its log."""
-    config = copy.copy(config)
+    """Trains and saves one model; returns it with all of its weights, also where processes held shards, and its log."""
+    role, config = lesson.role, copy.copy(lesson.config)
     config.output_dir = str(folder / "checkpoints" / role)
     log_file = folder / ("log.jsonl" if role == "student" else f"{role}.jsonl")
-    callbacks: list[Any] = [console.LogFile(log_file), console.Progress(role)]
-    if config.logging_steps == TRAINER_DEFAULTS["logging_steps"]:  # and nobody asked for more or for less
+    callbacks: list[TrainerCallback] = [console.LogFile(log_file), console.Progress(role)]
+    if config.logging_steps == TRAINER_DEFAULTS["logging_steps"]:  # the user did not choose how often
         callbacks.append(console.OftenEnough())
     if options.early_stopping:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=options.early_stopping))
     more = work.with_trainer
-    trainer = DistillTrainer(student, teacher, objective, config, train_dataset=train, callbacks=callbacks, **more)
+    trainer = DistillTrainer(
+        student,
+        lesson.teacher,
+        lesson.objective,
+        config,
+        train_dataset=lesson.train,
+        callbacks=callbacks,
+        **more,
+    )
     console.quiet(trainer)
     resume = options.resume and newest_whole(config.output_dir)[0] is not None
     if options.resume and not resume:
-        console.say(f"There is no whole checkpoint of the {role}: it starts from the beginning.")
+        console.say(f"There is no complete checkpoint of the {role}, so its training starts from the beginning.")
     whole = copy.deepcopy(student) if trainer.is_fsdp_enabled else None
     trainer.train(resume_from_checkpoint=resume or None)
     if whole is not None:
@@ -147,7 +162,7 @@ def _train(
         if trainer.is_world_process_zero():
             whole.load_state_dict(weights)
         student = whole.to(config.device)
-        note_objective(student, objective)
+        note_objective(student, lesson.objective)
     if trainer.is_world_process_zero():
         save(student, folder / role, label_names=work.label_names, tokenizer=more["processing_class"])
     history: list[dict[str, Any]] = trainer.state.log_history
@@ -165,29 +180,5 @@ def _count_in_steps(config: DistillConfig, steps_per_epoch: int) -> None:
 def _objective(job: DistillJob) -> Objective:
     """What the student is trained to do."""
     wanted = job.objective
-    if not job.has_targets:  # the labels alone, whatever the default of soft_weight
-        return Objective(soft_weight=0.0, hard_weight=wanted.hard_weight or 1.0, temperature=wanted.temperature)
     divergence = divergence_from_text(wanted.divergence)
     return Objective(divergence, wanted.temperature, wanted.soft_weight, wanted.hard_weight)
-
-
-def _training_arguments(job: DistillJob) -> DistillConfig:
-    """The settings of the trainer; ConfigError for options that contradict each other."""
-    options, values = job.run, dict(job.trainer)
-    values |= {"output_dir": str(Path(options.output_dir) / "checkpoints"), "disable_tqdm": True}
-    values["learning_rate"] = 1e-3 if options.learning_rate is None else options.learning_rate
-    if options.early_stopping:
-        if values["save_strategy"] not in ("epoch", "steps"):
-            raise ConfigError(
-                "--early_stopping keeps the best checkpoint, so --save_strategy must be epoch or steps, but is "
-                f"{values['save_strategy']}."
-            )
-        values |= {"eval_strategy": values["save_strategy"], "load_best_model_at_end": True}
-        values |= {"eval_steps": values["save_steps"], "metric_for_best_model": "loss", "greater_is_better": False}
-    if options.resume and options.overwrite:
-        raise ConfigError("--resume goes on with a run and --overwrite replaces it; give one of them.")
-    if options.baseline and not job.has_targets:
-        raise ConfigError(
-            "Without a teacher the student is the baseline itself; leave --baseline out, or give --teacher."
-        )
-    return DistillConfig(**values)

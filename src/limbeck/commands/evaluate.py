@@ -11,7 +11,7 @@ import torch
 from limbeck.commands import console, language
 from limbeck.commands.jobs import EvaluateJob, evaluate_parser, read_job
 from limbeck.commands.report import page_of
-from limbeck.commands.texts import open_data, open_model, open_teacher, open_tokenizers, with_test
+from limbeck.commands.texts import a_fifth, open_data, open_model, open_teacher, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.classes import evaluate
 from limbeck.evaluation.tokens import evaluate_language
@@ -30,7 +30,7 @@ def run(words: list[str]) -> None:
     baselines = [open_model(text) for text in options.baseline]
     teacher = open_teacher(job.teacher.teacher, job.teacher.mean)
     if torch.accelerator.is_available():
-        for model in (*students, *baselines, *([teacher] if hasattr(teacher, "to") else [])):
+        for model in (*students, *baselines, *([] if teacher is None else [teacher])):
             model.to(torch.accelerator.current_accelerator())
     kinds = {language.are_language_models(student, teacher) for student in [*students, *baselines]}
     if writes := True in kinds:
@@ -47,7 +47,7 @@ def run(words: list[str]) -> None:
         language.refuse_options_of_language(job.texts)
         splits, said = open_data(data, tokenizer, of_teacher), None
         if options.split in ("train", "test"):  # as distill has them: what it trained on is not measured as a test
-            splits, said = with_test(splits)
+            splits, said = with_test(splits, a_fifth)
     if said:
         console.say(said)
     if options.split not in splits:

@@ -14,7 +14,7 @@ from limbeck.commands import console
 from limbeck.commands.jobs import ExportJob, export_parser, read_job
 from limbeck.commands.options import DataOptions
 from limbeck.commands.run_folder import export_of
-from limbeck.commands.texts import open_data, open_tokenizers, with_test
+from limbeck.commands.texts import a_fifth, open_data, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
 from limbeck.export import export_onnx
 from limbeck.networks.folder import load
@@ -57,7 +57,7 @@ def _examples(data: DataOptions, folder: str, most: int) -> Any:
     if most < 2:
         raise ConfigError(f"--examples must be 2 or more, but is {most}.")
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, [folder], [])
-    splits = with_test(open_data(data, tokenizer, of_teacher))[0]
+    splits = with_test(open_data(data, tokenizer, of_teacher), a_fifth)[0]
     if "test" not in splits:
         raise DataError(f"{data.data} has no test split; it has {', '.join(splits)}.")
     test = splits["test"]

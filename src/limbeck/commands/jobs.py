@@ -31,6 +31,7 @@ from limbeck.commands.options import (
     options_of,
     read,
 )
+from limbeck.errors import ConfigError
 from limbeck.training.config import DistillConfig
 
 LANGUAGE_DEFAULTS: Mapping[str, Any] = {
@@ -61,6 +62,9 @@ SHOWN = {
     *("logging_steps", "report_to"),
 }
 """The trainer's arguments that `--help` shows."""
+
+NEW_RATE, TRAINED_RATE = 1e-3, 5e-5
+"""The default learning rates of a new student and of a transformers model that was trained before."""
 
 NOT_OF_A_JOB = ("config", "help", "help_all", "print_config")
 """What a parser reads that says nothing about what is done."""
@@ -94,7 +98,7 @@ class Job:
         return rest
 
     def values(self) -> dict[str, Any]:
-        """Every option by name: what `of` takes, and what a run's settings record."""
+        """Returns every option by name, as `of` takes them and as a run's settings record them."""
         found: dict[str, Any] = {}
         for name in self.groups:
             found |= vars(getattr(self, name))
@@ -228,7 +232,12 @@ class TrainingJob(Job):
 
     def with_default_rate(self, trained_before: bool) -> Self:
         """The same with the learning rate of a new student, or of one that was trained before, unless one is given."""
-        return self.with_defaults({"learning_rate": 5e-5 if trained_before else 1e-3})
+        return self.with_defaults({"learning_rate": TRAINED_RATE if trained_before else NEW_RATE})
+
+    def _arguments(self, output_dir: str, learning_rate: float | None, **changes: object) -> DistillConfig:
+        """The trainer's arguments. learning_rate: None until the student is known; a new one's is taken until then."""
+        rate = NEW_RATE if learning_rate is None else learning_rate
+        return DistillConfig(**{**self.trainer, "output_dir": output_dir, "learning_rate": rate, **changes})
 
 
 @dataclass(frozen=True)
@@ -244,6 +253,33 @@ class DistillJob(TrainingJob):
         """Whether the same student is trained on the labels alone too."""
         return self.run.baseline
 
+    def as_trained(self) -> Self:
+        """The same with the weights that training uses: without soft targets only the labels count."""
+        if self.has_targets:
+            return self
+        weights = {"soft_weight": 0.0, "hard_weight": self.objective.hard_weight or 1.0}
+        return type(self).of(self.values() | weights, self.given)
+
+    def training_arguments(self) -> DistillConfig:
+        """The trainer's arguments; ConfigError for options that contradict each other."""
+        options, changes = self.run, dict[str, object](disable_tqdm=True)
+        if options.early_stopping:
+            strategy = self.trainer["save_strategy"]
+            if strategy not in ("epoch", "steps"):
+                raise ConfigError(
+                    f"--early_stopping keeps the best checkpoint, so --save_strategy must be epoch or steps, but is "
+                    f"{strategy}."
+                )
+            changes |= {"eval_strategy": strategy, "eval_steps": self.trainer["save_steps"]}
+            changes |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": False}
+        if options.resume and options.overwrite:
+            raise ConfigError("--resume continues a run and --overwrite replaces it; pass only one of them.")
+        if options.baseline and not self.has_targets:
+            raise ConfigError(
+                "Without a teacher the student is the baseline itself; remove --baseline, or pass --teacher."
+            )
+        return self._arguments(str(Path(options.output_dir, "checkpoints")), options.learning_rate, **changes)
+
 
 @dataclass(frozen=True)
 class TuneJob(TrainingJob):
@@ -251,6 +287,10 @@ class TuneJob(TrainingJob):
 
     groups = ("data", "split", "teacher", "student", "search", "texts")
     search: TuneOptions
+
+    def training_arguments(self) -> DistillConfig:
+        """The trainer's arguments, the same for every candidate."""
+        return self._arguments(self.search.output_dir, self.search.learning_rate, save_strategy="no")
 
 
 def read_job(kind: type[J], parser: ArgumentParser, words: list[str]) -> J:

@@ -9,7 +9,7 @@ from limbeck.commands.classifiers import image_column
 from limbeck.commands.info import table
 from limbeck.commands.jobs import LabelJob, label_parser, read_job
 from limbeck.commands.options import LabelOptions
-from limbeck.commands.texts import open_data, open_teacher, open_tokenizers, with_test
+from limbeck.commands.texts import a_fifth, open_data, open_teacher, open_tokenizers, with_test
 from limbeck.errors import ConfigError, DataError
 from limbeck.store.label import label
 from limbeck.transfer import jitter
@@ -34,7 +34,7 @@ def run(words: list[str]) -> None:
         splits, said = language.open_rows(data, texts, [teacher], teacher, tokenizer)
     else:
         language.refuse_options_of_language(texts)
-        splits, said = with_test(open_data(data, tokenizer))
+        splits, said = with_test(open_data(data, tokenizer), a_fifth)
     if options.split not in splits:
         raise DataError(f"{data.data} has no split {options.split!r}; it has {', '.join(splits)}.")
     examples = splits[options.split]

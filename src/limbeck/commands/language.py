@@ -14,7 +14,7 @@ from torch import nn
 from limbeck.commands import console
 from limbeck.commands.jobs import TrainingJob
 from limbeck.commands.options import DataOptions, LabelOptions, LanguageOptions, SplitOptions
-from limbeck.commands.texts import names_own_data, open_tokenizers, own_data
+from limbeck.commands.texts import names_own_data, open_tokenizers, own_data, with_test
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.tokens import evaluate_language
@@ -72,7 +72,7 @@ def prepare(job: TrainingJob, student: nn.Module, teacher: Any, labelled_set: La
     def measure(
         student: nn.Module, baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int
     ) -> dict[str, Any]:
-        if hasattr(teacher, "to"):
+        if teacher is not None:
             teacher.to(next(student.parameters()).device)  # training may have moved the student alone
         return evaluate_language(
             student,
@@ -138,7 +138,7 @@ def open_rows(
             records = records.add_column("row_id", list(range(first, first + len(records))))
             first += len(records)
         found[name] = records
-    splits, said = _with_test(found)
+    splits, said = with_test(found, lambda records: part_of(records, TEST_SHARE, seed=0))
     made = {
         name: tokenise(
             records,
@@ -155,13 +155,13 @@ def open_rows(
 
 def _records_of(data: DataOptions) -> dict[str, Dataset]:
     """The records of --data by split: read from files or from the hub, or returned by the user's callable."""
-    if not names_own_data(data.data):
-        return load_splits(data.data, data.column_names or None)
+    if not names_own_data(data.source):
+        return load_splits(data.source, data.column_names or None)
     if data.column_names:
-        raise ConfigError(f"--column_names names the columns of a file, but {data.data} is Python; remove it.")
-    made = own_data(data.data)
+        raise ConfigError(f"--column_names names the columns of a file, but {data.source} is Python; remove it.")
+    made = own_data(data.source)
     splits = dict(made) if isinstance(made, Mapping) else {"train": made}
-    return {name: _as_dataset(records, data.data, name) for name, records in splits.items()}
+    return {name: _as_dataset(records, data.source, name) for name, records in splits.items()}
 
 
 def _as_dataset(records: Any, source: str, split: str) -> Dataset:
@@ -202,18 +202,6 @@ def _check_labelled(labelled_set: Labelled, job: TrainingJob) -> None:
         for name, value in reading.items():
             if value is not None:
                 raise ConfigError(f"--{name} is about how --data is read, and there is none; leave it out.")
-
-
-def _with_test(splits: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """The splits with a "test" among them; and what was done, where it had to be made."""
-    if "test" in splits or "train" not in splits:
-        return dict(splits), None
-    if "validation" in splits:
-        made = {name: part for name, part in splits.items() if name != "validation"} | {"test": splits["validation"]}
-        return made, "The data has no test split: its validation split is the test, and is used for nothing else."
-    rest, test = part_of(splits["train"], TEST_SHARE, seed=0)
-    said = f"The data has one split: {len(test)} of its examples are set apart as the test."
-    return {**splits, "train": rest, "test": test}, said
 
 
 def part_of(rows: Any, share: float, seed: int) -> tuple[Any, Any]:

@@ -8,13 +8,17 @@ from argparse import ArgumentError
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
 
 from limbeck.commands.divergence_names import LISTED
+from limbeck.errors import ConfigError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def _option(default: Any, text: str) -> Any:
@@ -27,7 +31,7 @@ def _option(default: Any, text: str) -> Any:
 class DataOptions:
     """The data."""
 
-    data: str = _option(
+    data: str | None = _option(
         "digits",
         "digits (embedded); a folder in MNIST's format; a csv, tsv, json, jsonl or parquet file; an imagefolder; the "
         "name of a dataset on the Hugging Face hub; or package.module:callable that returns a TransferSet, or a dict "
@@ -42,6 +46,13 @@ class DataOptions:
     image_size: int | None = _option(None, "resize images to this many pixels, in height and width")
     max_length: int | None = _option(None, "truncate texts to this many tokens")
     tokenizer: str | None = _option(None, "folder or hub name; by default the student's, or else the teacher's")
+
+    @property
+    def source(self) -> str:
+        """What `data` names; ConfigError where it names nothing."""
+        if self.data is None:
+            raise ConfigError("There is no data; pass --data.")
+        return self.data
 
 
 @dataclass(frozen=True)
@@ -192,9 +203,9 @@ class ExportOptions:
     examples: int = _option(256, "how many of --data the file is checked with")
 
 
-def options_of(kind: Callable[..., T], values: Mapping[str, Any]) -> T:
-    """The dataclass of these options, made from the values that are named as its fields."""
-    names = [f.name for f in fields(kind) if f.init and f.name in values]  # type: ignore[arg-type]
+def options_of(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Returns an instance of the dataclass, made from the values that have the names of its fields."""
+    names = [f.name for f in fields(kind) if f.init and f.name in values]
     return kind(**{name: values[name] for name in names})
 
 
@@ -217,7 +228,8 @@ def read(parser: ArgumentParser, words: list[str], defaults: bool = True) -> Nam
 
 def yaml_of(parser: ArgumentParser, values: Mapping[str, Any]) -> str:
     """Values of options as YAML, for --config."""
-    text: str = parser.dump(Namespace(**values), skip_validation=True)  # type: ignore[no-untyped-call]
+    namespace: Callable[..., Namespace] = Namespace  # jsonargparse does not annotate its constructor
+    text: str = parser.dump(namespace(**values), skip_validation=True)
     return text
 
 

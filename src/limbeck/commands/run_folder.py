@@ -36,7 +36,7 @@ def claim(job: DistillJob) -> Path:
     begun = SETTINGS in found and ("student" in found or any(folder.glob("checkpoints/*/checkpoint-*")))
     strange = {final_name(name) for name in found} - LEFT
     if found and not begun and (strange or SETTINGS not in found):
-        raise ConfigError(f"{folder} holds files that are no run of Limbeck's; give another --output_dir.")
+        raise ConfigError(f"{folder} is not empty and is not a Limbeck run; pass another --output_dir.")
     if begun and not options.resume and not options.overwrite:
         raise ConfigError(
             f"{folder} already holds a run; --resume goes on with it, --overwrite replaces it, and another "
@@ -48,7 +48,7 @@ def claim(job: DistillJob) -> Path:
     settings = settings_of(job)
     if options.resume and (folder / SETTINGS).exists():
         try:
-            before = settings_of(read_saved(folder / SETTINGS))
+            before = settings_of(read_saved(folder / SETTINGS).as_trained())
         except (ArgumentError, TypeError) as error:
             raise ConfigError(
                 f"{folder / SETTINGS} cannot be read ({error}); delete it, and --resume goes on all the same."

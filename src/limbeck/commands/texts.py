@@ -13,9 +13,10 @@ import importlib
 import importlib.util
 import os
 import sys
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import disable_progress_bars
 from torch import nn
@@ -30,24 +31,27 @@ from limbeck.networks.layers import take_layers
 from limbeck.teachers import Ensemble, as_teacher
 from limbeck.transfer import TransferSet, digits, idx, table
 
+S = TypeVar("S", bound=Sized)
+
 
 def open_data(options: DataOptions, tokenizer: Any = None, teacher_tokenizer: Any = None) -> dict[str, TransferSet]:
     """The splits of the data, by name: at least "train" or "test"."""
-    if options.data == "digits":
-        rest, test = digits().split(0.2, seed=0)
+    data = options.source
+    if data == "digits":
+        rest, test = a_fifth(digits())
         return {"train": rest, "test": test}
-    if names_own_data(options.data):
+    if names_own_data(data):
         ignored = [f.name for f in fields(options) if f.name not in ("data", "tokenizer") and getattr(options, f.name)]
         if ignored:
-            raise ConfigError(f"{options.data} makes its own columns, so --{ignored[0]} has no effect; leave it out.")
-        made = own_data(options.data)
+            raise ConfigError(f"{data} makes its own columns, so --{ignored[0]} has no effect; leave it out.")
+        made = own_data(data)
         splits = {"train": made} if isinstance(made, TransferSet) else made
         if not isinstance(splits, dict) or not all(isinstance(s, TransferSet) for s in splits.values()):
             raise DataError(
-                f"{options.data} must return a TransferSet, or a dict of them by split, but gave {type(made).__name__}."
+                f"{data} must return a TransferSet, or a dict of them by split, but gave {type(made).__name__}."
             )
         return splits
-    path = Path(options.data)
+    path = Path(data)
     if path.is_dir() and any(path.glob("*idx[13]-ubyte*")):
         return idx(path)
     disable_progress_bars()  # of reading: training has its own
@@ -56,7 +60,7 @@ def open_data(options: DataOptions, tokenizer: Any = None, teacher_tokenizer: An
     wanted |= {"feature_columns": options.feature_columns or None, "column_names": options.column_names or None}
     if options.max_length is not None:
         wanted["max_length"] = options.max_length
-    return table(options.data, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer, **wanted)
+    return table(data, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer, **wanted)
 
 
 def names_own_data(text: str) -> bool:
@@ -70,18 +74,26 @@ def own_data(text: str) -> Any:
     return found() if callable(found) else found
 
 
-def with_test(splits: dict[str, TransferSet]) -> tuple[dict[str, TransferSet], str | None]:
-    """The splits with a "test" among them, always the same examples; and what was done, where it had to be made."""
+def with_test(splits: Mapping[str, S], part: Callable[[S], tuple[S, S]]) -> tuple[dict[str, S], str | None]:
+    """The splits with a "test" among them, and a sentence about how it was made; None where the data has one.
+
+    part: divides the training split into `(the rest, the test)`, in the same way at each call.
+    """
     if "test" in splits:
-        return splits, None
+        return dict(splits), None
     if "validation" in splits:
-        made = {name: part for name, part in splits.items() if name != "validation"} | {"test": splits["validation"]}
+        made = {name: split for name, split in splits.items() if name != "validation"} | {"test": splits["validation"]}
         return made, "The data has no test split: its validation split is the test, and is used for nothing else."
     if "train" not in splits:
-        return splits, None
-    rest, test = splits["train"].split(0.2, seed=0)
-    said = f"The data has one split: {len(test)} of its examples are set apart as the test."
-    return splits | {"train": rest, "test": test}, said
+        return dict(splits), None
+    rest, test = part(splits["train"])
+    sentence = f"The data has one split: {len(test)} of its examples are set apart as the test."
+    return {**splits, "train": rest, "test": test}, sentence
+
+
+def a_fifth(train: TransferSet) -> tuple[TransferSet, TransferSet]:
+    """`(the rest, a fifth)` of the examples of a classifier, always the same ones."""
+    return train.split(0.2, seed=0)
 
 
 def open_model(text: str) -> Any:

@@ -29,7 +29,6 @@ from limbeck.networks.mlp import mlp
 from limbeck.report import write_report
 from limbeck.report.tuning import ranked
 from limbeck.store.opened import open as open_labelled
-from limbeck.training.config import DistillConfig
 from limbeck.tuning import MEASURES, PLOT, RESULTS, tune
 
 NEXT, PAGE = "distill.yaml", "report.html"
@@ -51,15 +50,13 @@ def run(words: list[str]) -> None:
     writes = language.are_language_models(student, teacher)
     if writes:
         job = job.for_language_models()
-    config = _training_arguments(job)
+    job.training_arguments()  # refuses before anything is read
     state = PartialState()  # of this process, and those that torchrun or accelerate launch started beside it
     console.console.quiet = not state.is_main_process
     with state.main_process_first():  # the others find in the cache what it has read
         work = (language if writes else classifiers).prepare(job, student, teacher, labelled_set)
     job = job.with_default_rate(was_trained(job.student.student, work.student))
-    options = job.search
-    if options.learning_rate is not None:
-        config.learning_rate = options.learning_rate
+    options, config = job.search, job.training_arguments()
     given = dict(work.with_trainer)
     sizes = getattr(work.student, "settings", {})
 
@@ -112,13 +109,6 @@ def run(words: list[str]) -> None:
     console.say(found["sentence"])
     console.say(f"{folder}: {RESULTS}, {PLOT}, {PAGE}, {NEXT}. To train with it:")
     console.say(f"  limbeck distill --config {folder / NEXT} --output_dir runs/distill")
-
-
-def _training_arguments(job: TuneJob) -> DistillConfig:
-    """The settings of the trainer, the same for every candidate."""
-    values = dict(job.trainer)
-    values["learning_rate"] = 1e-3 if job.search.learning_rate is None else job.search.learning_rate
-    return DistillConfig(**(values | {"output_dir": job.search.output_dir, "save_strategy": "no"}))
 
 
 def _save_next(job: TuneJob, best: Mapping[str, Any], folder: Path) -> None:

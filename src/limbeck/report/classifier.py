@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from limbeck.report.figures import Figure, Series, lines
+from limbeck.report.figures import Across, Figure, Series, Up, lines
 from limbeck.report.heat import heat_map
 from limbeck.report.reading import at, class_name, items, matrix, number, numbers, temperature_of, weights_of
 from limbeck.report.shared import (
@@ -125,10 +125,8 @@ def _reliability(results: Mapping[str, Any], role: str) -> Figure | None:
     return lines(
         role.capitalize(),
         series,
-        "confidence",
-        "share right",
-        x_range=(0.0, 1.0),
-        y_range=(0.0, 1.0),
+        Across("confidence", bounds=(0.0, 1.0)),
+        Up("share right", (0.0, 1.0)),
         diagonal=True,
         note=note,
     )
@@ -240,22 +238,22 @@ def _dark(results: Mapping[str, Any]) -> dict[str, Any] | None:
     entropy = [curve("targets", "teacher", "entropy")]
     if classes > 1:
         entropy.append(Series("all classes alike", "baseline", [(t, math.log(classes)) for t in temperatures], True))
-    common: dict[str, Any] = {"log_x": True, "mark": mark}
-    whole_range: dict[str, Any] = {"y_range": (0.0, 1.0), "written": lambda v: percent(v, 0)}
+    across = Across("temperature", log=True)
+
+    def of_all(label: str) -> Up:
+        return Up(label, (0.0, 1.0), lambda v: percent(v, 0))
+
     shares = _shares(results, known, temperatures)
     drawn = [
-        lines("Entropy of the targets", entropy, "temperature", "nats", **common),
+        lines("Entropy of the targets", entropy, across, Up("nats"), mark=mark),
         lines(
             "Mass off the top class",
             [curve("targets", "teacher", "off_top")],
-            "temperature",
-            "probability",
-            **common,
-            **whole_range,
+            across,
+            of_all("probability"),
+            mark=mark,
         ),
-        lines(
-            "Share of the gradient that is soft", shares, "temperature", "soft term's share", **common, **whole_range
-        ),
+        lines("Share of the gradient that is soft", shares, across, of_all("soft term's share"), mark=mark),
     ]
     chosen = chosen_temperature(results, temperatures)
     targets = _targets(known, temperatures.index(chosen), int(classes))

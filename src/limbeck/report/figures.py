@@ -81,27 +81,48 @@ class Axis:
         return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
+@dataclass(frozen=True)
+class Across:
+    """The x-axis of a plot: an axis of numbers, or one place per name at x = 0, 1, 2, ...
+
+    label: its name and unit. log: whether it is logarithmic. bounds: the lowest and the highest value; by default those
+    of the points. ticks: the values that are labelled, instead of round ones.
+    """
+
+    label: str
+    names: Sequence[str] = ()
+    log: bool = False
+    bounds: tuple[float, float] | None = None
+    ticks: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Up:
+    """The y-axis of a plot; logarithmic where positive values without bounds differ by much.
+
+    label: its name and unit. bounds: the lowest and the highest value. written: formats a value.
+    """
+
+    label: str
+    bounds: tuple[float, float] | None = None
+    written: Callable[[float], str] = plain
+
+
 def lines(
     title: str,
     series: Sequence[Series],
-    x_label: str,
-    y_label: str,
+    across: Across,
+    up: Up,
     *,
-    names: Sequence[str] = (),
-    log_x: bool = False,
-    x_range: tuple[float, float] | None = None,
-    x_ticks: Sequence[float] = (),
-    y_range: tuple[float, float] | None = None,
-    written: Callable[[float], str] = plain,
     mark: tuple[float, str] | None = None,
     diagonal: bool = False,
     note: str = "",
 ) -> Figure | None:
-    """Lines over an axis of numbers, or over `names` at x = 0, 1, 2, ...; None where there is no point.
+    """A plot of the series; None where they have no point.
 
-    x_ticks: values of x that are written, instead of round ones. mark: a value of x and what to call it.
-    written: how a value of y is written.
+    mark: a value of x and its name, drawn as a vertical line. diagonal: whether the line y = x is drawn.
     """
+    names, log_x, written, y_range = across.names, across.log, up.written, up.bounds
     series = [thinned(one) for one in series if one.points]
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points]
@@ -111,12 +132,12 @@ def lines(
     low, high = y_range or (min(ys) if log_y else min(0.0, *ys), max(ys))
     if high <= low:
         low, high = (low * 0.5, low * 2) if log_y else (low, low + 1)
-    x_low, x_high = (-0.4, len(names) - 0.6) if names else x_range or (min(xs), max(xs))
+    x_low, x_high = (-0.4, len(names) - 0.6) if names else across.bounds or (min(xs), max(xs))
     if x_high <= x_low:
         x_low, x_high = (x_low / 2, x_low * 2) if log_x else (x_low - 1, x_low + 1)
     x = Axis(x_low, x_high, LEFT, WIDTH - RIGHT, log_x)
     y = Axis(low, high * (1.25 if log_y else 1.0), HEIGHT - BOTTOM, TOP, log_y)
-    parts = [_y_axis(y, y_label, written), _x_axis(x, x_label, names, x_ticks)]
+    parts = [_y_axis(y, up.label, written), _x_axis(x, across.label, names, across.ticks)]
     if diagonal:
         parts.append(_path([(x.at(v), y.at(v)) for v in (low, high)], "reference"))
     if mark is not None and x_low <= mark[0] <= x_high:
@@ -134,9 +155,8 @@ def lines(
     summary = "; ".join(f"{one.name}: {written(one.points[0][1])} to {written(one.points[-1][1])}" for one in series)
     signs = {(False, False): "line", (False, True): "dashed", (True, False): "dot", (True, True): "hollow"}
     legend = [(one.name, one.kind, signs[one.radii is not None, one.dashed]) for one in series]
-    return Figure(
-        title, svg(f"{title}. {f'{y_label} over {x_label}. ' if y_label else ''}{summary}", parts), legend, note
-    )
+    axes = f"{up.label} over {across.label}. " if up.label else ""
+    return Figure(title, svg(f"{title}. {axes}{summary}", parts), legend, note)
 
 
 def interval(

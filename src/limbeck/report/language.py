@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from limbeck.report.figures import Figure, Series, lines
+from limbeck.report.figures import Across, Figure, Series, Up, lines
 from limbeck.report.reading import at, items, number
 from limbeck.report.shared import Line, difference_figure, role_table, roles_of, smaller
 from limbeck.report.words import digits, percent, plain, short, size, times, whole
@@ -90,12 +90,10 @@ def _over(results: Mapping[str, Any], name: str, label: str) -> list[Figure]:
             series.append(Series(role, role, [(i, v) for i, v in values if v is not None]))
         if any(one.points for one in series) and not (part == "nll" and found):
             share = part == "acceptance"
-            drawn = lines(
-                *(title, series, label, "probability" if share else "nats"),
-                names=names,
-                y_range=(0.0, 1.0) if share else (0.0, 1.1 * max(v for one in series for _, v in one.points) or 1.0),
-                written=(lambda v: percent(v, 0)) if share else plain,
-            )
+            up = Up("probability", (0.0, 1.0), lambda v: percent(v, 0))
+            if not share:
+                up = Up("nats", (0.0, 1.1 * max(v for one in series for _, v in one.points) or 1.0))
+            drawn = lines(title, series, Across(label, names), up)
             found += [drawn] if drawn else []
     return found
 

@@ -6,7 +6,7 @@ What this file does not know: how it is laid out.
 from collections.abc import Mapping
 from typing import Any
 
-from limbeck.report.figures import KINDS, Figure, Series, lines
+from limbeck.report.figures import KINDS, Across, Figure, Series, Up, lines
 from limbeck.report.reading import at, items, number
 from limbeck.report.words import percent, plain, short, whole
 
@@ -107,7 +107,7 @@ def _by_temperature(rows: list[Any]) -> Figure | None:
         Series(f"{plain(width)} units", KINDS[i % len(KINDS)], points)
         for i, (width, points) in enumerate(widths.items())
     ]
-    return lines("Errors by temperature", series, "temperature", "errors", log_x=True)
+    return lines("Errors by temperature", series, Across("temperature", log=True), Up("errors"))
 
 
 def _limit(results: Mapping[str, Any]) -> Figure | None:
@@ -115,7 +115,7 @@ def _limit(results: Mapping[str, Any]) -> Figure | None:
     both = [(number(point, "temperature"), number(point, "relative_error")) for point in items(results, "curve")]
     points = [(t, error) for t, error in both if t is not None and t > 0 and error is not None]
     series = [Series("Eq. 4 for Eq. 2", "eq4", points)]
-    return lines("Relative error of Eq. 4", series, "temperature", "relative error", log_x=True)
+    return lines("Relative error of Eq. 4", series, Across("temperature", log=True), Up("relative error"))
 
 
 def _listed(name: str, value: Any) -> list[tuple[str, str]]:

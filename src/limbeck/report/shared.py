@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from limbeck.report.figures import Figure, Series, interval, lines
+from limbeck.report.figures import Across, Figure, Series, Up, interval, lines
 from limbeck.report.reading import ROLES, at, items, number, numbers, temperature_of, trained_with, weights_of
 from limbeck.report.words import digits, percent, plain, short, size, times, whole
 
@@ -155,7 +155,7 @@ def curves(results: Mapping[str, Any]) -> list[Figure]:
                 series.append(Series(f"{role}, {split}", role, points_, dashed))
         if any(one.points for one in series) and not (part == "loss" and found):
             unit = "loss" if part == "loss" else "nats, before its weight"
-            drawn = lines(title, series, "step", unit)
+            drawn = lines(title, series, Across("step"), Up(unit))
             found += [drawn] if drawn else []
     return found
 

@@ -3,11 +3,12 @@
 What this file does not know: how it is laid out.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from limbeck.report.advice import Advice
-from limbeck.report.figures import KINDS, Figure, Series, lines
+from limbeck.report.figures import KINDS, Across, Figure, Series, Up, lines
 from limbeck.report.reading import at, items, number, numbers
 from limbeck.report.words import listed, percent, plain, short, whole
 
@@ -20,6 +21,9 @@ MEASURES = {
 
 AXES = ("temperature", "hard_weight")
 MOST_WORDS = 60
+EXAMPLES = re.compile(r"([\d,]+) examples, ")
+"""How a search describes its held-out examples: "1,234 examples, " and a hash."""
+
 MARGIN = 0.08
 """The margin above and below what is drawn, as a share of the height."""
 
@@ -121,14 +125,14 @@ def _how(found: Any) -> str:
     """What was tried, and how it was compared."""
     temperatures, weights = ([plain(v) for v in numbers(found, "asked", f"{name}s") if v is not None] for name in AXES)
     seeds, keep = number(found, "asked", "seeds"), number(found, "asked", "keep")
-    held_out = str(at(found, "settings", "validation") or "").rpartition(",")[0]
+    held_out = EXAMPLES.match(str(at(found, "settings", "validation")))
     tried = ""
     if temperatures and weights:
         tried = f"Tried: T = {listed(temperatures)}, each with hard_weight {listed(weights)}. "
     if seeds and seeds > 1 and keep:
         further = "all of them" if keep >= 1 else f"the best {percent(keep, 0)} of them"
         tried += f"All were trained once, and {further} again with each further seed, up to {whole(seeds)}. "
-    apart = f" of {held_out.replace(' examples', '')} examples held out of training" if held_out else ""
+    apart = f" of {held_out[1]} examples held out of training" if held_out else ""
     return f"{tried}Students are compared by what they predict at T = 1{apart}; no test was read."
 
 
@@ -170,11 +174,7 @@ def _over_temperature(measure: str, rows: list[Any], best: Any) -> Figure | None
     return lines(
         MEASURES[measure][1],
         series,
-        "temperature",
-        "",
-        log_x=True,
-        x_ticks=sorted({x for one in series for x, _ in one.points}),
-        y_range=(min(ys) - room, max(ys) + room),
-        written=percent if measure == "accuracy" else plain,
+        Across("temperature", log=True, ticks=sorted({x for one in series for x, _ in one.points})),
+        Up("", (min(ys) - room, max(ys) + room), percent if measure == "accuracy" else plain),
         mark=None if chosen is None else (chosen, f"T = {plain(chosen)}"),
     )
