@@ -143,7 +143,7 @@ def test_sets_of_one_teacher_are_joined(tmp_path: Path) -> None:
     assert both.row_ids.tolist() == [*range(1000, 1050), *range(2000, 2009)]
     assert_said_by(ModelTeacher(network()), both, list(range(59)))
     other = limbeck.label(network(1), later, tmp_path / "other", "dense", dtype="float32")
-    with pytest.raises(DataError, match=r"other was labelled otherwise than this teacher's:\n  teacher: stored"):
+    with pytest.raises(DataError, match=r"other has other settings than this teacher's set:\n  teacher: stored"):
         both.joined(other)
 
 

@@ -320,7 +320,7 @@ def test_a_file_that_the_system_does_not_take_is_named(tmp_path: Path) -> None:
 
 def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="no labelled transfer set"):
+    with pytest.raises(DataError, match="is not a stored set"):
         label(tmp_path)
     assert contents(tmp_path) == {"notes.txt": b"mine"}
 
