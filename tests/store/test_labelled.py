@@ -331,7 +331,7 @@ BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     ),
     "other classes": (
         ShapeError,
-        "speaks of 6 classes in the batch that begins with row 32, and spoke of 5 before",
+        "gives 6 classes in the batch that begins with row 32, but gave 5 before",
         {
             "teacher": FunctionTeacher(lambda b: torch.zeros(len(b["row_id"]), C + int(b["row_id"][0] >= 1032)), "f"),
             "batch_size": 16,
@@ -339,7 +339,7 @@ BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     ),
     "too few": (
         ShapeError,
-        "spoke of 15 positions",
+        "gave targets for 15 positions",
         {"teacher": FunctionTeacher(lambda b: torch.zeros(len(b["row_id"]) // 2 + 7, 2), "f"), "batch_size": 16},
     ),
     "views of nothing": (ConfigError, "2 views without", {"views": 2}),

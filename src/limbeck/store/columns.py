@@ -1,9 +1,9 @@
 """How a column of examples is kept in Arrow and Parquet, and read again.
 
-    Kept("int64")                 a number per row
-    Kept("uint8", (28, 28))       fixed-size lists of 784, an image per row
-    Kept("int32", (None,))        lists, a length of its own per row
-    Kept("uint8", (None, 64))     lists of lists of 64
+    ColumnFormat("int64")                 a number per row
+    ColumnFormat("uint8", (28, 28))       fixed-size lists of 784, an image per row
+    ColumnFormat("int32", (None,))        lists, a length of its own per row
+    ColumnFormat("uint8", (None, 64))     lists of lists of 64
 
 `to_numpy` reads all rows of a column, `Chunks` any of them.
 What this file does not know: what the columns mean, files.
@@ -24,7 +24,7 @@ _COPIED = 2**27  # bytes of a column: of one piece, all rows are read at once
 
 
 @dataclass(frozen=True)
-class Kept:
+class ColumnFormat:
     """dtype: NumPy's name, or Arrow's where it is no number. shape: of a row; None for a length of its own.
 
     padding: what fills rows of different lengths up to the longest of a batch.
@@ -50,15 +50,15 @@ class Kept:
         return self.width * np.dtype(self.dtype).itemsize
 
 
-def kept_as(kind: pa.DataType) -> Kept:
+def format_of(kind: pa.DataType) -> ColumnFormat:
     """How a column that is in Arrow already is kept: as it is."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        inner = kept_as(kind.value_type)
-        return Kept(inner.dtype, (None,)) if inner.shape == () else Kept(str(kind))
-    return Kept(str(np.dtype(kind.to_pandas_dtype())) if _is_number(kind) else str(kind))
+        inner = format_of(kind.value_type)
+        return ColumnFormat(inner.dtype, (None,)) if inner.shape == () else ColumnFormat(str(kind))
+    return ColumnFormat(str(np.dtype(kind.to_pandas_dtype())) if _is_number(kind) else str(kind))
 
 
-def to_arrow(values: np.ndarray, kept: Kept, lengths: np.ndarray | None = None) -> pa.Array:
+def to_arrow(values: np.ndarray, kept: ColumnFormat, lengths: np.ndarray | None = None) -> pa.Array:
     """`values [n, *shape]`, or `[sum of lengths, ...]` with `lengths [n]`, as an Arrow array of n rows."""
     flat = pa.array(np.ascontiguousarray(values, dtype=kept.dtype).reshape(-1))
     in_rows = kept.shape if lengths is None else kept.shape[1:]
@@ -70,7 +70,7 @@ def to_arrow(values: np.ndarray, kept: Kept, lengths: np.ndarray | None = None) 
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat)
 
 
-def to_numpy(column: pa.ChunkedArray, kept: Kept) -> tuple[np.ndarray, np.ndarray | None]:
+def to_numpy(column: pa.ChunkedArray, kept: ColumnFormat) -> tuple[np.ndarray, np.ndarray | None]:
     """The values of a column and, of lists, the length of each: what `to_arrow` was given."""
     rows = column.combine_chunks()
     lengths = None
@@ -91,7 +91,7 @@ class Chunks:
     DataError where a value is missing.
     """
 
-    def __init__(self, column: pa.ChunkedArray, kept: Kept):
+    def __init__(self, column: pa.ChunkedArray, kept: ColumnFormat):
         self._views = [_view(chunk, kept) for chunk in column.chunks]
         self._starts = np.cumsum([0] + [len(chunk) for chunk in column.chunks])[:-1]
         if not kept.is_list and sum(view.nbytes for view, _ in self._views) <= _COPIED:
@@ -138,7 +138,7 @@ class Digest:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _view(rows: pa.Array, kept: Kept) -> tuple[np.ndarray, np.ndarray | None]:
+def _view(rows: pa.Array, kept: ColumnFormat) -> tuple[np.ndarray, np.ndarray | None]:
     """All values of a chunk, `[entries, *shape]`, and of lists where each row begins, `[n + 1]`."""
     offsets = None
     while _is_list(rows.type) and not rows.null_count:

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from limbeck.errors import DataError
 from limbeck.networks.asking import TARGET_PREFIX
-from limbeck.store.columns import Kept
+from limbeck.store.columns import ColumnFormat
 from limbeck.store.kinds import Kind
 
 VERSION = 1
@@ -43,7 +43,7 @@ class Plan:
     hidden_size: int | None
     dtype: str
     positions_are: str
-    columns: dict[str, Kept]
+    columns: dict[str, ColumnFormat]
     rows: int
     rows_per_shard: int
     teacher: str
@@ -65,7 +65,7 @@ class Plan:
         return [f"part-{shard:05}-of-{shards:05}.parquet" for shard in range(shards)]
 
     @property
-    def targets(self) -> dict[str, Kept]:
+    def targets(self) -> dict[str, ColumnFormat]:
         """The columns of the teacher's targets."""
         return {name: kept for name, kept in self.columns.items() if name.startswith(TARGET_PREFIX)}
 
@@ -159,13 +159,13 @@ class Manifest(Plan):
 
 def target_columns(
     kind: Kind, classes: int, hidden_size: int | None, positions_are: str, views: int | None
-) -> dict[str, Kept]:
+) -> dict[str, ColumnFormat]:
     """How each column of targets is stored by this kind. views: None for rows without augmentation."""
     lead: tuple[int | None, ...] = () if positions_are == "examples" else (None,)
     columns = {}
     for name, (dtype, width) in kind.columns(classes, hidden_size).items():
         shape = (width,) if width > 1 else ()
-        columns[TARGET_PREFIX + name] = Kept(str(dtype), lead + (shape if views is None else (views, width)))
+        columns[TARGET_PREFIX + name] = ColumnFormat(str(dtype), lead + (shape if views is None else (views, width)))
     return columns
 
 
@@ -192,7 +192,7 @@ def _as_is(value: Any) -> Any:
 
 _READ: dict[str, Callable[[Any], Any]] = {
     "columns": lambda columns: {
-        name: Kept(kept["dtype"], tuple(kept["shape"]), kept["padding"]) for name, kept in columns.items()
+        name: ColumnFormat(kept["dtype"], tuple(kept["shape"]), kept["padding"]) for name, kept in columns.items()
     },
     "label_names": lambda names: None if names is None else tuple(names),
     "shards": lambda shards: tuple(Shard(**shard) for shard in shards),

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from limbeck.errors import DataError
 from limbeck.networks.asking import TARGET_PREFIX, TEACHER_PREFIX
-from limbeck.store.columns import Chunks, Kept, to_numpy
+from limbeck.store.columns import Chunks, ColumnFormat, to_numpy
 from limbeck.store.folder import Folder
 from limbeck.store.manifest import Manifest
 from limbeck.store.reading import read_head, read_manifest, read_rows, require_files
@@ -210,7 +210,7 @@ class Labelled(Dataset):
         )
 
 
-def batch_of(read: Read, columns: Mapping[str, Kept]) -> Batch:
+def batch_of(read: Read, columns: Mapping[str, ColumnFormat]) -> Batch:
     """The batch of some rows, the same for the teacher that answers once and for every student.
 
     read: a column's values and lengths, by name. columns: how each is stored; labels that are lists are a language
@@ -234,7 +234,7 @@ def batch_of(read: Read, columns: Mapping[str, Kept]) -> Batch:
 _OF_TEXTS = ("input_ids", "labels", TEACHER_PREFIX + "input_ids", TEACHER_PREFIX + "labels")
 
 
-def _padded(read: Read, columns: Mapping[str, Kept]) -> Batch:
+def _padded(read: Read, columns: Mapping[str, ColumnFormat]) -> Batch:
     """The padded batch of rows of `tokenise`."""
     rows: list[dict[str, Any]] = [{"row_id": i} for i in read("row_id")[0].tolist()]
     for name in _OF_TEXTS:
@@ -246,7 +246,7 @@ def _padded(read: Read, columns: Mapping[str, Kept]) -> Batch:
     return Pad(0)(rows)  # the padding is masked
 
 
-def _examples(read: Read, columns: Mapping[str, Kept]) -> Batch:
+def _examples(read: Read, columns: Mapping[str, ColumnFormat]) -> Batch:
     """The batch of rows of a TransferSet, as the set itself would give it."""
     batch: Batch = {}
     for name, kept in columns.items():

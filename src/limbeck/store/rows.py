@@ -14,7 +14,7 @@ from torch import Tensor
 from limbeck.errors import DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TARGET_PREFIX
-from limbeck.store.columns import Digest, Kept, kept_as, to_arrow, to_numpy
+from limbeck.store.columns import ColumnFormat, Digest, format_of, to_arrow, to_numpy
 from limbeck.store.manifest import NEXT_TOKENS
 from limbeck.transfer.rows import TransferSet
 from limbeck.transfer.text.tokens import Ragged
@@ -37,7 +37,7 @@ def rows_of(transfer_set: Any) -> "Rows":
 class Rows(ABC):
     """Rows in their order. columns: how each is kept. is_language: whether they are rows of `tokenise`."""
 
-    columns: dict[str, Kept]
+    columns: dict[str, ColumnFormat]
     is_language: bool
 
     @abstractmethod
@@ -134,7 +134,7 @@ class _Texts(Rows):
         _require_names(dataset.column_names)
         self.dataset = dataset.with_format("arrow")
         schema = dataset.features.arrow_schema
-        self.columns = {name: kept_as(schema.field(name).type) for name in dataset.column_names}
+        self.columns = {name: format_of(schema.field(name).type) for name in dataset.column_names}
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -144,12 +144,12 @@ class _Texts(Rows):
         return rows.replace_schema_metadata(None)
 
 
-def _kept(name: str, values: Any) -> Kept:
+def _kept(name: str, values: Any) -> ColumnFormat:
     if isinstance(values, Ragged):
-        return Kept(str(values.values.numpy().dtype), (None,), values.padding)
+        return ColumnFormat(str(values.values.numpy().dtype), (None,), values.padding)
     assert isinstance(values, Tensor)
     try:
-        return Kept(str(values.numpy().dtype), tuple(values.shape[1:]))
+        return ColumnFormat(str(values.numpy().dtype), tuple(values.shape[1:]))
     except TypeError as error:
         raise DataError(f"Column {name!r} is {values.dtype}, which is not kept in files; convert it first.") from error
 

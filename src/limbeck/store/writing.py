@@ -23,7 +23,7 @@ from limbeck._version import __version__
 from limbeck.errors import DataError
 from limbeck.losses.targets import Head
 from limbeck.networks.asking import TARGET_PREFIX
-from limbeck.store.columns import Kept
+from limbeck.store.columns import ColumnFormat
 from limbeck.store.folder import UNFINISHED, Folder
 from limbeck.store.manifest import NAME, Manifest, Plan, Shard
 
@@ -129,7 +129,7 @@ def require_room(folder: Folder, plan: Plan, positions: int) -> None:
         )
 
 
-def bytes_per_position(targets: Mapping[str, Kept]) -> int:
+def bytes_per_position(targets: Mapping[str, ColumnFormat]) -> int:
     """The uncompressed bytes of one row of one view."""
     return sum(kept.bytes for kept in targets.values())
 
