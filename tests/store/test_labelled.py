@@ -1,4 +1,4 @@
-"""What is labelled, read again: the same batches, the right targets for every row, whatever was done to the rows.
+"""Stored sets, read again: the same batches, the right targets for every row, whatever was done to the rows.
 
 Oracles: the transfer set's own batches, and the teacher asked again about the rows that are read.
 """

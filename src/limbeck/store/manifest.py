@@ -67,7 +67,7 @@ class Plan:
     @property
     def targets(self) -> dict[str, ColumnFormat]:
         """The columns of the teacher's targets."""
-        return {name: kept for name, kept in self.columns.items() if name.startswith(TARGET_PREFIX)}
+        return {name: layout for name, layout in self.columns.items() if name.startswith(TARGET_PREFIX)}
 
     def rows_of(self, shard: int) -> range:
         """The places of a shard's rows."""
@@ -192,7 +192,8 @@ def _as_is(value: Any) -> Any:
 
 _READ: dict[str, Callable[[Any], Any]] = {
     "columns": lambda columns: {
-        name: ColumnFormat(kept["dtype"], tuple(kept["shape"]), kept["padding"]) for name, kept in columns.items()
+        name: ColumnFormat(layout["dtype"], tuple(layout["shape"]), layout["padding"])
+        for name, layout in columns.items()
     },
     "label_names": lambda names: None if names is None else tuple(names),
     "shards": lambda shards: tuple(Shard(**shard) for shard in shards),

@@ -89,8 +89,8 @@ class Labelled(Dataset):
     @cached_property
     def labels(self) -> Tensor | None:
         """`[N]`, or `[N, L]`; None where there are none, and for language models, whose labels are lists."""
-        kept = self.manifest.columns.get("labels")
-        return None if kept is None or kept.is_list else self._column("labels")
+        layout = self.manifest.columns.get("labels")
+        return None if layout is None or layout.is_list else self._column("labels")
 
     @cached_property
     def row_ids(self) -> Tensor:
@@ -203,10 +203,10 @@ class Labelled(Dataset):
         return f"Labelled({len(self):,} examples, {of.kind['kind']}({what}) over {of.classes:,} classes, {self.folder})"
 
     def _column(self, name: str) -> Tensor:
-        rows, kept = self.dataset.select_columns([name]).with_format("arrow"), self.manifest.columns[name]
+        rows, layout = self.dataset.select_columns([name]).with_format("arrow"), self.manifest.columns[name]
         starts = range(0, len(rows), _AT_ONCE)  # datasets makes a table of each selected row
         return torch.from_numpy(
-            np.concatenate([to_numpy(rows[start : start + _AT_ONCE].column(name), kept)[0] for start in starts])
+            np.concatenate([to_numpy(rows[start : start + _AT_ONCE].column(name), layout)[0] for start in starts])
         )
 
 
@@ -249,7 +249,7 @@ def _padded(read: Read, columns: Mapping[str, ColumnFormat]) -> Batch:
 def _examples(read: Read, columns: Mapping[str, ColumnFormat]) -> Batch:
     """The batch of rows of a TransferSet, as the set itself would give it."""
     batch: Batch = {}
-    for name, kept in columns.items():
+    for name, layout in columns.items():
         if name.startswith(TARGET_PREFIX):
             continue
         values, lengths = read(name)
@@ -257,7 +257,7 @@ def _examples(read: Read, columns: Mapping[str, ColumnFormat]) -> Batch:
             tensor = _tensor(values)
             batch[name] = tensor if name in ("labels", "row_id") else as_input(tensor)
         else:
-            wide = np.full((len(lengths), lengths.max()), kept.padding, np.int64)
+            wide = np.full((len(lengths), lengths.max()), layout.padding, np.int64)
             wide[np.arange(wide.shape[1]) < lengths[:, None]] = values
             batch[name] = torch.from_numpy(wide)
     if "labels" in batch and batch["labels"].ndim > 1:

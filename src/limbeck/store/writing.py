@@ -56,7 +56,7 @@ class Writer:
 
     def __init__(self, folder: Folder, plan: Plan, encodings: Mapping[str, str]):
         self.folder, self.plan = folder, plan
-        pixels = [name for name, kept in plan.columns.items() if kept.dtype == "uint8" and kept.shape]
+        pixels = [name for name, layout in plan.columns.items() if layout.dtype == "uint8" and layout.shape]
         self.encodings = {name: "BYTE_STREAM_SPLIT" for name in pixels if name not in plan.targets}
         self.encodings |= {TARGET_PREFIX + name: encoding for name, encoding in encodings.items()}
 
@@ -131,7 +131,7 @@ def require_room(folder: Folder, plan: Plan, positions: int) -> None:
 
 def bytes_per_position(targets: Mapping[str, ColumnFormat]) -> int:
     """The uncompressed bytes of one row of one view."""
-    return sum(kept.bytes for kept in targets.values())
+    return sum(layout.bytes for layout in targets.values())
 
 
 def _write_parquet(stream: Any, table: pa.Table, encodings: Mapping[str, str]) -> None:
