@@ -268,7 +268,7 @@ def test_a_labelled_transfer_set_needs_no_teacher(teachers: list[str], limbeck_s
     assert json.loads(Path("c/results.json").read_text())["test"]["examples"] == len(test)
     for more, said_ in (
         (["--transfer_set", "said", "--labelled", "50"], "--labelled takes labels away from --data"),
-        (["--transfer_set", "nowhere"], "nowhere is no labelled transfer set"),
+        (["--transfer_set", "nowhere"], "nowhere is not a stored set"),
         (["--transfer_set", "said", "--jitter", "1"], "remove augment (--jitter), label augmented views"),
     ):
         code, _, err = limbeck_says(*live, *more, "--output_dir", "d")

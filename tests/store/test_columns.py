@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from limbeck.errors import DataError
-from limbeck.store.columns import Chunks, Digest, Kept, kept_as, to_arrow, to_numpy
+from limbeck.store.columns import Chunks, ColumnFormat, Digest, format_of, to_arrow, to_numpy
 
 SHAPES: list[tuple[int | None, ...]] = [(), (3,), (2, 4), (None,), (None, 3)]
 DTYPES = ["uint8", "int16", "int32", "int64", "float16", "float32", "float64", "bool"]
@@ -26,7 +26,7 @@ def test_what_goes_in_comes_out(
     entries = 5 if lengths is None else int(lengths.sum())
     own = tuple(size for size in shape if size is not None)
     values = random.integers(0, 100, (entries, *own)).astype(dtype)
-    kept = Kept(dtype, shape)
+    kept = ColumnFormat(dtype, shape)
     table = pa.table({"column": to_arrow(values, kept, lengths)})
     found, found_lengths = to_numpy(table.column("column"), kept)
     assert found.dtype == values.dtype
@@ -46,15 +46,18 @@ def test_what_goes_in_comes_out(
 
 
 def test_rows_without_a_value_are_refused() -> None:
-    for column, kept in ((pa.array([1, None]), Kept("int64")), (pa.array([[1], None]), Kept("int64", (None,)))):
+    for column, kept in (
+        (pa.array([1, None]), ColumnFormat("int64")),
+        (pa.array([[1], None]), ColumnFormat("int64", (None,))),
+    ):
         with pytest.raises(DataError, match="rows without a value"):
             Chunks(pa.chunked_array([column]), kept)
 
 
 def test_columns_that_are_in_arrow_are_kept_as_they_are() -> None:
-    assert kept_as(pa.int64()) == Kept("int64")
-    assert kept_as(pa.list_(pa.int32())) == Kept("int32", (None,))
-    assert kept_as(pa.string()) == Kept("string")
+    assert format_of(pa.int64()) == ColumnFormat("int64")
+    assert format_of(pa.list_(pa.int32())) == ColumnFormat("int32", (None,))
+    assert format_of(pa.string()) == ColumnFormat("string")
 
 
 ROWS = pa.table({"a": pa.array([[1, 2], [], [3]]), "b": pa.array(["x", None, "z"]), "c": pa.array([1.5, 2.5, 3.5])})

@@ -54,7 +54,7 @@ def test_a_flipped_byte_is_found_by_its_file(made: Path) -> None:
 
 def test_a_shard_that_is_no_parquet_any_more_is_refused_when_it_is_read(made: Path) -> None:
     (made / SHARD).write_bytes(bytes((made / SHARD).stat().st_size))
-    with pytest.raises(DataError, match=r"set cannot be read: .*limbeck.verify says which"):
+    with pytest.raises(DataError, match=r"set cannot be read: .*limbeck.verify names the damaged file"):
         _ = limbeck.open(made).dataset
 
 
@@ -94,13 +94,13 @@ def test_a_head_that_changed_is_found(tmp_path: Path) -> None:
         ({"columns": [1]}, "cannot be read"),
         ({"shards": [{"name": "x"}]}, "cannot be read"),
         ({"kind": {"kind": "top_k", "k": 3, "temperature": "x"}}, "cannot be read: .*Temperature of top_k .* is 'x'"),
-        ({"kind": {"kind": "top"}}, "cannot be read: .*no kind that is known here"),
+        ({"kind": {"kind": "top"}}, "cannot be read: .*of no known kind"),
         ({"kind": "top_k"}, "cannot be read"),
-        ({"kind": {"kind": "top_k", "k": 4}}, r"'target_ids' as .*\(3,\).* keeps as .*\(4,\)"),
-        ({"kind": {"kind": "top_k", "k": 3, "bits": 16}}, "'target_codes' as .*uint8.* keeps as .*int16"),
-        ({"kind": {"kind": "dense"}}, "'target_logits' as None, which .* keeps as .*float16"),
-        ({"classes": 2}, "cannot be read: top_k with k = 3 keeps more than the 2 classes"),
-        ({"positions_are": "tokens"}, r"'target_ids' as .*\(3,\).* keeps as .*\(None, 3\)"),
+        ({"kind": {"kind": "top_k", "k": 4}}, r"'target_ids' as .*\(3,\).* has it as .*\(4,\)"),
+        ({"kind": {"kind": "top_k", "k": 3, "bits": 16}}, "'target_codes' as .*uint8.* has it as .*int16"),
+        ({"kind": {"kind": "dense"}}, "'target_logits' as None, but .* has it as .*float16"),
+        ({"classes": 2}, "cannot be read: top_k with k = 3 stores more than the 2 classes"),
+        ({"positions_are": "tokens"}, r"'target_ids' as .*\(3,\).* has it as .*\(None, 3\)"),
     ],
 )
 def test_a_manifest_of_another_making_is_refused(made: Path, changes: dict[str, Any], message: str) -> None:
@@ -113,7 +113,7 @@ def test_a_manifest_of_another_making_is_refused(made: Path, changes: dict[str, 
 def test_a_column_of_another_type_is_refused(made: Path) -> None:
     columns = json.loads((made / "manifest.json").read_text())["columns"]
     rewrite(made, columns=columns | {"target_ids": columns["target_ids"] | {"dtype": "int99"}})
-    with pytest.raises(DataError, match=r"manifest.json has 'target_ids' as .*int99.* keeps as .*int32"):
+    with pytest.raises(DataError, match=r"manifest.json has 'target_ids' as .*int99.* has it as .*int32"):
         limbeck.open(made)
 
 
@@ -154,7 +154,7 @@ def test_a_manifest_written_otherwise_with_the_same_fields_is_the_same(made: Pat
 
 def test_no_manifest_is_refused(made: Path) -> None:
     (made / "manifest.json").write_text("{")
-    with pytest.raises(DataError, match=r"manifest.json is no JSON"):
+    with pytest.raises(DataError, match=r"manifest.json is not JSON"):
         limbeck.open(made)
     (made / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"no manifest.json"):
@@ -179,7 +179,7 @@ def resealed(made: Path, change: Any, monkeypatch: pytest.MonkeyPatch) -> list[s
 def test_rows_that_stand_twice_are_found(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = pq.read_table(made / "part-00000-of-00004.parquet")
     (finding,) = resealed(made, lambda table: other, monkeypatch)
-    assert "row_id 1000 stands in several rows (16 such ids)" in finding
+    assert "row_id 1000 occurs in several rows (16 such ids)" in finding
 
 
 def test_rows_that_are_gone_are_found(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,12 +197,12 @@ def test_targets_that_are_no_distribution_are_found(made: Path, monkeypatch: pyt
         return table.set_column(place, table.schema.field(place), pa.array(odds, pa.float32()))
 
     (finding,) = resealed(made, spoil, monkeypatch)
-    assert "row_id 1021 is no distribution over 5 classes" in finding
+    assert "row_id 1021 are not a probability distribution over 5 classes" in finding
 
 
 def test_another_teacher_is_found_by_its_fingerprint(made: Path) -> None:
     (finding,) = limbeck.verify(made, network(1))
-    assert "the teacher is another: stored" in finding
+    assert "the teacher is another one: stored" in finding
 
 
 def test_verify_asks_a_teacher_on_the_device_that_label_asks_it_on(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What is kept of a teacher's words, and how much of it comes back.
+"""The encodings of targets, and how exactly they are decoded.
 
 Oracles: the targets themselves before they are encoded, NumPy's arithmetic on the columns, and float64.
 """
@@ -353,7 +353,7 @@ def test_only_hidden_targets_have_hidden_states() -> None:
     with pytest.raises(TargetError, match="give it as head"):
         Hidden().decode({"hidden": torch.zeros(1, 4, dtype=torch.float16)}, 20)
     large = replace(states(2), hidden=torch.full((2, 16), 1e5))
-    with pytest.raises(TargetError, match=r"beyond float16's 65504; keep them in bfloat16"):
+    with pytest.raises(TargetError, match=r"beyond float16's 65504; store them in bfloat16"):
         Hidden().encode(large)
     assert there_and_back(Hidden("bfloat16"), large).hidden.float().mean().item() == pytest.approx(1e5, rel=4e-3)
 
@@ -416,11 +416,11 @@ def test_what_there_is_not_is_refused(name: str, options: dict, message: str) ->
 
 @pytest.mark.parametrize("settings", [{}, {"kind": None}, {"kind": ["top_k"]}, {"k": 3}])
 def test_settings_without_a_kind_are_refused(settings: dict) -> None:
-    with pytest.raises(DataError, match="name no kind"):
+    with pytest.raises(DataError, match="of no known kind"):
         kind_of(settings)
 
 
 def test_more_classes_than_there_are_cannot_be_kept() -> None:
     for refused in (lambda: TopK(64).columns(10), lambda: TopK(64).encode(DenseTargets(logits(2, 10)))):
-        with pytest.raises(ShapeError, match="k = 64 keeps more than the 10 classes there are; lower k"):
+        with pytest.raises(ShapeError, match="k = 64 stores more than the 10 classes there are; lower k"):
             refused()

@@ -1,4 +1,4 @@
-"""What is labelled, read again: the same batches, the right targets for every row, whatever was done to the rows.
+"""Stored sets, read again: the same batches, the right targets for every row, whatever was done to the rows.
 
 Oracles: the transfer set's own batches, and the teacher asked again about the rows that are read.
 """
@@ -143,7 +143,7 @@ def test_sets_of_one_teacher_are_joined(tmp_path: Path) -> None:
     assert both.row_ids.tolist() == [*range(1000, 1050), *range(2000, 2009)]
     assert_said_by(ModelTeacher(network()), both, list(range(59)))
     other = limbeck.label(network(1), later, tmp_path / "other", "dense", dtype="float32")
-    with pytest.raises(DataError, match=r"other was labelled otherwise than this teacher's:\n  teacher: stored"):
+    with pytest.raises(DataError, match=r"other has other settings than this teacher's set:\n  teacher: stored"):
         both.joined(other)
 
 
@@ -331,7 +331,7 @@ BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     ),
     "other classes": (
         ShapeError,
-        "speaks of 6 classes in the batch that begins with row 32, and spoke of 5 before",
+        "gives 6 classes in the batch that begins with row 32, but gave 5 before",
         {
             "teacher": FunctionTeacher(lambda b: torch.zeros(len(b["row_id"]), C + int(b["row_id"][0] >= 1032)), "f"),
             "batch_size": 16,
@@ -339,7 +339,7 @@ BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     ),
     "too few": (
         ShapeError,
-        "spoke of 15 positions",
+        "gave targets for 15 positions",
         {"teacher": FunctionTeacher(lambda b: torch.zeros(len(b["row_id"]) // 2 + 7, 2), "f"), "batch_size": 16},
     ),
     "views of nothing": (ConfigError, "2 views without", {"views": 2}),

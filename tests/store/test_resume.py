@@ -27,7 +27,7 @@ from limbeck.networks.asking import Batch
 from limbeck.store import folder as folder_module
 from limbeck.store import label as label_module
 from limbeck.store import writing
-from limbeck.store.asking import Asking
+from limbeck.store.asking import Labeller
 from limbeck.store.folder import Folder
 from limbeck.store.kinds import Dense
 from limbeck.store.manifest import Manifest
@@ -67,15 +67,15 @@ def test_the_thread_that_encodes_begins_on_the_teachers_cuda_device(
 
     monkeypatch.setattr(torch.cuda, "set_device", called("set_device"))
     monkeypatch.setattr(torch.cuda, "synchronize", called("synchronize"))
-    asking = Asking(slow_teacher(), Dense(), rows_of(images()), None, 1, 0, torch.device("cpu"))
-    plan, _ = label_module._plan(asking, images(), None, 3, 50)
+    labeller = Labeller(slow_teacher(), Dense(), rows_of(images()), None, 1, 0, torch.device("cpu"))
+    plan, _ = label_module._plan(labeller, images(), None, 3, 50)
     writer = writing.Writer(Folder(tmp_path), plan, {})
     for device in ("cpu", "cuda:3"):
-        monkeypatch.setattr(asking, "ask", lambda *_: iter(()))
-        monkeypatch.setattr(asking, "generator", lambda _: None)
+        monkeypatch.setattr(labeller, "answers", lambda *_: iter(()))
+        monkeypatch.setattr(labeller, "generator", lambda _: None)
         monkeypatch.setattr(label_module, "_write", lambda *_: calls.append(("write", None, False)))
-        asking.device = torch.device(device)
-        label_module._make([0], asking, writer, 3, lambda _: None)
+        labeller.device = torch.device(device)
+        label_module._make([0], labeller, writer, 3, lambda _: None)
     cuda = torch.device("cuda:3")
     assert calls == [
         ("write", None, False),
@@ -220,8 +220,8 @@ def test_a_teacher_may_speak_in_the_same_memory_again() -> None:
     def says(batch: Batch) -> torch.Tensor:
         return memory.copy_(batch["row_id"].unsqueeze(-1).expand(3, C))
 
-    asking = Asking(FunctionTeacher(says, "again"), Dense(), rows_of(images(9)), None, 1, 0, torch.device("cpu"))
-    batches = list(asking.ask(range(9), asking.first(3), 3))
+    labeller = Labeller(FunctionTeacher(says, "again"), Dense(), rows_of(images(9)), None, 1, 0, torch.device("cpu"))
+    batches = list(labeller.answers(range(9), labeller.first(3), 3))
     said = [targets.logits[:, 0].tolist() for asked in batches for targets in asked.views]  # type: ignore[attr-defined]
     assert said == [[1000, 1001, 1002], [1003, 1004, 1005], [1006, 1007, 1008]]
 
@@ -320,7 +320,7 @@ def test_a_file_that_the_system_does_not_take_is_named(tmp_path: Path) -> None:
 
 def test_files_of_somebody_else_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="no labelled transfer set"):
+    with pytest.raises(DataError, match="is not a stored set"):
         label(tmp_path)
     assert contents(tmp_path) == {"notes.txt": b"mine"}
 

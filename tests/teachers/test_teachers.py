@@ -120,7 +120,7 @@ def test_a_classifiers_columns_are_the_labels() -> None:
 @pytest.mark.parametrize("labels", [Y + 1, np.where(Y == 3, 4, Y), Y * 10, -Y], ids=["1 to 10", "gap", "tens", "below"])
 def test_a_classifier_of_other_numbers_is_refused(labels: np.ndarray) -> None:
     classifier = LogisticRegression(max_iter=5).fit(X, labels)
-    with pytest.raises(ModelError, match=r"classes are \[.*labels 0 to \d; fit it on the transfer set's own labels"):
+    with pytest.raises(ModelError, match=r"classes are \[.*labels 0 to \d; fit it on all labels of the transfer set"):
         as_teacher(classifier)
 
 

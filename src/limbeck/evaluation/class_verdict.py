@@ -42,12 +42,12 @@ EXAMPLES_SHOWN = 16
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the models of each role said about the n examples of a test set, as NumPy arrays.
+    """The statistics of each role's models on the n examples of a test set, as NumPy arrays.
 
     statistics: role ("teacher", "student", "baseline") -> name -> `[seeds, n]`. The names are those of
         `metrics.position_statistics`, and `predicted` (the most probable class); where a calibration temperature was
         fitted, also `scaled_nll`, `scaled_brier` and `scaled_confidence`.
-    calibration_temperatures: role -> `[seeds, 1]`; empty where none was fitted, and unscaled says why.
+    calibration_temperatures: role -> `[seeds, 1]`; empty where none was fitted, and unscaled is the reason.
     labels `[n]`: -100 is no label. row_id `[n]`.
     examples, costs: what `compare` passes on. dark_knowledge: its sums, with a teacher and up to 1000 classes.
     objective: what the students were trained with, as `limbeck.networks.trained.described` gives it.
@@ -82,7 +82,7 @@ def compare(
     folds = [predictions] if isinstance(predictions, Predictions) else list(predictions)
     pooled = _pool(folds)
     labelled = pooled.labels != NO_LABEL
-    right = {role: said["correct"][:, labelled] for role, said in pooled.statistics.items()}
+    right = {role: measured["correct"][:, labelled] for role, measured in pooled.statistics.items()}
     per_class = np.bincount(pooled.labels[labelled], minlength=pooled.classes)
     results = {
         **header(RESULTS),
@@ -173,22 +173,22 @@ def _decimals(examples: int) -> int:
 
 def _pool(folds: Sequence[Predictions]) -> Predictions:
     """The predictions of all folds as one: examples side by side, costs of the first."""
-    made = [
+    kinds = [
         (fold.classes, fold.label_names, {r: len(s["correct"]) for r, s in fold.statistics.items()}) for fold in folds
     ]
-    if not folds or any(other != made[0] for other in made):
+    if not folds or any(other != kinds[0] for other in kinds):
         raise ShapeError(
             "Folds that are judged together need the same classes, roles and numbers of seeds, but they have "
-            f"(classes, names, seeds): {made}."
+            f"(classes, names, seeds): {kinds}."
         )
     scaled = all(fold.unscaled is None for fold in folds)
     statistics = {
         role: {
             name: np.concatenate([fold.statistics[role][name] for fold in folds], 1)
-            for name in said
+            for name in measured
             if scaled or not name.startswith("scaled_")
         }
-        for role, said in folds[0].statistics.items()
+        for role, measured in folds[0].statistics.items()
     }
     calibration_temperatures = (
         {role: np.hstack([fold.calibration_temperatures[role] for fold in folds]) for role in statistics}
@@ -208,34 +208,36 @@ def _pool(folds: Sequence[Predictions]) -> Predictions:
 
 
 def _role_results(pooled: Predictions, role: str) -> dict[str, Any]:
-    said = pooled.statistics[role]
-    wrong = 1 - said["correct"]
+    measured = pooled.statistics[role]
+    wrong = 1 - measured["correct"]
     labelled = pooled.labels != NO_LABEL
-    hits = [np.bincount(pooled.labels[labelled & (right == 1)], minlength=pooled.classes) for right in said["correct"]]
+    hits = [
+        np.bincount(pooled.labels[labelled & (right == 1)], minlength=pooled.classes) for right in measured["correct"]
+    ]
     to_teacher = scaled = None
     if role != "teacher" and "teacher" in pooled.statistics:
         teacher_right = pooled.statistics["teacher"]["correct"][0]
-        to_teacher = {name: _means(said[name]) for name in ("forward_kl", "reverse_kl", "agreement", "acceptance")}
+        to_teacher = {name: _means(measured[name]) for name in ("forward_kl", "reverse_kl", "agreement", "acceptance")}
         for name, value in (("agreement_where_teacher_right", 1), ("agreement_where_teacher_wrong", 0)):
-            to_teacher[name] = _means(said["agreement"][:, teacher_right == value])
+            to_teacher[name] = _means(measured["agreement"][:, teacher_right == value])
     if pooled.unscaled is None:
         scaled = {
             "temperature": _means(pooled.calibration_temperatures[role]),
-            "nll": _means(said["scaled_nll"]),
-            "brier": _means(said["scaled_brier"]),
-            "ece": _ece(said["scaled_confidence"], said["correct"]),
-            "calibration": _bins(said["scaled_confidence"], said["correct"]),
+            "nll": _means(measured["scaled_nll"]),
+            "brier": _means(measured["scaled_brier"]),
+            "ece": _ece(measured["scaled_confidence"], measured["correct"]),
+            "calibration": _bins(measured["scaled_confidence"], measured["correct"]),
         }
     return {
         "seeds": len(wrong),
-        "accuracy": _means(said["correct"]),
+        "accuracy": _means(measured["correct"]),
         "errors": over_seeds(wrong[:, labelled].sum(1)) if labelled.any() else None,
-        "nll": _means(said["nll"]),
-        "brier": _means(said["brier"]),
-        "ece": _ece(said["confidence"], said["correct"]),
-        "confidence": _means(said["confidence"]),
-        "entropy": _means(said["entropy"]),
-        "calibration": _bins(said["confidence"], said["correct"]),
+        "nll": _means(measured["nll"]),
+        "brier": _means(measured["brier"]),
+        "ece": _ece(measured["confidence"], measured["correct"]),
+        "confidence": _means(measured["confidence"]),
+        "entropy": _means(measured["entropy"]),
+        "calibration": _bins(measured["confidence"], measured["correct"]),
         "scaled": scaled,
         "scaled_reason": pooled.unscaled,
         "to_teacher": to_teacher,
@@ -248,7 +250,7 @@ def _role_results(pooled: Predictions, role: str) -> dict[str, Any]:
 
 
 def _means(values: np.ndarray) -> dict[str, Any] | None:
-    """Of `[seeds, n]`: the mean of each seed over what is known, and their mean; None where nothing is."""
+    """The mean of each seed of `[seeds, n]` over the known values, and the mean of those; None where none is known."""
     known = values[:, ~np.isnan(values).any(0)]
     return over_seeds(known.mean(1, dtype=np.float64)) if known.size else None
 
@@ -273,7 +275,7 @@ def _bins(sure: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
 
 
 def _confusion(pooled: Predictions) -> np.ndarray | None:
-    """How often the teacher says row and a student says column; of one seed on average."""
+    """Counts `[C, C]` of (teacher's class, student's class), averaged over seeds."""
     if "teacher" not in pooled.statistics or pooled.classes > MOST_CLASSES_DRAWN:
         return None
     students = pooled.statistics["student"]["predicted"]

@@ -1,15 +1,15 @@
-"""Evaluation: students, baselines and a teacher are asked about a test set, and results come out.
+"""Evaluation of classifiers on a test set: students, baselines and a teacher.
 
     results = evaluate(students, test, baseline=baselines, teacher=teacher, held_out=held_out)
     print(results["verdict"]["sentence"])
     limbeck.write_results(results, "runs/demo/results.json")
 
-Two layers, for tests in parts (k folds, each with models of its own, judged together):
+In two steps, for tests in parts (k folds, each with other models, judged together):
 
     folds = [predict(students[k], tests[k], baseline=..., teacher=..., held_out=...) for k in range(5)]
     results = compare(folds)
 
-`predict` asks the models, batch by batch, and keeps statistics per example, never the logits of all; `compare`
+`predict` runs the models batch by batch and collects statistics per example, never the logits of all; `compare`
 (limbeck.evaluation.class_verdict) is arithmetic on them. Students predict at T = 1. The fields of the results are
 listed in docs/results.md.
 
@@ -61,8 +61,8 @@ __all__ = ["Predictions", "compare", "evaluate", "predict"]
 
 LATENCY_SECONDS = 0.5
 
-Ask = Callable[[Batch], Tensor]
-"""What a model says about a batch: log-probabilities at T = 1, `[n, C]`."""
+LogProbs = Callable[[Batch], Tensor]
+"""A model's function from a batch to log-probabilities at T = 1, `[n, C]`."""
 
 
 def evaluate(
@@ -153,11 +153,11 @@ def predict(
     device: torch.device | str | None = None,
     latency: bool = True,
 ) -> Predictions:
-    """Asks every model about every example of `test`, a TransferSet with or without labels, in one pass.
+    """Runs every model on every example of `test`, a TransferSet with or without labels, in one pass.
 
     student: a model (as `logits_of` takes it), or a list of them, one per seed. baseline: as many, where the one at
-        place s was trained with the same seed as student s. teacher: as `as_teacher` takes it; it must speak of all
-        classes. Modules are asked in eval mode without gradient, and are put back into the mode they were in.
+        place s was trained with the same seed as student s. teacher: as `as_teacher` takes it; it must give the
+        probabilities of all classes. Modules run in eval mode without gradient; their modes are restored.
     held_out: a labelled TransferSet that none was trained on and that is not the test;
         calibration temperatures are fitted on it.
     objective: what the students were trained with, shown in the results; by default what DistillTrainer noted on them.
@@ -173,14 +173,16 @@ def predict(
     _check(models, test, held_out)
     device = device or _device_of(models["student"][0])
     with evaluating(m for members in models.values() for m in members):
-        asks = {role: [_ask(role, m) for m in members] for role, members in models.items()}
-        calibration_temperatures, unscaled = _calibration_temperatures(asks, held_out, batch_size, device)
-        rows, classes, statistics, dark = _stream(asks, _batches(test, batch_size, device), calibration_temperatures)
+        functions = {role: [_function_of(role, m) for m in members] for role, members in models.items()}
+        calibration_temperatures, unscaled = _calibration_temperatures(functions, held_out, batch_size, device)
+        rows, classes, statistics, dark = _stream(
+            functions, _batches(test, batch_size, device), calibration_temperatures
+        )
         examples = []
-        if "teacher" in asks and len(rows["place"]):
+        if "teacher" in functions and len(rows["place"]):
             kl = statistics["student"]["forward_kl"][0]
             most = np.argsort(-kl, kind="stable")[:EXAMPLES_SHOWN]
-            examples = _disagreements(asks, test, rows["place"][most].tolist(), kl[most], device, show)
+            examples = _disagreements(functions, test, rows["place"][most].tolist(), kl[most], device, show)
         costs: dict[str, dict[str, Any]] = {role: dict(size_of(members[0])) for role, members in models.items()}
         costs["student"]["fingerprints"] = [fingerprint_of(m) for m in models["student"]]
         for role, members in models.items() if latency else ():
@@ -189,7 +191,7 @@ def predict(
                 timed = as_teacher(timed).live  # recorded answers are only looked up
                 if timed.in_batch:
                     continue  # the model behind the stored answers is not here
-            costs[role]["latency_ms"] = _latency(_ask(role, timed), test, device, LATENCY_SECONDS / len(models))
+            costs[role]["latency_ms"] = _latency(_function_of(role, timed), test, device, LATENCY_SECONDS / len(models))
     names = getattr(test, "label_names", None)
     return Predictions(
         rows["row_id"],
@@ -224,19 +226,21 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any, held_out: Any) -> Non
 
 
 def _stream(
-    asks: Mapping[str, Sequence[Ask]], batches: Iterator[Batch], calibration_temperatures: Mapping[str, np.ndarray]
+    functions: Mapping[str, Sequence[LogProbs]],
+    batches: Iterator[Batch],
+    calibration_temperatures: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, np.ndarray], int, dict[str, dict[str, np.ndarray]], dict[str, np.ndarray] | None]:
     """One pass over the test: its rows (place, row_id, labels), the number of classes, statistics, dark knowledge."""
     rows: list[dict[str, Tensor]] = []
-    parts: dict[str, list[list[dict[str, Tensor]]]] = {role: [[] for _ in each] for role, each in asks.items()}
+    parts: dict[str, list[list[dict[str, Tensor]]]] = {role: [[] for _ in each] for role, each in functions.items()}
     knowledge = DarkKnowledge()
     seen = classes = 0
     for batch in batches:
-        row_id, labels, kept = _positions(batch)
-        log_p = asks["teacher"][0](batch)[kept] if "teacher" in asks else None
-        for role, each in asks.items():
-            for seed, ask in enumerate(each):
-                log_q = log_p if role == "teacher" and log_p is not None else ask(batch)[kept]
+        row_id, labels, places = _positions(batch)
+        log_p = functions["teacher"][0](batch)[places] if "teacher" in functions else None
+        for role, each in functions.items():
+            for seed, function in enumerate(each):
+                log_q = log_p if role == "teacher" and log_p is not None else function(batch)[places]
                 classes = log_q.shape[-1]
                 _check_labels(labels, classes, row_id)
                 calibration_temperature = (
@@ -247,7 +251,7 @@ def _stream(
                 )
                 if role == "student" and seed == 0 and log_p is not None and 1 < classes <= MOST_CLASSES_KEPT:
                     knowledge.add(log_p, log_q, labels)
-        rows.append({"place": seen + kept.cpu(), "row_id": row_id.cpu(), "labels": labels.cpu()})
+        rows.append({"place": seen + places.cpu(), "row_id": row_id.cpu(), "labels": labels.cpu()})
         seen += len(batch["row_id"])
     statistics = {
         role: {name: np.stack([joined(one, name) for one in seeds]) for name in seeds[0][0]}
@@ -271,35 +275,35 @@ def _statistics(
 
 
 def _calibration_temperatures(
-    asks: Mapping[str, Sequence[Ask]], held_out: Any, batch_size: int, device: Any
+    functions: Mapping[str, Sequence[LogProbs]], held_out: Any, batch_size: int, device: Any
 ) -> tuple[dict[str, np.ndarray], str | None]:
     """The calibration temperature of every role and seed, `[seeds, 1]`, fitted on held_out; or why there is none."""
     if held_out is None:
         return {}, "No held-out set was given to fit a calibration temperature on."
-    fitted: dict[str, list[list[float]]] = {role: [] for role in asks}
-    for role, each in asks.items():
-        for ask in each:
-            said, right = [], []
+    fitted: dict[str, list[list[float]]] = {role: [] for role in functions}
+    for role, each in functions.items():
+        for function in each:
+            found, right = [], []
             for batch in _batches(held_out, batch_size, device):
-                row_id, labels, kept = _positions(batch)
-                log_q = ask(batch)[kept]
+                row_id, labels, places = _positions(batch)
+                log_q = function(batch)[places]
                 if log_q.shape[-1] > MOST_CLASSES_KEPT:
                     return {}, f"Calibration temperatures are fitted for up to {MOST_CLASSES_KEPT} classes."
                 _check_labels(labels, log_q.shape[-1], row_id)
-                said.append(log_q)
+                found.append(log_q)
                 right.append(labels)
             if (torch.cat(right) == NO_LABEL).all():
                 return {}, "The held-out set has no labels to fit a calibration temperature on."
-            fitted[role].append([fit_calibration_temperature(torch.cat(said), torch.cat(right))])
+            fitted[role].append([fit_calibration_temperature(torch.cat(found), torch.cat(right))])
     return {role: np.array(each) for role, each in fitted.items()}, None
 
 
 def _disagreements(
-    asks: Mapping[str, Sequence[Ask]], test: Any, places: list[int], kl: np.ndarray, device: Any, show: Any
+    functions: Mapping[str, Sequence[LogProbs]], test: Any, places: list[int], kl: np.ndarray, device: Any, show: Any
 ) -> list[dict[str, Any]]:
-    """The examples at these places, of this KL(teacher‖student): what the first model of each role says there."""
+    """The examples at these places with the log-probabilities of each role's first model. kl: KL(teacher‖student)."""
     batch = _to(test.__getitems__(places), device)
-    log_probs = {role: each[0](batch).cpu() for role, each in asks.items()}
+    log_probs = {role: each[0](batch).cpu() for role, each in functions.items()}
     classes = log_probs["teacher"].shape[-1]
     listed = torch.arange(classes).expand(len(places), -1)
     if classes > MOST_CLASSES_DRAWN:
@@ -314,7 +318,7 @@ def _disagreements(
                 "label": label if label != NO_LABEL else None,
                 "forward_kl": float(kl[i]),
                 "classes": listed[i].tolist(),
-                "log_probs": {role: said[i, listed[i]].tolist() for role, said in log_probs.items()},
+                "log_probs": {role: values[i, listed[i]].tolist() for role, values in log_probs.items()},
                 **_shown(example, show),
             }
         )
@@ -344,7 +348,7 @@ def _png(image: Tensor) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _ask(role: str, model: Any) -> Ask:
+def _function_of(role: str, model: Any) -> LogProbs:
     return partial(_teacher_log_probs if role == "teacher" else _student_log_probs, model)
 
 
@@ -368,7 +372,7 @@ def _student_log_probs(model: Any, batch: Batch) -> Tensor:
 
 
 def _teacher_log_probs(teacher: Any, batch: Batch) -> Tensor:
-    if isinstance(teacher, nn.Module):  # asked as it is: as_teacher would freeze the user's module
+    if isinstance(teacher, nn.Module):  # as_teacher would freeze the user's module
         teacher = partial(_dense, teacher)
     targets = as_teacher(teacher)(batch)
     require_complete(targets)
@@ -388,11 +392,11 @@ def _dense(model: nn.Module, batch: Batch) -> DenseTargets:
     return DenseTargets(logits_of(model, teacher_view(batch)))
 
 
-def _latency(ask: Ask, test: Any, device: Any, seconds: float) -> dict[str, float]:
+def _latency(function: LogProbs, test: Any, device: Any, seconds: float) -> dict[str, float]:
     latency = {}
     for examples in (1, 256):
         batch = _to(test.__getitems__([i % len(test) for i in range(examples)]), device)
-        latency[f"batch_{examples}"] = latency_ms(ask, batch, examples, seconds / 2)
+        latency[f"batch_{examples}"] = latency_ms(function, batch, examples, seconds / 2)
     return latency
 
 
@@ -406,11 +410,11 @@ def _to(batch: Batch, device: Any) -> Batch:
 
 
 def _positions(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Row ids and labels (-100 without any) of the examples that are not masked, and their places in the batch."""
+    """Row ids and labels (-100 for none) of the examples that are not masked, and their places in the batch."""
     rows = batch["row_id"]
     labels = batch.get("labels", torch.full_like(rows, NO_LABEL))
-    kept = batch.get("mask", torch.ones_like(rows)).bool().nonzero().squeeze(1)
-    return rows[kept], labels[kept], kept
+    places = batch.get("mask", torch.ones_like(rows)).bool().nonzero().squeeze(1)
+    return rows[places], labels[places], places
 
 
 def _device_of(model: Any) -> torch.device:

@@ -1,4 +1,4 @@
-"""Dark knowledge: what a teacher says of the classes that it does not choose, over the temperature.
+"""Dark knowledge: the probabilities that a teacher gives to classes it does not choose, over the temperature.
 
     knowledge = DarkKnowledge()
     knowledge.add(log_p, log_q, labels)        # batch by batch
@@ -80,14 +80,14 @@ def means_of(parts: Sequence[Mapping[str, np.ndarray]], most_drawn: int) -> dict
     count, labelled = total["count"], float(total["labelled"])
     examples = count.sum()
     with np.errstate(invalid="ignore"):
-        targets = total["targets"] / count[:, None]  # [K, C, C]; nan where the teacher never says the class
+        targets = total["targets"] / count[:, None]  # [K, C, C]; nan where the teacher never predicts the class
     classes = len(count)
-    kept: dict[str, Any] = {"mean_targets": None, "likeliest": None}
+    listed: dict[str, Any] = {"mean_targets": None, "likeliest": None}
     if classes <= most_drawn:
-        kept["mean_targets"] = np.round(targets, 6)
+        listed["mean_targets"] = np.round(targets, 6)
     else:
         likeliest = np.argsort(-targets, -1, kind="stable")[..., :LIKELIEST]
-        kept["likeliest"] = {
+        listed["likeliest"] = {
             "classes": likeliest,
             "mean": np.round(np.take_along_axis(targets, likeliest, -1), 6),
         }
@@ -104,7 +104,7 @@ def means_of(parts: Sequence[Mapping[str, np.ndarray]], most_drawn: int) -> dict
             for who in ("untrained", "student")
         },
         "count": count,
-        **kept,
+        **listed,
     }
 
 

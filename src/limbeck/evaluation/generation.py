@@ -1,17 +1,17 @@
-"""What language models write: completions side by side, and how much faster a draft makes the teacher.
+"""Greedy completions of language models, and the speed-up of the teacher with the student as its draft.
 
 What this file does not know: losses, statistics, how models were trained.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX, device_of, networks_of
@@ -26,7 +26,7 @@ PROMPT = 32
 def prompts_of(row: Mapping[str, Any]) -> tuple[list[int], list[int], list[int]]:
     """`(the student's prompt, the teacher's, the reference that goes on)` of a row of `tokenise`, as token ids."""
     ids, start = np.asarray(row["input_ids"]), _first_learned(row["labels"])
-    if start <= 1:  # a text: the student is asked to go on with it
+    if start <= 1:  # a text: the student continues it
         start = max(1, min(PROMPT, len(ids) // 4))
     theirs = ids[:start]
     if TEACHER_PREFIX + "input_ids" in row:
@@ -35,12 +35,12 @@ def prompts_of(row: Mapping[str, Any]) -> tuple[list[int], list[int], list[int]]
 
 
 def written(model: Any, prompt: Sequence[int], most: int, ends: Sequence[int], draft: Any = None) -> list[int]:
-    """What a model writes after a prompt, the most probable token each time, as ids without the prompt.
+    """The greedy completion of a prompt, as token ids without the prompt.
 
-    most: new tokens. ends: tokens that end it. draft: another model that proposes tokens, which changes the speed and
-    not what is written.
+    most: the largest number of new tokens. ends: the token ids that end it. draft: another model that proposes tokens,
+    which changes the speed and not the completion.
     """
-    network, asked = _network(model)
+    network, context = _network(model)
     ids = torch.tensor([prompt], device=device_of(network))
     encodes = bool(getattr(base_of(network).config, "is_encoder_decoder", False))
     if (room := _room([network], prompt, most)) < 1:
@@ -49,12 +49,12 @@ def written(model: Any, prompt: Sequence[int], most: int, ends: Sequence[int], d
         do_sample=False, num_beams=1, max_new_tokens=room, eos_token_id=list(ends) or None, pad_token_id=(*ends, 0)[0]
     )
     more = {} if draft is None else {"assistant_model": _network(draft)[0]}
-    with asked(), _writing([network, *more.values()]):
-        whole: Tensor = network.generate(  # type: ignore[operator]
+    with context(), _writing([network, *more.values()]):
+        whole: Tensor = network.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, **more
         )
-    said: list[int] = whole[0, 1 if encodes else len(prompt) :].tolist()
-    return said
+    completion: list[int] = whole[0, 1 if encodes else len(prompt) :].tolist()
+    return completion
 
 
 def speed_of_draft(
@@ -63,8 +63,8 @@ def speed_of_draft(
     """How fast the teacher writes alone and with the student as its draft (`generate(assistant_model=student)`).
 
     `{"prompts", "teacher_tokens_per_second", "assisted_tokens_per_second", "speed_up", "same", "reason"}`: greedy, one
-    prompt at a time, both in turns; same is the share of prompts after which both wrote the same. Where it cannot be
-    measured all is None, and reason says why.
+    prompt at a time, both in turns; same is the share of prompts with the same completion from both. Where it cannot be
+    measured, all values are None and reason is a sentence.
     """
     nothing = dict.fromkeys(("teacher_tokens_per_second", "assisted_tokens_per_second", "speed_up", "same"))
     found: dict[str, Any] = {"prompts": len(prompts), **nothing, "reason": None}
@@ -104,18 +104,18 @@ def speed_of_draft(
     }
 
 
-def ends_of(model: Any, tokenizer: Any) -> list[int]:
-    """The tokens that end what a model writes: its own, and the tokenizer's, which `tokenise` teaches."""
+def ends_of(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
+    """The ids that end a completion: the model's, and the tokenizer's, which `tokenise` teaches."""
     networks = networks_of(model) or []
-    own = getattr(base_of(networks[0]).generation_config, "eos_token_id", None) if len(networks) == 1 else None
-    ends = [own] if isinstance(own, int) else list(own or [])
+    configured = getattr(base_of(networks[0]).generation_config, "eos_token_id", None) if len(networks) == 1 else None
+    ends = [configured] if isinstance(configured, int) else list(configured or [])
     if tokenizer is not None and tokenizer.eos_token_id is not None:
         ends.append(tokenizer.eos_token_id)
     return sorted(set(ends))
 
 
 def _room(networks: Sequence[nn.Module], prompt: Sequence[int], most: int) -> int:
-    """How many tokens, `most` at most, these can all write after a prompt."""
+    """The number of tokens, `most` at most, for which all networks have room after a prompt."""
     limits = [limit for network in networks if (limit := position_limit(network)) is not None]
     return min([most, *(limit - len(prompt) for limit in limits)])
 
@@ -124,22 +124,18 @@ def _first_learned(labels: Any) -> int:
     return int(np.argmax(np.asarray(labels) != NO_LABEL))
 
 
-def _network(model: Any) -> tuple[nn.Module, Callable[[], Any]]:
-    """The network of a model or teacher, and the context it writes in: its adapter is off where the teacher says so."""
+def _network(model: Any) -> tuple[Any, Callable[[], AbstractContextManager[Any]]]:
+    """The network of a model or teacher, which can generate, and its context: without adapter for a WithoutAdapter."""
+    network: Any
     (network,) = networks_of(model) or [model]
     if not isinstance(model, nn.Module) and as_teacher(model).shares_student:
-        return network, network.disable_adapter  # type: ignore[return-value]
-    return network, _as_it_is
-
-
-@contextmanager
-def _as_it_is() -> Iterator[None]:
-    yield
+        return network, network.disable_adapter
+    return network, nullcontext
 
 
 @contextmanager
 def _writing(models: Sequence[nn.Module]) -> Iterator[None]:
-    """In eval mode, with the cache that training switches off."""
+    """Eval mode, and the cache on, which training switches off."""
     caches = [(config, config.use_cache) for config in {id(c): c for c in map(_config, models)}.values()]
     try:
         for config, _ in caches:

@@ -29,7 +29,7 @@ def interval(value: float, draws: np.ndarray) -> dict[str, float]:
 
 
 def word_of(difference: Mapping[str, float]) -> str:
-    """What may be said of an interval of "how much better": that it is, that it is worse, or neither."""
+    """The word for an interval of "how much better": "better", "worse" or "no difference shown"."""
     if difference["low"] > ROUNDING:
         return "better"
     return "worse" if difference["high"] < -ROUNDING else "no difference shown"

@@ -1,6 +1,6 @@
-"""Who is compared: teacher, students and their baselines, one per seed; what a teacher must give for it.
+"""The roles of a comparison: teacher, students and their baselines, one per seed; requirements on a teacher.
 
-What this file does not know: what the models are asked.
+What this file does not know: batches, statistics.
 """
 
 from collections.abc import Mapping, Sequence

@@ -25,11 +25,11 @@ DRAWS_AT_A_TIME = 64
 
 @dataclass(frozen=True)
 class Tokens:
-    """What was measured at the N tokens that a test's n examples ask for.
+    """The statistics of the N labelled tokens of a test's n examples.
 
     statistics: role ("teacher", "student", "baseline") -> name -> `[seeds, N]`.
-    example `[N]`: which example each token is of, 0 to n - 1, in order. place `[N]`: how many were asked for before it
-    in its example. label `[N]`: its id.
+    example `[N]`: which example each token is of, 0 to n - 1, in order. place `[N]`: how many labelled tokens
+    precede it in its example. label `[N]`: its id.
     """
 
     statistics: Mapping[str, Mapping[str, np.ndarray]]
@@ -41,20 +41,20 @@ class Tokens:
 
 def role_results(tokens: Tokens, role: str) -> dict[str, Any]:
     """The means of one role, and where in the text they come from."""
-    said = tokens.statistics[role]
-    own = {name: _mean(said[name]) for name in OWN}
-    perplexity = over_seeds(np.exp(own["nll"]["seeds"]))
+    measured = tokens.statistics[role]
+    means = {name: _mean(measured[name]) for name in OWN}
+    perplexity = over_seeds(np.exp(means["nll"]["seeds"]))
     to_teacher = None
     if role != "teacher" and "teacher" in tokens.statistics:
-        to_teacher = {name: _mean(said[name]) for name in TO_TEACHER}
+        to_teacher = {name: _mean(measured[name]) for name in TO_TEACHER}
     binned = [name for name in BINNED if name == "nll" or to_teacher is not None]
     return {
-        "seeds": len(said["nll"]),
+        "seeds": len(measured["nll"]),
         "perplexity": perplexity,
-        **own,
+        **means,
         "to_teacher": to_teacher,
-        "by_position": _binned(said, binned, position_bins(tokens.place)),
-        "by_frequency": _binned(said, binned, frequency_bins(tokens.label)),
+        "by_position": _binned(measured, binned, position_bins(tokens.place)),
+        "by_frequency": _binned(measured, binned, frequency_bins(tokens.label)),
     }
 
 
@@ -105,12 +105,12 @@ def frequency_bins(label: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
 
 
 def _binned(
-    said: Mapping[str, np.ndarray], names: list[str], bins: list[tuple[int, int, np.ndarray]]
+    measured: Mapping[str, np.ndarray], names: list[str], bins: list[tuple[int, int, np.ndarray]]
 ) -> list[dict[str, Any]]:
-    """Of each bin its ends, how many tokens it has, and their means over tokens and seeds."""
+    """The ends of each bin, the number of its tokens, and the means over tokens and seeds."""
     return [
         {"from": first, "to": last, "tokens": int(where.sum())}
-        | {name: said[name][:, where].mean(dtype=np.float64) for name in names}
+        | {name: measured[name][:, where].mean(dtype=np.float64) for name in names}
         for first, last, where in bins
     ]
 
@@ -148,8 +148,8 @@ def _saved(difference: Mapping[str, float]) -> str:
     )
 
 
-def _perplexity(said: Mapping[str, np.ndarray]) -> float:
-    return float(np.exp(said["nll"].mean(1, dtype=np.float64)).mean())
+def _perplexity(measured: Mapping[str, np.ndarray]) -> float:
+    return float(np.exp(measured["nll"].mean(1, dtype=np.float64)).mean())
 
 
 def _mean(values: np.ndarray) -> dict[str, Any]:

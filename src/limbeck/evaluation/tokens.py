@@ -1,4 +1,4 @@
-"""Evaluation of language models: students, baselines and a teacher are asked about every token of a test.
+"""Evaluation of language models on every token of a test set: students, baselines and a teacher.
 
     rows = limbeck.tokenise(records, tokenizer)
     results = limbeck.evaluate_language(student, rows, teacher=teacher, baseline=baseline, tokenizer=tokenizer)
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.evaluation.class_verdict import EXAMPLES_SHOWN
@@ -33,20 +34,20 @@ from limbeck.networks.halves import ROWS, base_of, is_language_model
 from limbeck.networks.modes import restored
 from limbeck.networks.positions import next_token_positions, next_tokens
 from limbeck.results import RESULTS, header
-from limbeck.teachers import ModelTeacher, as_teacher, fingerprint_of
+from limbeck.teachers import BaseTeacher, ModelTeacher, as_teacher, fingerprint_of
 from limbeck.transfer.text.collate import Pad
 from limbeck.transfer.text.vocabulary import classes_to_cut_to
 
 KEPT = {"nll": "nll", "correct": "accuracy", "entropy": "entropy", "confidence": "confidence"}
 KEPT |= {name: name for name in ("forward_kl", "reverse_kl", "agreement", "acceptance")}
-"""Statistic -> what it is called in the results."""
+"""Statistic -> its name in the results."""
 
 BEFORE = 24
-"""So many tokens are shown before one on which teacher and student part."""
+"""The number of tokens shown before one on which teacher and student differ."""
 LIKELIEST = 5
 
-Asked = dict[str, list[Any]]
-"""Role -> its models, each a teacher: asked for what it says of the tokens of a batch."""
+Teachers = dict[str, list[BaseTeacher]]
+"""Role -> its models, each as a teacher, which gives the distributions of a batch's tokens."""
 
 
 def evaluate_language(
@@ -55,8 +56,8 @@ def evaluate_language(
     *,
     teacher: Any = None,
     baseline: Any = None,
-    tokenizer: Any = None,
-    teacher_tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
     objective: Objective | None = None,
     curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     completions: int = 4,
@@ -65,29 +66,29 @@ def evaluate_language(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """What language models are worth on a test, as plain JSON-ready values (docs/results.md).
+    """Returns the results of language models on a test set, as plain JSON-ready values (docs/results.md).
 
     student: a causal language model of transformers, or a list of them, one per seed. baseline: as many, each paired
-        with the student of its place. teacher: as DistillTrainer takes it, or None.
-    test: rows of `tokenise` (a datasets.Dataset) that none was trained on; every token that they ask for is measured:
+        with the student at its place. teacher: as DistillTrainer takes it, or None.
+    test: rows of `tokenise` (a datasets.Dataset) that no model was trained on; every token with a label is measured:
         NLL and perplexity, top-1 accuracy, entropy, and against the teacher KL both ways (nats), top-1 agreement and
-        acceptance: the chance that a token drawn from the student is kept by speculative decoding, 1 - TVD.
+        acceptance: the chance that a token drawn from the student is accepted by speculative decoding, 1 - TVD.
     tokenizer: shows tokens and completions, which are left out without it. teacher_tokenizer: as for DistillTrainer.
     objective: what the students were trained with, shown in the results; by default what DistillTrainer noted on them.
     curves: name -> a trainer's log history, passed on.
     completions: of so many rows, the greedy completions of up to max_new_tokens by all roles, side by side; on the same
         prompts the teacher is timed alone and with the student as its draft. 0 leaves both out.
 
-    Models are asked where they are, in eval mode and without gradient, and are left as they were. LimbeckErrors where
-    models and rows do not fit together.
+    Models run on their devices, in eval mode and without gradient, and are restored afterwards. LimbeckErrors where
+    models and rows do not match.
     """
     models = by_role(student, baseline, teacher)
     _check(models, test)
     classes = classes_to_cut_to(tokenizer, teacher_tokenizer, option="tokenizer")
     with restored(m for members in models.values() for m in members), torch.no_grad():
-        asked = {role: [_teacher_of(role, m, classes) for m in members] for role, members in models.items()}
-        tokens, size = _measure(asked, test, batch_size)
-        worst = _worst_tokens(asked, test, tokens, tokenizer) if "teacher" in asked else []
+        teachers = {role: [_teacher_of(role, m, classes) for m in members] for role, members in models.items()}
+        tokens, size = _measure(teachers, test, batch_size)
+        worst = _worst_tokens(teachers, test, tokens, tokenizer) if "teacher" in teachers else []
         places = _evenly(len(test), completions if tokenizer is not None else 0)
         wrote = [_completion(models, test[place], tokenizer, max_new_tokens) for place in places]
         draft = None
@@ -132,10 +133,10 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any) -> None:
         raise DataError("The rows of the test are packed, but its examples are counted; give the rows of tokenise.")
 
 
-def _measure(asked: Asked, test: Any, batch_size: int) -> tuple[Tokens, int]:
-    """Every token of the test, and the number of classes."""
-    collate, device = Pad(0), _device_of(asked)
-    parts: dict[str, list[list[dict[str, Tensor]]]] = {role: [[] for _ in each] for role, each in asked.items()}
+def _measure(teachers: Teachers, test: Any, batch_size: int) -> tuple[Tokens, int]:
+    """The statistics of every token of the test, and the number of classes."""
+    collate, device = Pad(0), _device_of(teachers)
+    parts: dict[str, list[list[dict[str, Tensor]]]] = {role: [[] for _ in each] for role, each in teachers.items()}
     rows: list[tuple[Tensor, Tensor]] = []
     classes = 0
     for start in range(0, len(test), batch_size):
@@ -146,13 +147,15 @@ def _measure(asked: Asked, test: Any, batch_size: int) -> tuple[Tokens, int]:
         assert at is not None  # a language model's positions have both
         assert labels is not None
         rows.append((start + at // batch["labels"].shape[1], labels))
-        heard = {role: [ask(_view(role, batch), positions) for ask in each] for role, each in asked.items()}
-        classes = _one_size(heard, labels)
+        answers = {
+            role: [teacher(_view(role, batch), positions) for teacher in each] for role, each in teachers.items()
+        }
+        classes = _one_size(answers, labels)
         for some in (slice(i, i + ROWS) for i in range(0, len(labels), ROWS)):
-            log_p = _log_probs(heard["teacher"][0][some], "teacher") if "teacher" in heard else None
-            for role, each in heard.items():
-                for seed, said in enumerate(each):
-                    log_q = log_p if role == "teacher" and log_p is not None else _log_probs(said[some], role)
+            log_p = _log_probs(answers["teacher"][0][some], "teacher") if "teacher" in answers else None
+            for role, each in answers.items():
+                for seed, targets in enumerate(each):
+                    log_q = log_p if role == "teacher" and log_p is not None else _log_probs(targets[some], role)
                     found = position_statistics(log_q, None if role == "teacher" else log_p, labels[some])
                     parts[role][seed].append({name: found[name].cpu() for name in KEPT})
     statistics = {
@@ -165,17 +168,17 @@ def _measure(asked: Asked, test: Any, batch_size: int) -> tuple[Tokens, int]:
     return Tokens(statistics, example, place, label, len(test)), classes
 
 
-def _worst_tokens(asked: Asked, test: Any, tokens: Tokens, tokenizer: Any) -> list[dict[str, Any]]:
-    """The tokens of the highest KL(teacher‖student), what stands before them, and what each role expects there."""
+def _worst_tokens(teachers: Teachers, test: Any, tokens: Tokens, tokenizer: Any) -> list[dict[str, Any]]:
+    """The tokens of the highest KL(teacher‖student), the text before them, and each role's most probable tokens."""
     kl = tokens.statistics["student"]["forward_kl"][0]
-    device, found = _device_of(asked), []
+    device, found = _device_of(teachers), []
     for token in np.argsort(-kl, kind="stable")[:EXAMPLES_SHOWN]:
         row = test[int(tokens.example[token])]
         batch = {name: values.to(device) for name, values in Pad(0)([row]).items()}
         place = int(tokens.place[token])
         ids = row["input_ids"][: int(next_tokens(batch).places[place])]
         expected = {}
-        for role, each in asked.items():
+        for role, each in teachers.items():
             log_probs = _log_probs(each[0](_view(role, batch))[place : place + 1], role)[0]
             top = log_probs.topk(min(LIKELIEST, len(log_probs)))
             expected[role] = [
@@ -197,7 +200,7 @@ def _worst_tokens(asked: Asked, test: Any, tokens: Tokens, tokenizer: Any) -> li
 
 
 def _completion(models: Mapping[str, Sequence[Any]], row: Any, tokenizer: Any, most: int) -> dict[str, Any]:
-    """What each role writes after the prompt of a row, and what the row says there."""
+    """The completion of a row's prompt by each role, beside the reference in the row."""
     mine, theirs, reference = prompts_of(row)
     wrote: dict[str, str | None] = {}
     for role, members in models.items():
@@ -216,24 +219,24 @@ def _completion(models: Mapping[str, Sequence[Any]], row: Any, tokenizer: Any, m
     }
 
 
-def _teacher_of(role: str, model: Any, classes: int | None) -> Any:
-    """Any model as something that speaks of a batch's tokens."""
+def _teacher_of(role: str, model: Any, classes: int | None) -> BaseTeacher:
+    """The model of any role as a teacher, which gives the distributions of a batch's tokens."""
     teacher = as_teacher(model) if role == "teacher" else ModelTeacher(model)
     return teacher if classes is None else teacher.cut(classes)
 
 
 def _view(role: str, batch: Batch) -> Batch:
-    """What a role reads: the teacher's own columns are not the student's."""
+    """The columns that a role reads: all for the teacher, all but the `teacher_*` ones for others."""
     if role == "teacher":
         return batch
     return {name: values for name, values in batch.items() if not name.startswith(TEACHER_PREFIX)}
 
 
-def _log_probs(said: SoftTargets, role: str) -> Tensor:
+def _log_probs(targets: SoftTargets, role: str) -> Tensor:
     """`[n, C]` at T = 1, float32."""
-    require_complete(said)
-    bad = said.bad_rows(forward_kl)
-    log_probs = said.all_log_probs(1.0).float()
+    require_complete(targets)
+    bad = targets.bad_rows(forward_kl)
+    log_probs = targets.all_log_probs(1.0).float()
     if bool(bad.any() | log_probs.isnan().any()):
         raise ModelError(
             f"The {role} gave nan or infinity for a token of the test; look at its weights, or at its dtype."
@@ -241,9 +244,9 @@ def _log_probs(said: SoftTargets, role: str) -> Tensor:
     return log_probs
 
 
-def _one_size(heard: Mapping[str, Sequence[SoftTargets]], labels: Tensor) -> int:
-    """The number of classes, if all speak of as many, of the same tokens, and every label is one of them."""
-    sizes = {role: each[0].num_classes for role, each in heard.items()}
+def _one_size(answers: Mapping[str, Sequence[SoftTargets]], labels: Tensor) -> int:
+    """The number of classes; DataError unless all models have as many and every label is one of them."""
+    sizes = {role: each[0].num_classes for role, each in answers.items()}
     if len(set(sizes.values())) > 1:
         raise DataError(
             f"The output layers must have the same classes, but have {sizes}. If they are padded and the tokenizer is "
@@ -251,7 +254,7 @@ def _one_size(heard: Mapping[str, Sequence[SoftTargets]], labels: Tensor) -> int
         )
     classes = next(iter(sizes.values()))
     if len(labels) and int(labels.max()) >= classes:
-        raise DataError(f"The test asks for token {int(labels.max())}, but the models have {classes}.")
+        raise DataError(f"The test has the label {int(labels.max())}, but the models have {classes}.")
     return classes
 
 
@@ -265,5 +268,6 @@ def _evenly(rows: int, some: int) -> list[int]:
     return [(2 * i + 1) * rows // (2 * some) for i in range(some)]
 
 
-def _device_of(asked: Asked) -> torch.device:
-    return device_of(asked["student"][0].model) or torch.device("cpu")
+def _device_of(teachers: Teachers) -> torch.device:
+    networks = networks_of(teachers["student"][0]) or []
+    return next(filter(None, map(device_of, networks)), torch.device("cpu"))

@@ -22,7 +22,7 @@ CLAIMS = {
 
 @dataclass(frozen=True)
 class Basis:
-    """What a verdict rests on: the numbers of seeds, of test examples, and of times that these were resampled."""
+    """The basis of a verdict: the numbers of seeds, of test examples and of resamples."""
 
     seeds: int
     examples: int

@@ -1,1 +1,1 @@
-"""Labelled transfer sets on disk: what is kept of a position, how files are written whole, checked and read again."""
+"""Stored sets: transfer sets on disk with a teacher's targets; encoding, atomic writing, verification and reading."""

@@ -1,6 +1,6 @@
-"""A teacher asked about rows, and the same rows with columns of what it said about them.
+"""Runs a teacher on the rows of a transfer set and adds its targets to them as columns.
 
-What this file does not know: files, resuming, who else is asking.
+What this file does not know: files, resuming, other processes.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from limbeck.losses.targets import Head, SoftTargets, hidden_states
 from limbeck.networks.asking import TARGET_PREFIX, device_of, is_placed, networks_of
 from limbeck.networks.positions import Positions, next_token_positions
 from limbeck.networks.tasks import require_several_classes
-from limbeck.store.columns import Kept, to_arrow, to_numpy
+from limbeck.store.columns import ColumnFormat, to_arrow, to_numpy
 from limbeck.store.kinds import Kind
 from limbeck.store.manifest import NEXT_TOKENS, Plan, target_columns
 from limbeck.store.opened import Batch, batch_of
@@ -29,39 +29,45 @@ from limbeck.transfer import draws
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the first batch tells of all: how the teacher speaks, and the columns in which that is kept."""
+class AnswerFormat:
+    """What the first batch shows of all: the classes and dtype of the teacher's targets, and the columns they take.
+
+    row_bytes: the mean size of a row without targets.
+    """
 
     classes: int
     hidden_size: int | None
     dtype: str
     positions_are: str
-    columns: dict[str, Kept]
+    columns: dict[str, ColumnFormat]
     row_bytes: float
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Rows, what the teacher said of each view of them, and on how many positions of each row, `[n]`."""
+class Answers:
+    """Some rows, the targets of each view of them, and the number of positions of each row, `counts [n]`."""
 
     table: pa.Table
     views: list[SoftTargets]
     counts: np.ndarray
 
 
-class Asking:
-    """Who is asked about which rows, and what is kept of it. device: where batches go."""
+class Labeller:
+    """Gives the rows of a transfer set the targets of a teacher.
+
+    augment, views: as for `label`. seed: of the draws. device: where batches go.
+    """
 
     def __init__(
         self, teacher: BaseTeacher, kind: Kind, rows: Rows, augment: Any, views: int, seed: int, device: torch.device
     ):
         self.teacher, self.kind, self.rows, self.augment = teacher, kind, rows, augment
         self.views, self.seed, self.device = views, seed, device
-        self.head: Head | None = None  # to be kept too, where hidden states are
-        self._heard: tuple[range, SoftTargets] | None = None  # by `first`, until those rows are asked about
+        self.head: Head | None = None  # to be stored too, where hidden states are
+        self._cached: tuple[range, SoftTargets] | None = None  # the answer of `first`, until those rows are next
 
-    def first(self, batch_size: int) -> Said:
-        """Asks about the first rows. Where they turn out to be a batch of the first shard, they are not asked again."""
+    def first(self, batch_size: int) -> AnswerFormat:
+        """Runs the teacher on the first rows. The answer is cached, in case they are a batch of the first shard."""
         places = range(min(batch_size, len(self.rows)))
         table = self.rows.table(places)
         batch = self._batch(table)
@@ -73,72 +79,76 @@ class Asking:
             positions_are = "tokens"
             if self.augment is not None:
                 raise ConfigError(
-                    "Views are labelled of whole examples, but this teacher speaks of each token; leave augment "
+                    "Views are stored for whole examples, but this teacher classifies each token; leave augment "
                     "(--jitter) out."
                 )
         self._require_all(targets, batch, table, positions_are, positions)
-        self._heard = places, targets
-        spoken, head = hidden_states(targets) or (getattr(targets, "logits", torch.empty(0)), None)
+        self._cached = places, targets
+        given, head = hidden_states(targets) or (getattr(targets, "logits", torch.empty(0)), None)
         if self.kind.name == "hidden":
             self.head = head
         hidden_size = None if head is None else head.weight.shape[1]
         views = None if self.augment is None else self.views
-        return Said(
+        return AnswerFormat(
             targets.num_classes,
             hidden_size,
-            str(spoken.dtype).removeprefix("torch."),
+            str(given.dtype).removeprefix("torch."),
             positions_are,
             target_columns(self.kind, targets.num_classes, hidden_size, positions_are, views),
             table.nbytes / len(table),
         )
 
-    def ask(self, places: range, plan: Plan | Said, batch_size: int) -> Iterator[Asked]:
-        """The rows at these places, batch by batch; ShapeError where the teacher speaks of other classes there."""
+    def answers(self, places: range, plan: Plan | AnswerFormat, batch_size: int) -> Iterator[Answers]:
+        """The answers for the rows at these places, batch by batch; ShapeError where the number of classes changes."""
         for start in range(places.start, places.stop, batch_size):
             some = range(start, min(start + batch_size, places.stop))
             table = self.rows.table(some)
             batch = self._batch(table)
             positions, views = self._positions(batch), []
             for view in range(self.views):
-                said = self._said(some, batch, view, positions)
-                counts = self._require_all(said, batch, table, plan.positions_are, positions)
-                if said.num_classes != plan.classes:
+                targets = self._cached_or_new(some, batch, view, positions)
+                counts = self._require_all(targets, batch, table, plan.positions_are, positions)
+                if targets.num_classes != plan.classes:
                     raise ShapeError(
-                        f"The teacher speaks of {said.num_classes} classes in the batch that begins with row "
-                        f"{some.start}, and spoke of {plan.classes} before; it must speak of the same in all batches."
+                        f"The teacher gives {targets.num_classes} classes in the batch that begins with row "
+                        f"{some.start}, but gave {plan.classes} before; the number must be the same in all batches."
                     )
-                own = np.ones(len(said), np.bool_)
-                if plan.positions_are == "tokens":  # not those of padding
-                    own = (np.arange(len(said) // len(table)) < counts[:, None]).reshape(-1)
-                views.append(said[torch.from_numpy(own)])  # a copy: what it says next may come to lie in the same place
-            yield Asked(table, views, counts)
+                real = np.ones(len(targets), np.bool_)
+                if plan.positions_are == "tokens":  # without padding
+                    real = (np.arange(len(targets) // len(table)) < counts[:, None]).reshape(-1)
+                views.append(targets[torch.from_numpy(real)])  # a copy: the next answer may reuse the memory
+            yield Answers(table, views, counts)
 
-    def keep(self, asked: Asked, plan: Plan, generator: torch.Generator, kept: "Gathered") -> None:
-        """Adds the rows with their targets, position by position. generator: of the shard, batch after batch."""
+    def encode(self, answers: Answers, plan: Plan, generator: torch.Generator, shard: "ShardRows") -> None:
+        """Adds the rows and their encoded targets to the shard.
+
+        generator: the shard's, used batch after batch.
+        """
         views: list[dict[str, np.ndarray]] = []
-        table, counts = asked.table, asked.counts
-        for targets in asked.views:
+        table, counts = answers.table, answers.counts
+        for targets in answers.views:
             try:
                 views.append(self.kind.encode(targets, generator))
             except TargetError:
                 self._require_distributions(targets, table, counts)
                 raise
         for name, values in views[0].items():
-            said = values if self.augment is None else np.stack([view[name] for view in views], 1)
+            stacked = values if self.augment is None else np.stack([view[name] for view in views], 1)
             column = plan.columns[TARGET_PREFIX + name]
             lengths = counts if column.is_list else None
-            table = table.append_column(TARGET_PREFIX + name, to_arrow(said, column, lengths))
-        kept.add(table, int(counts.sum()))
+            table = table.append_column(TARGET_PREFIX + name, to_arrow(stacked, column, lengths))
+        shard.add(table, int(counts.sum()))
 
     def generator(self, shard: int) -> torch.Generator:
-        """Of what is drawn in a shard."""
+        """The generator of a shard's draws."""
         stream = draws.bits(self.seed, draws.BEFORE_TRAINING, torch.tensor([shard]), 1)
         return torch.Generator(self.device).manual_seed(int(stream))
 
-    def _said(self, places: range, batch: Batch, view: int, positions: Positions | None) -> SoftTargets:
-        heard, self._heard = self._heard, None
-        if heard is not None and (places, 0) == (heard[0], view):
-            return heard[1]
+    def _cached_or_new(self, places: range, batch: Batch, view: int, positions: Positions | None) -> SoftTargets:
+        """The targets for a view of the batch, from `first` where these are its rows."""
+        cached, self._cached = self._cached, None
+        if cached is not None and (places, 0) == (cached[0], view):
+            return cached[1]
         return self._answer(batch, view, positions)
 
     def _answer(self, batch: Batch, view: int, positions: Positions | None) -> SoftTargets:
@@ -157,39 +167,39 @@ class Asking:
     def _require_all(
         self, targets: SoftTargets, batch: Batch, table: pa.Table, positions_are: str, positions: Positions | None
     ) -> np.ndarray:
-        """How many positions each row has, `[n]`; ShapeError unless the teacher spoke of them all."""
+        """The number of positions of each row, `[n]`; ShapeError unless the targets have as many in all."""
         counts = self.rows.positions(table, positions_are)
-        spoken = int(counts.sum())
+        expected = int(counts.sum())
         if positions is not None and positions.rows is not None:
             of_row = positions.rows // batch["labels"].shape[1]
             counts = torch.bincount(of_row, minlength=len(table)).cpu().numpy()
-            spoken = len(of_row)
+            expected = len(of_row)
         elif positions_are == "tokens":
-            spoken = len(table) * int(next(iter(batch.values())).shape[1])
-        if len(targets) != spoken:
+            expected = len(table) * int(next(iter(batch.values())).shape[1])
+        if len(targets) != expected:
             raise ShapeError(
-                f"The teacher spoke of {len(targets)} positions, but the batch has {spoken}; the teacher must return "
+                f"The teacher gave targets for {len(targets)} positions, but the batch has {expected}; it must return "
                 "one row per position."
             )
         return counts
 
     def _require_distributions(self, targets: SoftTargets, table: pa.Table, counts: np.ndarray) -> None:
-        """TargetError with the example of a row that is no distribution."""
+        """TargetError that names the example of the first row that is not a probability distribution."""
         bad = targets.bad_rows(forward_kl).cpu().numpy()
         if bad.any():
             row = np.repeat(table.column("row_id").to_numpy(), counts)[bad.argmax()]
             raise TargetError(
                 f"The teacher gave nan, infinity or an impossible distribution for the example with row_id {row} "
                 f"({int(bad.sum())} of {len(bad)} positions of its batch); look at that example, or at the teacher's "
-                "dtype. What was written before stays."
+                "dtype. The shards written before remain."
             )
 
 
-class Gathered:
-    """Rows of a shard, one table after the other, and on how many positions the teacher spoke.
+class ShardRows:
+    """Collects the rows of a shard, and counts their positions.
 
-    They lie in one piece of Arrow's memory. Small things that live long between the temporaries of the teacher's
-    passes would have the allocator find no room there for those of the next pass, and take more.
+    They are in one buffer of Arrow's. Small long-lived allocations between the temporaries of the teacher's passes
+    would fragment the memory, so that each pass takes more of it.
     """
 
     def __init__(self) -> None:
@@ -198,22 +208,22 @@ class Gathered:
         self._stream: Any = None
 
     def add(self, table: pa.Table, positions: int) -> None:
-        """The next rows."""
+        """Appends rows."""
         if self._stream is None:
             self._stream = pa.ipc.new_stream(self._memory, table.schema)
         self._stream.write_table(table)
         self.positions += positions
 
     def table(self) -> pa.Table:
-        """All of them."""
+        """All rows as one table."""
         self._stream.close()
         return pa.ipc.open_stream(self._memory.getvalue()).read_all().combine_chunks()
 
 
 def this_process() -> PartialState:
-    """One of how many this is, and its own device."""
+    """The number and the device of this process."""
     on_cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
-    return PartialState(cpu=on_cpu)  # without, it takes one of several on the CPU for the only one
+    return PartialState(cpu=on_cpu)  # without it, one of several processes on the CPU takes itself for the only one
 
 
 def make_current(device: torch.device) -> None:
@@ -223,11 +233,11 @@ def make_current(device: torch.device) -> None:
     """
     if device.type == "cuda":
         torch.cuda.set_device(torch.cuda.current_device() if device.index is None else device)
-        torch.cuda.synchronize()  # set_device alone leaves out the call where the device has the default number
+        torch.cuda.synchronize()  # set_device may skip the call for the device that is the default
 
 
 def settle(teacher: BaseTeacher, device: torch.device) -> torch.device:
-    """The device for batches, which is the teacher's; a teacher on the CPU is first moved to the process's device."""
+    """The teacher's device, for the batches; a teacher on the CPU is first moved to the process's device."""
     networks = [network for network in networks_of(teacher) or [] if not is_placed(network)]
     where = next(filter(None, map(device_of, networks)), device)
     if where.type == "cpu" and device.type != "cpu":

@@ -1,12 +1,12 @@
-"""How a column of examples is kept in Arrow and Parquet, and read again.
+"""The format of a column of examples in Arrow and Parquet: writing values and reading them back.
 
-    Kept("int64")                 a number per row
-    Kept("uint8", (28, 28))       fixed-size lists of 784, an image per row
-    Kept("int32", (None,))        lists, a length of its own per row
-    Kept("uint8", (None, 64))     lists of lists of 64
+    ColumnFormat("int64")                 a number per row
+    ColumnFormat("uint8", (28, 28))       fixed-size lists of 784, an image per row
+    ColumnFormat("int32", (None,))        lists, whose length differs from row to row
+    ColumnFormat("uint8", (None, 64))     lists of lists of 64
 
 `to_numpy` reads all rows of a column, `Chunks` any of them.
-What this file does not know: what the columns mean, files.
+What this file does not know: the meaning of the columns, files.
 """
 
 import hashlib
@@ -20,12 +20,15 @@ import pyarrow as pa
 
 from limbeck.errors import DataError
 
-_COPIED = 2**27  # bytes of a column: of one piece, all rows are read at once
+_COPIED = 2**27  # bytes: a smaller column is copied into one array
 
 
 @dataclass(frozen=True)
-class Kept:
-    """dtype: NumPy's name, or Arrow's where it is no number. shape: of a row; None for a length of its own.
+class ColumnFormat:
+    """How the values of a column are stored.
+
+    dtype: NumPy's name, or Arrow's where the values are not numbers.
+    shape: of a row, with None for a length that differs from row to row.
 
     padding: what fills rows of different lengths up to the longest of a batch.
     """
@@ -41,7 +44,7 @@ class Kept:
 
     @property
     def is_list(self) -> bool:
-        """Whether each row has a length of its own."""
+        """Whether the length differs from row to row."""
         return None in self.shape
 
     @property
@@ -50,56 +53,56 @@ class Kept:
         return self.width * np.dtype(self.dtype).itemsize
 
 
-def kept_as(kind: pa.DataType) -> Kept:
-    """How a column that is in Arrow already is kept: as it is."""
+def format_of(kind: pa.DataType) -> ColumnFormat:
+    """The format of a column that is in Arrow already."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        inner = kept_as(kind.value_type)
-        return Kept(inner.dtype, (None,)) if inner.shape == () else Kept(str(kind))
-    return Kept(str(np.dtype(kind.to_pandas_dtype())) if _is_number(kind) else str(kind))
+        inner = format_of(kind.value_type)
+        return ColumnFormat(inner.dtype, (None,)) if inner.shape == () else ColumnFormat(str(kind))
+    return ColumnFormat(str(np.dtype(kind.to_pandas_dtype())) if _is_number(kind) else str(kind))
 
 
-def to_arrow(values: np.ndarray, kept: Kept, lengths: np.ndarray | None = None) -> pa.Array:
+def to_arrow(values: np.ndarray, layout: ColumnFormat, lengths: np.ndarray | None = None) -> pa.Array:
     """`values [n, *shape]`, or `[sum of lengths, ...]` with `lengths [n]`, as an Arrow array of n rows."""
-    flat = pa.array(np.ascontiguousarray(values, dtype=kept.dtype).reshape(-1))
-    in_rows = kept.shape if lengths is None else kept.shape[1:]
+    flat = pa.array(np.ascontiguousarray(values, dtype=layout.dtype).reshape(-1))
+    in_rows = layout.shape if lengths is None else layout.shape[1:]
     if in_rows:
-        flat = pa.FixedSizeListArray.from_arrays(flat, kept.width)
+        flat = pa.FixedSizeListArray.from_arrays(flat, layout.width)
     if lengths is None:
         return flat
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat)
 
 
-def to_numpy(column: pa.ChunkedArray, kept: Kept) -> tuple[np.ndarray, np.ndarray | None]:
+def to_numpy(column: pa.ChunkedArray, layout: ColumnFormat) -> tuple[np.ndarray, np.ndarray | None]:
     """The values of a column and, of lists, the length of each: what `to_arrow` was given."""
     rows = column.combine_chunks()
     lengths = None
-    if kept.is_list:
+    if layout.is_list:
         lengths = rows.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
         rows = rows.flatten()
-        if len(kept.shape) > 1:
+        if len(layout.shape) > 1:
             rows = rows.flatten()
-        return _numbers(rows).reshape(-1, *(size or -1 for size in kept.shape[1:])), lengths
-    if kept.shape:
+        return _numbers(rows).reshape(-1, *(size or -1 for size in layout.shape[1:])), lengths
+    if layout.shape:
         rows = rows.flatten()
-    return _numbers(rows).reshape(len(column), *(size or -1 for size in kept.shape)), lengths
+    return _numbers(rows).reshape(len(column), *(size or -1 for size in layout.shape)), lengths
 
 
 class Chunks:
-    """A column of which any rows are read: a copy, or of lists and of more than 128 MiB, views of the mapped file.
+    """Random access to the rows of a column: a copy of it, or, for lists and above 128 MiB, views of the mapped file.
 
     DataError where a value is missing.
     """
 
-    def __init__(self, column: pa.ChunkedArray, kept: Kept):
-        self._views = [_view(chunk, kept) for chunk in column.chunks]
+    def __init__(self, column: pa.ChunkedArray, layout: ColumnFormat):
+        self._views = [_view(chunk, layout) for chunk in column.chunks]
         self._starts = np.cumsum([0] + [len(chunk) for chunk in column.chunks])[:-1]
-        if not kept.is_list and sum(view.nbytes for view, _ in self._views) <= _COPIED:
+        if not layout.is_list and sum(view.nbytes for view, _ in self._views) <= _COPIED:
             self._views, self._starts = [(np.concatenate([view for view, _ in self._views]), None)], self._starts[:1]
-        self._is_list = kept.is_list
+        self._is_list = layout.is_list
 
     def at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """What `to_numpy` reads of these rows, `[n]` at least one, in their order: a copy."""
+        """A copy of these rows in the given order, as `to_numpy` returns it. places `[n]`, n at least 1."""
         if len(self._views) == 1 and not self._is_list:
             return self._views[0][0][places], None
         chunks = np.searchsorted(self._starts, places, side="right") - 1
@@ -118,7 +121,7 @@ class Digest:
         self._columns: dict[str, tuple[Any, Any]] = {}
 
     def update(self, table: pa.Table) -> None:
-        """The next rows."""
+        """Adds rows."""
         for field in table.schema:
             of_lengths, of_values = self._columns.setdefault(
                 f"{field.name} {field.type}", (hashlib.sha256(), hashlib.sha256())
@@ -138,7 +141,7 @@ class Digest:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _view(rows: pa.Array, kept: Kept) -> tuple[np.ndarray, np.ndarray | None]:
+def _view(rows: pa.Array, layout: ColumnFormat) -> tuple[np.ndarray, np.ndarray | None]:
     """All values of a chunk, `[entries, *shape]`, and of lists where each row begins, `[n + 1]`."""
     offsets = None
     while _is_list(rows.type) and not rows.null_count:
@@ -148,8 +151,8 @@ def _view(rows: pa.Array, kept: Kept) -> tuple[np.ndarray, np.ndarray | None]:
         else:
             rows = rows.flatten()
     if rows.null_count or _is_list(rows.type):
-        raise DataError("A column of a labelled transfer set has rows without a value; choose rows that have all.")
-    return _numbers(rows).reshape(-1, *(size for size in kept.shape if size is not None)), offsets
+        raise DataError("A column of a stored set has rows without a value; select rows that have all values.")
+    return _numbers(rows).reshape(-1, *(size for size in layout.shape if size is not None)), offsets
 
 
 def _numbers(rows: pa.Array) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""The files of a labelled transfer set, local or behind an fsspec URL: each is written whole or not at all.
+"""The files of a stored set, local or behind an fsspec URL, each written atomically.
 
-What this file does not know: what is in them.
+What this file does not know: their contents.
 """
 
 import hashlib
@@ -18,11 +18,14 @@ from limbeck.errors import DataError
 from limbeck.files import TEMPORARY, whole_file
 
 UNFINISHED = "unfinished"
-"""The folder inside of what is not whole yet; gone once everything is."""
+"""The subfolder of files that are not complete; removed once all are."""
 
 
 class Folder:
-    """path: a local folder, or a URL that fsspec opens (`s3://...`, `memory://...`)."""
+    """The folder of a stored set.
+
+    path: a local folder, or a URL that fsspec opens (`s3://...`, `memory://...`).
+    """
 
     def __init__(self, path: Any):
         self.path = str(path)
@@ -33,19 +36,19 @@ class Folder:
         return self.path
 
     def at(self, name: str) -> str:
-        """Where a file is, for people and for readers of Parquet."""
+        """The full path of a file, for messages and readers of Parquet."""
         full = f"{self._root.rstrip('/')}/{name}" if name else self._root
         return full if self.is_local else str(self._files.unstrip_protocol(full))
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file; None where there is none."""
+        """The size of a file in bytes; None where it does not exist."""
         try:
             return int(self._files.info(self.at(name))["size"])
         except FileNotFoundError:
             return None
 
     def names(self, inside: str = "") -> list[str]:
-        """What is in the folder, or in one of its folders; none where it is not there."""
+        """The names in the folder, or in one of its subfolders, sorted; empty where it does not exist."""
         self._files.invalidate_cache()
         try:
             return sorted(Path(found).name for found in self._files.ls(self.at(inside), detail=False))
@@ -53,24 +56,24 @@ class Folder:
             return []
 
     def open(self, name: str) -> Any:
-        """A file to read, in bytes."""
+        """Opens a file to read its bytes."""
         return self._files.open(self.at(name), "rb")
 
     def read(self, name: str) -> bytes:
-        """All of a file."""
+        """The bytes of a file."""
         with self.open(name) as file:
             content: bytes = file.read()
             return content
 
     def sha256(self, name: str) -> str:
-        """The digest of the bytes on the disk."""
+        """The SHA-256 of a file's bytes."""
         with self.open(name) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def write(self, name: str, fill: Callable[[io.RawIOBase], Any]) -> dict[str, Any]:
-        """A new file, filled by `fill(stream)`; its `bytes` and `sha256`. DataError where the disk does not take it.
+        """Writes a file by `fill(stream)` and returns its `bytes` and `sha256`; DataError where the disk refuses it.
 
-        It is written under another name, brought to the disk, and only then given its own.
+        It is written under a temporary name, flushed to the disk, and then renamed.
         """
         temporary = self.at(f"{UNFINISHED}/{name.rpartition('/')[2]}{TEMPORARY}")
         try:
@@ -81,35 +84,35 @@ class Folder:
                 fill(stream)
         except OSError as error:
             raise DataError(
-                f"{self.at(name)} could not be written: {error}. What is whole stays; make room, or see to what is "
-                "wrong there, and the same call goes on."
+                f"{self.at(name)} could not be written: {error}. Complete files stay; make room, or repair what is "
+                "wrong there, and repeat the call to resume."
             ) from error
         return {"bytes": stream.written, "sha256": stream.digest.hexdigest()}
 
     @contextmanager
     def _remote_file(self, path: str, temporary: str) -> Iterator[Any]:
-        """As `files.whole_file`, as far as the remote service allows."""
+        """Like `files.whole_file`, as far as the remote service allows."""
         with self._files.open(temporary, "wb") as file:
             yield file
         self._files.mv(temporary, path)
 
     def remove(self, name: str) -> None:
-        """A file, or a folder and all in it."""
+        """Removes a file, or a folder with its contents."""
         if self._files.exists(self.at(name)):
             self._files.rm(self.at(name), recursive=True)
 
     def free(self) -> int | None:
-        """Bytes that the disk has left; None where that is not known."""
+        """The free bytes of the disk; None where they are not known."""
         if not self.is_local:
             return None
-        there = Path(self.at("")).absolute()
-        while not there.exists():
-            there = there.parent
-        return shutil.disk_usage(there).free
+        existing = Path(self.at("")).absolute()
+        while not existing.exists():
+            existing = existing.parent
+        return shutil.disk_usage(existing).free
 
 
 class _Hashed(io.RawIOBase):
-    """Counts and hashes what it passes on."""
+    """A stream that counts and hashes the bytes it passes on."""
 
     def __init__(self, file: Any):
         self.file, self.digest, self.written = file, hashlib.sha256(), 0

@@ -1,17 +1,17 @@
-"""What is kept of a teacher's words: SoftTargets as columns of numbers, and back.
+"""Encodings of SoftTargets as columns of numbers, and their decoding.
 
     kind = kind_from("top_k", k=64)
     columns = kind.encode(targets)                                # {"ids": [n, 64], "codes": [n, 64], ...}, NumPy
     kind.decode({name: torch.from_numpy(c) for name, c in columns.items()}, classes)   # SparseTargets
 
-The smallest that holds what is needed, of one position over 151,936 classes (docs/store.md has the measurements):
+Bytes per position over 151,936 classes (docs/store.md has the measurements):
 
     dense     every class at every temperature           190,000 bytes
     hidden    the same, from the H last hidden states    0.9 H to 1.7 H, and the output layer once
     top_k     k classes, and the tail as one event       2 k, or 3 k in 16 bits
     sampled   an unbiased gradient at one temperature    k / 2
 
-What this file does not know: files, rows of text, which teacher spoke.
+What this file does not know: files, rows of text, teachers.
 """
 
 import math
@@ -41,39 +41,39 @@ from limbeck.losses.targets import (
     softened_logits,
 )
 
-_MADE = 7 * 2**20  # logits made of hidden states at once: many rows of a matmul, in memory that the allocator keeps
-_CHUNK = 2**20  # logits worked on at once by a CPU: few enough that the copies stay in its cache
+_LOGITS = 7 * 2**20  # logits computed at a time: many rows of a matmul, in memory that the allocator reuses
+_CHUNK = 2**20  # logits that a CPU encodes at a time: few enough that the copies stay in its cache
 
 
 class Column(NamedTuple):
-    """What a column holds of one position: `width` numbers of a NumPy dtype."""
+    """The part of a column for one position: `width` numbers of a NumPy dtype."""
 
     dtype: np.dtype[Any]
     width: int
 
 
 class Kind(Protocol):
-    """A way of keeping SoftTargets. Columns are `[n, width]`, one row per position."""
+    """An encoding of SoftTargets. Columns are `[n, width]`, one row per position."""
 
     name: ClassVar[str]
 
     def columns(self, classes: int, hidden_size: int | None = None) -> dict[str, Column]:
-        """What is kept of one position over `classes` classes, of a teacher whose last states have `hidden_size`."""
+        """The columns for targets over `classes` classes, from a teacher whose last states have `hidden_size`."""
         ...
 
     def encode(self, targets: SoftTargets, generator: torch.Generator | None = None) -> dict[str, np.ndarray]:
-        """The columns of `targets`; TargetError where they cannot be kept so, or a row is no distribution.
+        """The columns of `targets`; TargetError where they cannot be encoded, or a row is not a distribution.
 
-        generator: of what is drawn, on the targets' device.
+        generator: of the draws, on the targets' device.
         """
         ...
 
     def decode(self, columns: Mapping[str, Tensor], classes: int, head: Head | None = None) -> SoftTargets:
-        """The targets that these columns keep, on their device. head: the teacher's output layer, for `hidden`."""
+        """The targets in these columns, on their device. head: the teacher's output layer, for `hidden`."""
         ...
 
     def parquet(self) -> dict[str, str]:
-        """The Parquet encoding of each column that is smaller in another than the dictionary."""
+        """The Parquet encoding of each column for which a dictionary is not the smallest."""
         ...
 
     def settings(self) -> dict[str, Any]:
@@ -84,30 +84,30 @@ class Kind(Protocol):
 def kind_from(name: str, /, **options: Any) -> Kind:
     """A kind by its name: "dense", "top_k", "sampled" or "hidden"; ConfigError for another name or option."""
     if name not in _KINDS:
-        raise ConfigError(f"What is kept of a teacher is {' or '.join(_KINDS)}, but got {name!r}.")
+        raise ConfigError(f"kind must be {' or '.join(_KINDS)}, but got {name!r}.")
     kind = _KINDS[name]
     takes = [field.name for field in fields(kind)]
     unknown = sorted(set(options) - set(takes))
     if unknown:
         raise ConfigError(f"{name} takes {', '.join(takes)}, but got {', '.join(unknown)}.")
-    made: Kind = kind(**options)
-    return made
+    built: Kind = kind(**options)
+    return built
 
 
 def kind_of(settings: Mapping[str, Any]) -> Kind:
-    """The kind whose `settings()` these are; DataError where there is none such."""
+    """The kind with these `settings()`; DataError for settings of no known kind."""
     options = dict(settings)
     try:
         return kind_from(options.pop("kind", None), **options)
     except (ConfigError, TypeError) as error:
-        raise DataError(f"These settings of a labelled transfer set name no kind that is known here: {error}") from None
+        raise DataError(f"These settings of a stored set are of no known kind: {error}") from None
 
 
 @dataclass(frozen=True)
 class Dense:
     """Every class: `logits` less the row's largest, `[n, C]`. Exact at every temperature, but for the dtype.
 
-    In float16, what is below the largest by more than 65,504 nats is kept as 65,504 below. A mixture is kept as its
+    In float16, values more than 65,504 nats below the largest are stored as 65,504 below. A mixture is stored as its
     log-probabilities at T = 1, which at other temperatures are not those of its softened members.
     """
 
@@ -115,19 +115,19 @@ class Dense:
     name: ClassVar[str] = "dense"
 
     def __post_init__(self) -> None:
-        _require(self.dtype in ("float16", "float32"), "dense is kept in float16 or float32", self.dtype)
+        _require(self.dtype in ("float16", "float32"), "dtype of dense is float16 or float32", self.dtype)
 
     def columns(self, classes: int, hidden_size: int | None = None) -> dict[str, Column]:
         return {"logits": Column(np.dtype(self.dtype), classes)}
 
     def encode(self, targets: SoftTargets, generator: torch.Generator | None = None) -> dict[str, np.ndarray]:
-        return _by_rows(targets, 1.0, self._keep)
+        return _by_rows(targets, 1.0, self._encode_logits)
 
-    def _keep(self, logits: Tensor) -> dict[str, Tensor]:
-        below = logits - logits.amax(-1, keepdim=True)  # a shift is no change, and float16 is finest near 0
+    def _encode_logits(self, logits: Tensor) -> dict[str, Tensor]:
+        below = logits - logits.amax(-1, keepdim=True)  # a shift changes nothing, and float16 is finest near 0
         dtype: torch.dtype = getattr(torch, self.dtype)
-        there = below.clamp(min=torch.finfo(dtype).min)
-        return {"logits": torch.where(below == -torch.inf, below, there).to(dtype)}
+        finite = below.clamp(min=torch.finfo(dtype).min)
+        return {"logits": torch.where(below == -torch.inf, below, finite).to(dtype)}
 
     def decode(self, columns: Mapping[str, Tensor], classes: int, head: Head | None = None) -> DenseTargets:
         return DenseTargets(columns["logits"])
@@ -143,15 +143,15 @@ class Dense:
 class TopK:
     """The `k` most probable classes at `temperature` and the tail of all others; decoded to SparseTargets.
 
-    Read at a higher temperature than it was made at, the tail is an estimate; make it at the one that is trained at.
+    At a higher temperature than the one it is stored at, the tail is an estimate; store it at the training temperature.
 
     ids `[n, k]`: the classes in ascending order, the first and then the gaps: a cumulative sum gives them back.
     codes `[n, k]`: how far each log-probability is below the row's largest, finer near the top:
         `4 * expm1(code / levels * log1p(range / 4))` nats, with 254 levels of 8 bits and 32,766 of 16. One code more
         is a probability of zero.
     range `[n, 1]`: how far the last level is below the largest, in nats.
-    tail_odds `[n, 1]`: log(tail / (1 - tail)) of the tail's mass. The kept classes share what it leaves, so that all
-        sum to 1 and the largest need not be kept.
+    tail_odds `[n, 1]`: log(tail / (1 - tail)) of the tail's mass. The stored classes share the rest, so that all
+        sum to 1 and the largest need not be stored.
     tail_mean, tail_classes `[n, 1]`: as in SparseTargets, for higher temperatures.
 
     With k = C, tail_odds are -inf and these are 0.
@@ -174,15 +174,15 @@ class TopK:
     def columns(self, classes: int, hidden_size: int | None = None) -> dict[str, Column]:
         self._require_at_most(classes)
         code = np.uint8 if self.bits == 8 else np.int16
-        kept = {"ids": Column(np.dtype(np.int32), self.k), "codes": Column(np.dtype(code), self.k)}
-        kept |= {name: Column(np.dtype(np.float32), 1) for name in ("range", "tail_odds", "tail_mean")}
-        return kept | {"tail_classes": Column(np.dtype(np.int32), 1)}
+        columns = {"ids": Column(np.dtype(np.int32), self.k), "codes": Column(np.dtype(code), self.k)}
+        columns |= {name: Column(np.dtype(np.float32), 1) for name in ("range", "tail_odds", "tail_mean")}
+        return columns | {"tail_classes": Column(np.dtype(np.int32), 1)}
 
     def encode(self, targets: SoftTargets, generator: torch.Generator | None = None) -> dict[str, np.ndarray]:
         self._require_at_most(targets.num_classes)
-        return _by_rows(targets, self.temperature, self._keep)
+        return _by_rows(targets, self.temperature, self._encode_logits)
 
-    def _keep(self, logits: Tensor) -> dict[str, Tensor]:
+    def _encode_logits(self, logits: Tensor) -> dict[str, Tensor]:
         top = SparseTargets.from_logits(logits, self.k)
         order = top.ids.argsort(-1)
         codes, span = self._codes(top.log_probs)
@@ -236,7 +236,7 @@ class TopK:
 
     def _require_at_most(self, classes: int) -> None:
         if self.k > classes:
-            raise ShapeError(f"top_k with k = {self.k} keeps more than the {classes} classes there are; lower k.")
+            raise ShapeError(f"top_k with k = {self.k} stores more than the {classes} classes there are; lower k.")
 
     def parquet(self) -> dict[str, str]:
         split = ["ids", "range", "tail_odds", "tail_mean"] + (["codes"] if self.bits == 16 else [])
@@ -251,7 +251,7 @@ class Sampled:
     """`k` classes drawn from the teacher at `temperature`, repeats and all; decoded to SampledTargets.
 
     ids `[n, k]`: the draws in ascending order, the first and then the gaps, 0 for a class drawn again. The weights
-    are all 1 / k and are not kept. They hold for forward_kl and cross_entropy at this temperature alone.
+    are all 1 / k and are not stored. They hold for forward_kl and cross_entropy at this temperature alone.
     """
 
     k: int = 64
@@ -266,11 +266,11 @@ class Sampled:
         return {"ids": Column(np.dtype(np.int32), self.k)}
 
     def encode(self, targets: SoftTargets, generator: torch.Generator | None = None) -> dict[str, np.ndarray]:
-        def keep(logits: Tensor) -> dict[str, Tensor]:
+        def encode_logits(logits: Tensor) -> dict[str, Tensor]:
             drawn = SampledTargets.draw(logits, self.k, generator=generator)
             return {"ids": _gaps(drawn.ids.sort(-1).values)}
 
-        return _by_rows(targets, self.temperature, keep)
+        return _by_rows(targets, self.temperature, encode_logits)
 
     def decode(self, columns: Mapping[str, Tensor], classes: int, head: Head | None = None) -> SampledTargets:
         ids = columns["ids"].cumsum(-1, dtype=torch.long)
@@ -285,7 +285,7 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Hidden:
-    """The last hidden states: every class at every temperature, with the output layer, which is kept elsewhere.
+    """The last hidden states: every class at every temperature, with the output layer, stored once in another file.
 
     hidden `[n, H]`: in float16, or the bits of bfloat16 as int16, which Parquet has no type for.
     Or, in int8: codes `[n, H]` from -127 to 127, times scale `[n, 1]`.
@@ -296,15 +296,15 @@ class Hidden:
 
     def __post_init__(self) -> None:
         allowed = ("float16", "bfloat16", "int8")
-        _require(self.dtype in allowed, f"hidden is kept in {' or '.join(allowed)}", self.dtype)
+        _require(self.dtype in allowed, f"dtype of hidden is {' or '.join(allowed)}", self.dtype)
 
     def columns(self, classes: int, hidden_size: int | None = None) -> dict[str, Column]:
         if hidden_size is None:
             raise _no_hidden_states("a teacher without them")
         if self.dtype == "int8":
             return {"codes": Column(np.dtype(np.int8), hidden_size), "scale": Column(np.dtype(np.float32), 1)}
-        kept = np.float16 if self.dtype == "float16" else np.int16
-        return {"hidden": Column(np.dtype(kept), hidden_size)}
+        dtype = np.float16 if self.dtype == "float16" else np.int16
+        return {"hidden": Column(np.dtype(dtype), hidden_size)}
 
     def encode(self, targets: SoftTargets, generator: torch.Generator | None = None) -> dict[str, np.ndarray]:
         states = hidden_states(targets)
@@ -315,13 +315,13 @@ class Hidden:
         if self.dtype == "int8":
             scale = hidden.float().abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
             return {"codes": (hidden.float() / scale).round().to(torch.int8).numpy(), "scale": scale.numpy()}
-        kept = hidden.to(getattr(torch, self.dtype))
-        if not kept.isfinite().all():
+        cast = hidden.to(getattr(torch, self.dtype))
+        if not cast.isfinite().all():
             raise TargetError(
                 f"These hidden states go up to {hidden.abs().max():g}, beyond {self.dtype}'s "
-                f"{torch.finfo(kept.dtype).max:g}; keep them in bfloat16 or int8."
+                f"{torch.finfo(cast.dtype).max:g}; store them in bfloat16 or int8."
             )
-        return {"hidden": (kept if self.dtype == "float16" else kept.view(torch.int16)).numpy()}
+        return {"hidden": (cast if self.dtype == "float16" else cast.view(torch.int16)).numpy()}
 
     def decode(self, columns: Mapping[str, Tensor], classes: int, head: Head | None = None) -> HiddenTargets:
         if head is None:
@@ -342,28 +342,28 @@ _KINDS: dict[str, Any] = {kind.name: kind for kind in (Dense, TopK, Sampled, Hid
 
 
 def _by_rows(
-    targets: SoftTargets, temperature: float, keep: Callable[[Tensor], dict[str, Tensor]]
+    targets: SoftTargets, temperature: float, encode: Callable[[Tensor], dict[str, Tensor]]
 ) -> dict[str, np.ndarray]:
-    """The columns that `keep` makes of logits `[m, C]` of a few rows at a time, softened, in float32 or wider."""
+    """The columns that `encode` returns for softened logits `[m, C]` of a few rows at a time, float32 or wider."""
     parts: dict[str, list[np.ndarray]] = {}
     for start, logits in _softened(targets, temperature):
         _require_good(
             DenseTargets(logits).bad_rows(forward_kl), start, "nan, +inf or no class of a probability above 0"
         )
-        for name, column in keep(logits).items():
+        for name, column in encode(logits).items():
             parts.setdefault(name, []).append(column.cpu().numpy())
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
 def _softened(targets: SoftTargets, temperature: float) -> Iterator[tuple[int, Tensor]]:
-    """(first row, logits of some rows), whose softmax is what the targets say at the temperature."""
+    """Yields (first row, logits of some rows), whose softmax is the distribution at the temperature."""
     if not is_complete(targets):
         raise TargetError(
             f"A teacher must give the probabilities of all classes to be stored, but this one gives "
             f"{type(targets).__name__}; label with a teacher that gives them.{completion_hint(targets)}"
         )
     keep_freed_memory()
-    for start, some in _parts(targets, _MADE // targets.num_classes):
+    for start, some in _parts(targets, _LOGITS // targets.num_classes):
         logits = softened_logits(some, temperature).detach()
         rows = _CHUNK // targets.num_classes if logits.device.type == "cpu" else len(logits)
         for further, few in _parts(logits, rows):
@@ -371,13 +371,13 @@ def _softened(targets: SoftTargets, temperature: float) -> Iterator[tuple[int, T
 
 
 def _parts(of: Any, rows: int) -> Iterator[tuple[int, Any]]:
-    """(first row, so many rows), one part at least, which may be empty."""
+    """Yields (first row, the next `rows` rows); at least one part, which may be empty."""
     for start in range(0, max(1, len(of)), max(1, rows)):
         yield start, of[start : start + max(1, rows)]
 
 
 def _gaps(ordered: Tensor) -> Tensor:
-    """The first of each row, then the differences: small numbers, which compress well."""
+    """The first value of each row, then the differences: small numbers, which compress well."""
     return torch.cat([ordered[:, :1], ordered.diff(dim=-1)], -1).to(torch.int32)
 
 
@@ -405,14 +405,14 @@ def _require(holds: bool, what: str, got: Any) -> None:
 def _require_good(bad: Tensor, start: int, what: str) -> None:
     if bad.any():
         raise TargetError(
-            f"Row {start + int(bad.nonzero()[0])} of these targets has {what}, and cannot be kept; find out what the "
-            "teacher was asked there."
+            f"Row {start + int(bad.nonzero()[0])} of these targets has {what}, and cannot be stored; check the "
+            "teacher's input there."
         )
 
 
 def _no_hidden_states(who: str) -> TargetError:
     return TargetError(
-        f"Only HiddenTargets can be kept as hidden states, but got {who}. A ModelTeacher of a causal language model "
-        "gives them, where its logits are its output layer's of its last states; keep top_k, sampled or dense instead. "
-        "(A kind of your own needs the members `hidden` [n, H] and `head`, a limbeck.Head.)"
+        f"Only HiddenTargets can be stored as hidden states, but got {who}. A ModelTeacher of a causal language model "
+        "gives them, where its logits are its output layer's of its last states; store top_k, sampled or dense "
+        "instead. (A user-defined kind of targets needs the members `hidden` [n, H] and `head`, a limbeck.Head.)"
     )

@@ -1,11 +1,10 @@
-"""Asking a teacher about every row of a transfer set, once, and keeping what it said.
+"""Runs a teacher once on every row of a transfer set and writes its targets to disk.
 
-    labelled = limbeck.label(teacher, train, "runs/labelled", kind="top_k", k=64)
+    stored = limbeck.label(teacher, train, "runs/stored", kind="top_k", k=64)
 
-Rows are asked about in their order, shard by shard; a batch never reaches over a shard's end, and what is drawn
-depends on the seed and the shard alone. So shards are the same however often the work was cut off, and whichever of
-several processes makes them. What the teacher said of a batch is kept by a thread beside, while it is asked about the
-next one.
+Rows are processed in order, shard by shard; a batch never crosses the end of a shard, and draws depend only on the seed
+and the shard. So shards are the same however often the work was interrupted, and whichever process writes them. A
+second thread encodes the targets of a batch while the teacher processes the next one.
 What this file does not know: how files are written, how targets are encoded.
 """
 
@@ -22,7 +21,7 @@ from limbeck.networks.asking import networks_of
 from limbeck.networks.checks import check_label_names
 from limbeck.networks.halves import base_of
 from limbeck.networks.tasks import require_supported_tasks
-from limbeck.store.asking import Asking, Gathered, make_current, settle, this_process
+from limbeck.store.asking import Labeller, ShardRows, make_current, settle, this_process
 from limbeck.store.folder import UNFINISHED, Folder
 from limbeck.store.kinds import Kind, kind_from
 from limbeck.store.manifest import Manifest, Plan
@@ -122,7 +121,7 @@ def label(
     if isinstance(kind, str):
         kind = kind_from(kind, **options)
     elif options:
-        raise ConfigError(f"{', '.join(options)} cannot be given beside {kind}, which has its options already.")
+        raise ConfigError(f"{', '.join(options)} cannot be combined with {kind}, which has its options already.")
     teacher, rows = as_teacher(teacher), rows_of(transfer_set)
     require_supported_tasks(networks_of(teacher) or [], "teacher")
     if rows.is_language:
@@ -130,8 +129,8 @@ def label(
         if tokenizer is not None:
             teacher = teacher.cut(shared_vocabulary(tokenizer, tokenizer))
     state, folder = this_process(), Folder(path)
-    asking = Asking(teacher, kind, rows, augment, views, seed, settle(teacher, state.device))
-    plan, positions = _plan(asking, transfer_set, tokenizer, batch_size, rows_per_shard)
+    labeller = Labeller(teacher, kind, rows, augment, views, seed, settle(teacher, state.device))
+    plan, positions = _plan(labeller, transfer_set, tokenizer, batch_size, rows_per_shard)
     found = found_plan(folder)
     if found is not None:
         if rows_per_shard is None:  # a guess from the first batch, which may be of another size now
@@ -139,19 +138,19 @@ def label(
         found.require_same(plan, str(folder))
     if isinstance(found, Manifest):
         if state.is_main_process:
-            folder.remove(UNFINISHED)  # cut off right after the manifest
+            folder.remove(UNFINISHED)  # left by a call that was interrupted right after the manifest
         return open_stored(path)
     writer = Writer(folder, plan, kind.parquet())
-    state.wait_for_everyone()  # all have looked at what is there before anything is written
+    state.wait_for_everyone()  # before anything is written, all have read what exists
     if state.is_main_process:
         if found is None:
             require_room(folder, plan, positions)
-        writer.begin(asking.head)
+        writer.begin(labeller.head)
     state.wait_for_everyone()
     mine = [shard for shard in writer.missing() if shard % state.num_processes == state.process_index]
     with Progress(disable=not (progress and state.is_main_process), transient=True) as bar:
         task = bar.add_task("rows", total=sum(len(plan.rows_of(shard)) for shard in mine))
-        _make(mine, asking, writer, batch_size, partial(bar.advance, task))
+        _make(mine, labeller, writer, batch_size, partial(bar.advance, task))
     state.wait_for_everyone()
     if state.is_main_process:
         writer.finish()
@@ -159,56 +158,57 @@ def label(
     return open_stored(path)
 
 
-def _make(shards: list[int], asking: Asking, writer: Writer, batch_size: int, done: Callable[[int], Any]) -> None:
-    """Asks about these shards' rows; a thread beside keeps what was said before. `done(n)` counts rows.
+def _make(shards: list[int], labeller: Labeller, writer: Writer, batch_size: int, done: Callable[[int], Any]) -> None:
+    """Writes these shards; a second thread encodes one batch while the teacher processes the next.
 
-    The thread has one piece of work at a time, so what fails there is raised here before the next one begins.
+    done: called with the number of rows of each batch. The thread has one piece of work at a time, so its errors are
+    raised here before the next one begins.
     """
     plan, working = writer.plan, Future[None]()
     working.set_result(None)
-    with ThreadPoolExecutor(1, initializer=make_current, initargs=(asking.device,)) as beside:
+    with ThreadPoolExecutor(1, initializer=make_current, initargs=(labeller.device,)) as thread:
         for shard in shards:
-            kept, generator = Gathered(), asking.generator(shard)
-            for asked in asking.ask(plan.rows_of(shard), plan, batch_size):
+            rows, generator = ShardRows(), labeller.generator(shard)
+            for answers in labeller.answers(plan.rows_of(shard), plan, batch_size):
                 working.result()
-                working = beside.submit(asking.keep, asked, plan, generator, kept)
-                done(len(asked.table))
+                working = thread.submit(labeller.encode, answers, plan, generator, rows)
+                done(len(answers.table))
             working.result()
-            working = beside.submit(_write, writer, shard, kept)
+            working = thread.submit(_write, writer, shard, rows)
         working.result()
 
 
-def _write(writer: Writer, shard: int, kept: Gathered) -> None:
-    writer.write(shard, kept.table(), kept.positions)
+def _write(writer: Writer, shard: int, rows: ShardRows) -> None:
+    writer.write(shard, rows.table(), rows.positions)
 
 
 def _plan(
-    asking: Asking, transfer_set: Any, tokenizer: Any, batch_size: int, rows_per_shard: int | None
+    labeller: Labeller, transfer_set: Any, tokenizer: Any, batch_size: int, rows_per_shard: int | None
 ) -> tuple[Plan, int]:
-    """What the set is, all of it known before the first row is kept; and how many positions it has, at most."""
-    rows, said = asking.rows, asking.first(batch_size)
-    content, positions = rows.survey(said.positions_are)
+    """The plan of the set, known before the first row is written, and the largest number of positions it can have."""
+    rows, answers = labeller.rows, labeller.first(batch_size)
+    content, positions = rows.survey(answers.positions_are)
     if rows_per_shard is None:
-        size = said.row_bytes + asking.views * positions / len(rows) * bytes_per_position(said.columns)
+        size = answers.row_bytes + labeller.views * positions / len(rows) * bytes_per_position(answers.columns)
         rows_per_shard = min(len(rows), max(1, int(SHARD_BYTES / size)))
     plan = Plan(
-        kind=asking.kind.settings(),
-        classes=said.classes,
-        hidden_size=said.hidden_size,
-        dtype=said.dtype,
-        positions_are=said.positions_are,
-        columns=rows.columns | said.columns,
+        kind=labeller.kind.settings(),
+        classes=answers.classes,
+        hidden_size=answers.hidden_size,
+        dtype=answers.dtype,
+        positions_are=answers.positions_are,
+        columns=rows.columns | answers.columns,
         rows=len(rows),
         rows_per_shard=rows_per_shard,
-        teacher=asking.teacher.fingerprint(),
+        teacher=labeller.teacher.fingerprint(),
         dataset=content,
-        label_names=_label_names(asking.teacher, transfer_set, said.classes),
+        label_names=_label_names(labeller.teacher, transfer_set, answers.classes),
         tokenizer=None if tokenizer is None else tokenizer_hash(tokenizer),
         chat_template=None if tokenizer is None else template_hash(tokenizer),
-        augmentation=None if asking.augment is None else repr(asking.augment),
-        augmentation_seed=getattr(asking.augment, "seed", None),
-        views=asking.views,
-        seed=asking.seed,
+        augmentation=None if labeller.augment is None else repr(labeller.augment),
+        augmentation_seed=getattr(labeller.augment, "seed", None),
+        views=labeller.views,
+        seed=labeller.seed,
     )
     return plan, positions
 
@@ -221,13 +221,12 @@ def _label_names(teacher: BaseTeacher, transfer_set: Any, classes: int) -> tuple
     labels = getattr(transfer_set, "num_classes", None) or 0
     if labels > classes:
         raise DataError(
-            f"The transfer set has {labels} classes and the teacher speaks of {classes}; give the teacher of these "
-            "classes."
+            f"The transfer set has {labels} classes and the teacher has {classes}; give the teacher of these classes."
         )
     names = next((tuple(names) for names in known.values()), None)
     if names is not None and len(names) != classes:
         raise DataError(
-            f"The teacher speaks of {classes} classes, but {next(iter(known))} names {len(names)}; correct the names, "
+            f"The teacher has {classes} classes, but {next(iter(known))} names {len(names)}; correct the names, "
             "or give the teacher of these classes."
         )
     return names
@@ -236,10 +235,10 @@ def _label_names(teacher: BaseTeacher, transfer_set: Any, classes: int) -> tuple
 def _require_language(teacher: BaseTeacher, augment: Any) -> None:
     """ConfigError for a teacher or an augmentation that cannot be used on the rows of a language model."""
     if augment is not None:
-        raise ConfigError("The rows of language models are labelled as they are; leave augment out.")
+        raise ConfigError("Language models are not augmented; leave augment out.")
     for network in networks_of(teacher) or []:
         if getattr(getattr(base_of(network), "config", None), "is_encoder_decoder", False):
             raise ConfigError(
-                f"{type(network).__name__} is an encoder-decoder, whose batches are made with it; train with the live "
-                "teacher."
+                f"{type(network).__name__} is an encoder-decoder, whose batches need the model itself; train with the "
+                "live teacher."
             )

@@ -1,9 +1,9 @@
-"""What a labelled transfer set says of itself: with what it was made, and which files it is.
+"""The description of a stored set: the settings that it was written with, and its files.
 
-    plan.json       while it is made: all that must be the same for a call to go on where another was cut off
-    manifest.json   written last, so that its presence means complete
+    plan.json       while it is being written: the settings that a resuming call must share
+    manifest.json   written last: its presence means that the set is complete
 
-Each ends with `sha256`, of its other fields: a setting that was changed would be read as another distribution.
+Each ends with `sha256`, the hash of its other fields: a changed setting would be read as another distribution.
 What this file does not know: Parquet, teachers and tokenizers, which are hashes here.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from limbeck.errors import DataError
 from limbeck.networks.asking import TARGET_PREFIX
-from limbeck.store.columns import Kept
+from limbeck.store.columns import ColumnFormat
 from limbeck.store.kinds import Kind
 
 VERSION = 1
@@ -30,7 +30,7 @@ TEMPERATURE = "p = softmax(logits / T); no power of T is in what is kept"
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides what is in the rows.
+    """The settings that determine the content of the rows.
 
     kind: the settings of its encoding. classes: of the teacher, or of the tokenizer that it was cut to.
     dtype: of what the teacher gave. columns: how each is kept. positions_are: "examples", "tokens" (one per token of
@@ -43,7 +43,7 @@ class Plan:
     hidden_size: int | None
     dtype: str
     positions_are: str
-    columns: dict[str, Kept]
+    columns: dict[str, ColumnFormat]
     rows: int
     rows_per_shard: int
     teacher: str
@@ -60,31 +60,31 @@ class Plan:
 
     @property
     def shard_names(self) -> list[str]:
-        """Of its files, in order."""
+        """The names of its files, in order."""
         shards = -(-self.rows // self.rows_per_shard)
         return [f"part-{shard:05}-of-{shards:05}.parquet" for shard in range(shards)]
 
     @property
-    def targets(self) -> dict[str, Kept]:
-        """The columns of what the teacher said."""
-        return {name: kept for name, kept in self.columns.items() if name.startswith(TARGET_PREFIX)}
+    def targets(self) -> dict[str, ColumnFormat]:
+        """The columns of the teacher's targets."""
+        return {name: layout for name, layout in self.columns.items() if name.startswith(TARGET_PREFIX)}
 
     def rows_of(self, shard: int) -> range:
         """The places of a shard's rows."""
         return range(shard * self.rows_per_shard, min(self.rows, (shard + 1) * self.rows_per_shard))
 
     def to_json(self) -> bytes:
-        """As it is written."""
+        """The bytes of the file."""
         values = asdict(self)
         return json.dumps(values | {SEAL: _sha256(values)}, indent=1).encode()
 
     @classmethod
     def from_json(cls, content: bytes, file: str) -> Self:
-        """As it was written; DataError that names the file, and that it was changed or which field is wrong."""
+        """The plan in the bytes of a file; DataError that names the file, where it was changed or a field is wrong."""
         try:
             values = json.loads(content)
         except ValueError as error:
-            raise DataError(f"{file} is no JSON ({error}); the labelled transfer set is damaged.") from error
+            raise DataError(f"{file} is not JSON ({error}); the stored set is damaged.") from error
         if not isinstance(values, dict):
             raise DataError(f"{file} must be a JSON object, but is a {type(values).__name__}.")
         version = values.get("version", VERSION)
@@ -97,23 +97,23 @@ class Plan:
         if SEAL not in values:
             missing.append(SEAL)
         if missing:
-            raise DataError(f"{file} has no field {missing[0]!r}; the labelled transfer set is damaged.")
+            raise DataError(f"{file} has no field {missing[0]!r}; the stored set is damaged.")
         if values.pop(SEAL) != _sha256(values):
             raise DataError(
                 f"{file} was changed after it was written: the SHA-256 of its fields is not the one that it ends with; "
-                "bring back the file as it was, or label the transfer set again."
+                "restore the file, or label the transfer set again."
             )
         try:
             return cls(**{name: _READ.get(name, _as_is)(values[name]) for name in wanted if name in values})
         except (TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{file} cannot be read: {error}; the labelled transfer set is damaged.") from error
+            raise DataError(f"{file} cannot be read: {error}; the stored set is damaged.") from error
 
     def require_same(self, plan: "Plan", where: str) -> None:
-        """DataError with every field in which this plan, found at `where`, is not the one that is asked for."""
+        """DataError with every field in which this plan, found at `where`, differs from the given one."""
         different = differences(self.settings(), plan.settings())
         if different:
             raise DataError(
-                f"{where} was labelled with other settings, and is not mixed with what is asked for now; give another "
+                f"{where} was labelled with other settings than those of this call; give another "
                 "path, or the same settings. They differ in:\n" + "\n".join(different)
             )
 
@@ -136,9 +136,9 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest(Plan):
-    """A plan that was carried out.
+    """The description of a complete set.
 
-    shards: its files. head: of the teacher's output layer, where it is kept: `bytes` and `sha256` of its file,
+    shards: its files. head: of the teacher's output layer, where it is stored: `bytes` and `sha256` of its file,
     `logit_scale`, `softcap`. versions: of the libraries that made it.
     """
 
@@ -148,29 +148,29 @@ class Manifest(Plan):
 
     @property
     def positions(self) -> int:
-        """On which the teacher spoke, each view counted once."""
+        """The number of positions with targets, each view counted once."""
         return sum(shard.positions for shard in self.shards)
 
     @property
     def bytes(self) -> int:
-        """Of all its shards."""
+        """The size of all shards together."""
         return sum(shard.bytes for shard in self.shards)
 
 
 def target_columns(
     kind: Kind, classes: int, hidden_size: int | None, positions_are: str, views: int | None
-) -> dict[str, Kept]:
-    """The columns of what a teacher says, as this kind keeps them. views: None of rows labelled as they are."""
+) -> dict[str, ColumnFormat]:
+    """How each column of targets is stored by this kind. views: None for rows without augmentation."""
     lead: tuple[int | None, ...] = () if positions_are == "examples" else (None,)
     columns = {}
     for name, (dtype, width) in kind.columns(classes, hidden_size).items():
-        own = (width,) if width > 1 else ()
-        columns[TARGET_PREFIX + name] = Kept(str(dtype), lead + (own if views is None else (views, width)))
+        shape = (width,) if width > 1 else ()
+        columns[TARGET_PREFIX + name] = ColumnFormat(str(dtype), lead + (shape if views is None else (views, width)))
     return columns
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], at: str = "") -> list[str]:
-    """Field by field: what is stored, and what is given."""
+    """The fields that differ, a line each with the stored and the given value."""
     found = []
     for name in [*theirs, *(name for name in ours if name not in theirs)]:
         stored, given = theirs.get(name), ours.get(name)
@@ -182,7 +182,7 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], at: str = ""
 
 
 def _sha256(values: Mapping[str, Any]) -> str:
-    """Of the fields, whatever their order and the spaces between them."""
+    """The hash of the fields, which does not depend on their order or on spaces."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -192,7 +192,8 @@ def _as_is(value: Any) -> Any:
 
 _READ: dict[str, Callable[[Any], Any]] = {
     "columns": lambda columns: {
-        name: Kept(kept["dtype"], tuple(kept["shape"]), kept["padding"]) for name, kept in columns.items()
+        name: ColumnFormat(layout["dtype"], tuple(layout["shape"]), layout["padding"])
+        for name, layout in columns.items()
     },
     "label_names": lambda names: None if names is None else tuple(names),
     "shards": lambda shards: tuple(Shard(**shard) for shard in shards),

@@ -1,11 +1,11 @@
-"""A labelled transfer set, opened: batches of examples with what the teacher said about them.
+"""A stored set, opened: batches of examples with the teacher's targets.
 
-    labelled = limbeck.open("runs/labelled")
-    labelled = labelled.with_dataset(labelled.dataset.shuffle(seed=0).filter(long_enough))
-    DistillTrainer(student, labelled.teacher, objective, config, train_dataset=labelled)
+    stored = limbeck.open("runs/stored")
+    stored = stored.with_dataset(stored.dataset.shuffle(seed=0).filter(long_enough))
+    DistillTrainer(student, stored.teacher, objective, config, train_dataset=stored)
 
-Targets are columns of their examples, so whatever is done to the rows is done to both.
-What this file does not know: how the files came about, models, losses.
+Targets are columns beside the inputs, so whatever is done to the rows applies to both.
+What this file does not know: how the files are written, models, losses.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from limbeck.errors import DataError
 from limbeck.networks.asking import TARGET_PREFIX, TEACHER_PREFIX
-from limbeck.store.columns import Chunks, Kept, to_numpy
+from limbeck.store.columns import Chunks, ColumnFormat, to_numpy
 from limbeck.store.folder import Folder
 from limbeck.store.manifest import Manifest
 from limbeck.store.reading import read_head, read_manifest, read_rows, require_files
@@ -36,12 +36,12 @@ _AT_ONCE = 2**16  # rows of one column
 
 
 def open_stored(path: Any, cache_dir: str | None = None) -> "Labelled":
-    """The stored transfer set in a folder, or behind an fsspec URL; `limbeck.open` is the same function.
+    """Opens the stored set in a folder, or behind an fsspec URL; `limbeck.open` is the same function.
 
     cache_dir: where datasets writes the copy of the rows that it maps into memory; by default its own cache.
 
     DataError, naming file or field, where the set is unfinished, from a newer Limbeck, lacks a file or a part of one,
-    or has a manifest that was changed. What is in the files is checked by `verify`.
+    or has a changed manifest. `verify` checks the contents of the files.
     """
     folder = Folder(path)
     manifest = read_manifest(folder)
@@ -53,7 +53,7 @@ open = open_stored  # limbeck.open
 
 
 class Labelled(Dataset):
-    """Examples with what a teacher said about them; made by `limbeck.open` and `limbeck.label`.
+    """A stored set: examples with a teacher's targets, as `limbeck.open` and `limbeck.label` return it.
 
     Its batches hold the inputs as the teacher read them (language models': padded), `labels`, `row_id`, and the
     columns `target_*`, one entry per compared position, which `teacher` reads.
@@ -62,7 +62,7 @@ class Labelled(Dataset):
     def __init__(self, folder: Folder, manifest: Manifest, cache_dir: str | None = None, dataset: Any = None):
         self.folder, self.manifest, self.cache_dir = folder, manifest, cache_dir
         self._dataset = dataset
-        self._views: dict[str, Chunks] = {}  # of columns that were read
+        self._views: dict[str, Chunks] = {}  # of the columns that have been read
 
     @property
     def dataset(self) -> Any:
@@ -73,24 +73,24 @@ class Labelled(Dataset):
 
     @cached_property
     def teacher(self) -> StoredTeacher:
-        """What speaks to the trainer in the teacher's place."""
+        """The teacher that reads the stored targets, to pass to the trainer."""
         return StoredTeacher(self.manifest, read_head(self.folder, self.manifest))
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """The names of the classes, where they were known."""
+        """The names of the classes, where they are known."""
         return self.manifest.label_names
 
     @property
     def num_classes(self) -> int:
-        """The number of classes that the teacher speaks about."""
+        """The number of classes of the targets."""
         return self.manifest.classes
 
     @cached_property
     def labels(self) -> Tensor | None:
         """`[N]`, or `[N, L]`; None where there are none, and for language models, whose labels are lists."""
-        kept = self.manifest.columns.get("labels")
-        return None if kept is None or kept.is_list else self._column("labels")
+        layout = self.manifest.columns.get("labels")
+        return None if layout is None or layout.is_list else self._column("labels")
 
     @cached_property
     def row_ids(self) -> Tensor:
@@ -101,7 +101,7 @@ class Labelled(Dataset):
         return self.manifest.rows if self._dataset is None else len(self._dataset)
 
     def __getitems__(self, places: Sequence[int]) -> Batch:
-        """The batch of these examples, at least one; DataError where there is none at one of the places."""
+        """The batch of the examples at these places; DataError where a place is out of range or none is given."""
         there = self._there(places)
         if not len(there):
             raise DataError(f"A batch needs at least one of the {len(self):,} examples, but got no place.")
@@ -130,9 +130,9 @@ class Labelled(Dataset):
 
     @cached_property
     def _rows(self) -> np.ndarray | None:
-        """Where in the dataset's table each row lies, `[N]`: a shuffled dataset does not say it, but row ids do.
+        """Each row's index in the dataset's table, `[N]`, found by row ids, since a shuffled dataset hides it.
 
-        Several times faster than asking datasets for rows; None where an id stands there twice.
+        Several times faster than reading rows through datasets; None where an id occurs twice.
         """
         column = self.dataset.data.column("row_id")
         there = to_numpy(column, self.manifest.columns["row_id"])[0]
@@ -143,14 +143,14 @@ class Labelled(Dataset):
         return np.asarray(order[np.searchsorted(ordered, self.row_ids.numpy())])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without views of mapped files, which a worker that is spawned would be sent as copies."""
+        """The state without views of mapped files, which a spawned worker would receive as copies."""
         return self.__dict__ | {"_views": {}}
 
     def with_dataset(self, changed: Any) -> "Labelled":
-        """The same with rows that `datasets` has shuffled, filtered, chosen or repeated.
+        """The same set with rows that `datasets` has shuffled, filtered, selected or repeated.
 
-        changed: made of `dataset`; of other sets' rows, `joined` asks whether they belong together. DataError where
-        columns are gone or are kept otherwise.
+        changed: derived from `dataset`; use `joined` for the rows of other sets, which it checks. DataError where a
+        column is missing or has another type.
         """
         found, wanted = changed.features.arrow_schema, self.dataset.features.arrow_schema
         for name in self.manifest.columns:
@@ -161,16 +161,16 @@ class Labelled(Dataset):
                     "filter, select and concatenate leave columns as they are."
                 )
         if len(changed) == 0:
-            raise DataError("A labelled transfer set needs at least one row, but the changed one has none.")
+            raise DataError("A stored set needs at least one row, but the changed one has none.")
         return Labelled(self.folder, self.manifest, self.cache_dir, changed)
 
     def joined(self, *others: "Labelled") -> "Labelled":
-        """The rows of this set, then those of others that the same teacher labelled alike.
+        """The rows of this set, followed by those of other stored sets with the same settings.
 
-        DataError, naming the field, where another teacher, kind, tokenizer or augmentation made one of them.
+        DataError, naming the field, where teacher, kind, tokenizer or augmentation differ.
         """
         for other in others:
-            self.teacher.require_labelled("transfer", other)
+            self.teacher.require_targets_in("transfer", other)
         return self.with_dataset(datasets.concatenate_datasets([self.dataset, *(other.dataset for other in others)]))
 
     def select(self, indices: Any) -> "Labelled":
@@ -183,7 +183,7 @@ class Labelled(Dataset):
         return self.with_dataset(self.dataset.select(self._there(places.tolist()).tolist()))
 
     def _there(self, places: Sequence[int]) -> np.ndarray:
-        """These places, counted from the first example; DataError where one of them has none."""
+        """The places as non-negative numbers, `[n]`; DataError where one is out of range."""
         there = np.asarray(places, np.int64)
         beyond = there[(there < -len(self)) | (there >= len(self))]
         if len(beyond):
@@ -193,7 +193,7 @@ class Labelled(Dataset):
         return np.where(there < 0, there + len(self), there)
 
     def split(self, fraction: float, seed: int = 0) -> tuple["Labelled", "Labelled"]:
-        """`(rest, part)`, as of a TransferSet: by row ids, each class in its share."""
+        """`(rest, part)` as TransferSet.split: chosen by row ids, with each class in its share."""
         chosen = random_part(self.row_ids, self.labels, fraction, seed)
         return self.select(~chosen), self.select(chosen)
 
@@ -203,52 +203,53 @@ class Labelled(Dataset):
         return f"Labelled({len(self):,} examples, {of.kind['kind']}({what}) over {of.classes:,} classes, {self.folder})"
 
     def _column(self, name: str) -> Tensor:
-        rows, kept = self.dataset.select_columns([name]).with_format("arrow"), self.manifest.columns[name]
-        starts = range(0, len(rows), _AT_ONCE)  # datasets makes a table of each row that was chosen
+        rows, layout = self.dataset.select_columns([name]).with_format("arrow"), self.manifest.columns[name]
+        starts = range(0, len(rows), _AT_ONCE)  # datasets makes a table of each selected row
         return torch.from_numpy(
-            np.concatenate([to_numpy(rows[start : start + _AT_ONCE].column(name), kept)[0] for start in starts])
+            np.concatenate([to_numpy(rows[start : start + _AT_ONCE].column(name), layout)[0] for start in starts])
         )
 
 
-def batch_of(read: Read, columns: Mapping[str, Kept]) -> Batch:
-    """Rows as they are kept, as the batch that is read of them: by the teacher once, and by every student.
+def batch_of(read: Read, columns: Mapping[str, ColumnFormat]) -> Batch:
+    """The batch of some rows, the same for the teacher that answers once and for every student.
 
-    Labels that are lists are a language model's. Inputs come first, then `labels`, `row_id` and what targets there
-    are, `[positions, (views,) width]`, zero where a batch has positions that are padding.
+    read: a column's values and lengths, by name. columns: how each is stored; labels that are lists are a language
+    model's. The batch has the inputs first, then `labels`, `row_id` and the targets `[positions, (views,) width]`,
+    zero at positions that are padding.
     """
     is_language = "labels" in columns and columns["labels"].is_list
     batch = _padded(read, columns) if is_language else _examples(read, columns)
-    for name, kept in columns.items():
+    for name, column in columns.items():
         if not name.startswith(TARGET_PREFIX):
             continue
-        said, lengths = read(name)
-        if kept.shape in ((), (None,)):  # one number of each position
-            said = said[..., None]
+        values, lengths = read(name)
+        if column.shape in ((), (None,)):  # one number per position
+            values = values[..., None]
         if lengths is not None and not is_language:
-            said = _at_tokens(said, lengths, next(iter(batch.values())).shape[1])
-        batch[name] = _tensor(said)
+            values = _at_tokens(values, lengths, next(iter(batch.values())).shape[1])
+        batch[name] = _tensor(values)
     return batch
 
 
 _OF_TEXTS = ("input_ids", "labels", TEACHER_PREFIX + "input_ids", TEACHER_PREFIX + "labels")
 
 
-def _padded(read: Read, columns: Mapping[str, Kept]) -> Batch:
-    """Rows of `tokenise`."""
+def _padded(read: Read, columns: Mapping[str, ColumnFormat]) -> Batch:
+    """The padded batch of rows of `tokenise`."""
     rows: list[dict[str, Any]] = [{"row_id": i} for i in read("row_id")[0].tolist()]
     for name in _OF_TEXTS:
         if name in columns:
             values, lengths = read(name)
             assert lengths is not None  # each is a list
-            for row, own in zip(rows, np.split(values, np.cumsum(lengths)[:-1]), strict=True):
-                row[name] = own
-    return Pad(0)(rows)  # whatever fills up is masked
+            for row, row_values in zip(rows, np.split(values, np.cumsum(lengths)[:-1]), strict=True):
+                row[name] = row_values
+    return Pad(0)(rows)  # the padding is masked
 
 
-def _examples(read: Read, columns: Mapping[str, Kept]) -> Batch:
-    """Rows of a TransferSet, as it gathers them."""
+def _examples(read: Read, columns: Mapping[str, ColumnFormat]) -> Batch:
+    """The batch of rows of a TransferSet, as the set itself would give it."""
     batch: Batch = {}
-    for name, kept in columns.items():
+    for name, layout in columns.items():
         if name.startswith(TARGET_PREFIX):
             continue
         values, lengths = read(name)
@@ -256,7 +257,7 @@ def _examples(read: Read, columns: Mapping[str, Kept]) -> Batch:
             tensor = _tensor(values)
             batch[name] = tensor if name in ("labels", "row_id") else as_input(tensor)
         else:
-            wide = np.full((len(lengths), lengths.max()), kept.padding, np.int64)
+            wide = np.full((len(lengths), lengths.max()), layout.padding, np.int64)
             wide[np.arange(wide.shape[1]) < lengths[:, None]] = values
             batch[name] = torch.from_numpy(wide)
     if "labels" in batch and batch["labels"].ndim > 1:
@@ -265,12 +266,12 @@ def _examples(read: Read, columns: Mapping[str, Kept]) -> Batch:
 
 
 def _tensor(values: np.ndarray) -> Tensor:
-    """Views of what Arrow holds must not be written to, so they are copied."""
+    """The values as a tensor; read-only views of Arrow's memory are copied."""
     return torch.from_numpy(np.require(values, requirements="W"))
 
 
-def _at_tokens(said: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
-    """What was said of each example's own tokens, `[sum of lengths, ...]`, in a padded batch's `[n * width, ...]`."""
-    everywhere = np.zeros((len(lengths), width, *said.shape[1:]), said.dtype)
-    everywhere[np.arange(width) < lengths[:, None]] = said
-    return everywhere.reshape(-1, *said.shape[1:])
+def _at_tokens(values: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+    """Values of each example's tokens, `[sum of lengths, ...]`, spread over a padded batch, `[n * width, ...]`."""
+    everywhere = np.zeros((len(lengths), width, *values.shape[1:]), values.dtype)
+    everywhere[np.arange(width) < lengths[:, None]] = values
+    return everywhere.reshape(-1, *values.shape[1:])

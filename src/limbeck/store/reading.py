@@ -1,4 +1,4 @@
-"""Opening a labelled transfer set: its manifest, whether its files are there, its rows and its output layer.
+"""Opening a stored set: its manifest, the presence of its files, its rows and its output layer.
 
 What this file does not know: teachers, batches.
 """
@@ -19,18 +19,20 @@ from limbeck.store.writing import HEAD, PLAN
 
 
 def read_manifest(folder: Folder) -> Manifest:
-    """What the set says of itself; DataError where it is unfinished, too new or damaged, or there is none.
+    """The manifest of the set; DataError where it is missing, unfinished, too new or damaged.
 
-    Damaged is also one whose kind is none that is known here, or keeps other columns than it names.
+    A manifest with an unknown kind, or with other columns than its kind has, counts as damaged.
     """
     if folder.size(NAME) is None:
         if folder.size(PLAN) is not None:
-            made = [name for name in folder.names(UNFINISHED) if name.startswith("part-") and name.endswith(".json")]
+            complete = [
+                name for name in folder.names(UNFINISHED) if name.startswith("part-") and name.endswith(".json")
+            ]
             raise DataError(
-                f"{folder} is not finished: {len(made)} shards are there and no {NAME}; the same limbeck.label call "
-                "goes on with it."
+                f"{folder} is not finished: {len(complete)} shards are complete, but there is no {NAME}; repeat "
+                "the limbeck.label call to resume it."
             )
-        raise DataError(f"{folder} is no labelled transfer set: there is no {NAME}; limbeck.label makes one.")
+        raise DataError(f"{folder} is not a stored set: there is no {NAME}; limbeck.label creates one.")
     manifest = Manifest.from_json(folder.read(NAME), folder.at(NAME))
     _require_columns_of_kind(manifest, folder.at(NAME))
     return manifest
@@ -43,38 +45,38 @@ def _require_columns_of_kind(manifest: Manifest, file: str) -> None:
         wanted = target_columns(kind, manifest.classes, manifest.hidden_size, manifest.positions_are, views)
     except (LimbeckError, TypeError, ValueError) as error:
         why = str(error).rstrip(".")
-        raise DataError(f"{file} cannot be read: {why}; the labelled transfer set is damaged.") from error
+        raise DataError(f"{file} cannot be read: {why}; the stored set is damaged.") from error
     for name in wanted | manifest.targets:
-        named, kept = manifest.targets.get(name), wanted.get(name)
-        if named != kept:
+        named, expected = manifest.targets.get(name), wanted.get(name)
+        if named != expected:
             raise DataError(
-                f"{file} has {name!r} as {named}, which {kind} over {manifest.classes} classes keeps as {kept}; the "
-                "labelled transfer set is damaged."
+                f"{file} has {name!r} as {named}, but {kind} over {manifest.classes} classes has it as {expected}; the "
+                "stored set is damaged."
             )
 
 
 def require_files(folder: Folder, manifest: Manifest) -> None:
-    """DataError that names a file that is missing, or is not as long as it was; what is in it is for `verify`."""
+    """DataError for a file that is missing or has another length; `verify` checks the contents."""
     for name, size in files(manifest).items():
         found = folder.size(name)
         if found is None:
-            raise DataError(f"{folder.at(name)} is missing; bring it back, or label the transfer set again.")
+            raise DataError(f"{folder.at(name)} is missing; restore it, or label the transfer set again.")
         if found != size:
             raise DataError(
-                f"{folder.at(name)} has {found:,} bytes and had {size:,} when it was written; bring back the whole "
+                f"{folder.at(name)} has {found:,} bytes and had {size:,} when it was written; restore the whole "
                 "file, or label the transfer set again."
             )
 
 
 def files(manifest: Manifest) -> dict[str, int]:
-    """The files that a set is made of, and their bytes."""
+    """The names of the set's files, and their sizes in bytes."""
     shards = {shard.name: shard.bytes for shard in manifest.shards}
     return shards if manifest.head is None else shards | {HEAD: manifest.head["bytes"]}
 
 
 def read_rows(folder: Folder, manifest: Manifest, cache_dir: str | None = None) -> Any:
     """All rows, in order, as a `datasets.Dataset` that is mapped into memory."""
-    # named after what it holds: datasets would open what it cached of other files in the same place
+    # named after the content: datasets would otherwise open what it cached of other files at the same path
     name = "labelled-" + hashlib.sha256(manifest.to_json()).hexdigest()[:16]
     quiet = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
@@ -88,7 +90,7 @@ def read_rows(folder: Folder, manifest: Manifest, cache_dir: str | None = None) 
         )
     except datasets.exceptions.DatasetGenerationError as error:
         raise DataError(
-            f"The shards of {folder} cannot be read: {error.__cause__ or error}; limbeck.verify says which."
+            f"The shards of {folder} cannot be read: {error.__cause__ or error}; limbeck.verify names the damaged file."
         ) from error
     finally:
         if not quiet:
@@ -96,11 +98,11 @@ def read_rows(folder: Folder, manifest: Manifest, cache_dir: str | None = None) 
 
 
 def read_head(folder: Folder, manifest: Manifest) -> Head | None:
-    """The teacher's output layer, where it is kept."""
+    """The teacher's output layer, where it is stored; None elsewhere."""
     if manifest.head is None:
         return None
     try:
         tensors = load(folder.read(HEAD))
         return Head(tensors["weight"], tensors.get("bias"), manifest.head["logit_scale"], manifest.head["softcap"])
     except (SafetensorError, KeyError) as error:
-        raise DataError(f"{folder.at(HEAD)} is damaged: {error}; bring it back, or label again.") from error
+        raise DataError(f"{folder.at(HEAD)} is damaged: {error}; restore it, or label again.") from error

@@ -1,4 +1,4 @@
-"""The rows of a transfer set as Arrow tables, each a whole example: what is kept of it beside what is said.
+"""The rows of a transfer set as Arrow tables, one example per row, to be stored beside their targets.
 
 What this file does not know: teachers, files.
 """
@@ -14,30 +14,33 @@ from torch import Tensor
 from limbeck.errors import DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TARGET_PREFIX
-from limbeck.store.columns import Digest, Kept, kept_as, to_arrow, to_numpy
+from limbeck.store.columns import ColumnFormat, Digest, format_of, to_arrow, to_numpy
 from limbeck.store.manifest import NEXT_TOKENS
 from limbeck.transfer.rows import TransferSet
 from limbeck.transfer.text.tokens import Ragged
 
-TABLE_BYTES = 64 * 2**20  # looked at at once
+TABLE_BYTES = 64 * 2**20  # read at a time
 
 
 def rows_of(transfer_set: Any) -> "Rows":
-    """The rows of a TransferSet, or of a `datasets.Dataset` that `tokenise` made; DataError of anything else."""
+    """The rows of a TransferSet, or of a `datasets.Dataset` of `tokenise`; DataError for anything else."""
     if isinstance(transfer_set, TransferSet):
         return _Examples(transfer_set)
     if isinstance(transfer_set, datasets.Dataset):
         return _Texts(transfer_set)
     raise DataError(
-        "What is labelled is a TransferSet, or what limbeck.tokenise made of records, but got "
+        "limbeck.label needs a TransferSet, or the rows that limbeck.tokenise returns, but got "
         f"{type(transfer_set).__name__}."
     )
 
 
 class Rows(ABC):
-    """Rows in their order. columns: how each is kept. is_language: whether they are rows of `tokenise`."""
+    """Rows in order.
 
-    columns: dict[str, Kept]
+    columns: the format of each column. is_language: whether they are rows of `tokenise`.
+    """
+
+    columns: dict[str, ColumnFormat]
     is_language: bool
 
     @abstractmethod
@@ -48,7 +51,7 @@ class Rows(ABC):
         """The rows at these places."""
 
     def survey(self, positions_are: str) -> tuple[str, int]:
-        """A hash of all rows with their ids, and how many positions they have; DataError where ids repeat."""
+        """A hash of all rows with their ids, and the number of their positions; DataError where ids repeat."""
         digest, positions, ids = Digest(), 0, []
         step = max(1, int(TABLE_BYTES * len(self) / max(1, self._nbytes())))
         for start in range(0, len(self), step):
@@ -59,13 +62,13 @@ class Rows(ABC):
         known, times = np.unique(np.concatenate(ids), return_counts=True)
         if len(known) < len(self):
             raise DataError(
-                f"Every row needs an id of its own, but row_id {known[times > 1][0]} is given to several; number the "
+                f"Row ids must be distinct, but row_id {known[times > 1][0]} is given to several; number the "
                 "rows, or leave the ids to limbeck.tokenise."
             )
         return digest.hexdigest(), positions
 
     def positions(self, table: pa.Table, positions_are: str) -> np.ndarray:
-        """How many each row has, `[n]`; of next tokens at most, since nothing predicts the first."""
+        """The number of positions of each row, `[n]`; for next tokens an upper bound (the first has none)."""
         if positions_are == "examples":
             return np.ones(len(table), np.int64)
         name = "labels" if positions_are == NEXT_TOKENS else next(iter(self.columns))
@@ -79,7 +82,7 @@ class Rows(ABC):
         return np.asarray(before[ends] - before[ends - lengths])
 
     def _nbytes(self) -> int:
-        """About, of all rows."""
+        """The estimated bytes of all rows."""
         some = self.table(range(min(16, len(self))))
         return int(some.nbytes / len(some) * len(self))
 
@@ -89,9 +92,9 @@ class _Examples(Rows):
 
     def __init__(self, transfer_set: TransferSet):
         self.transfer_set = transfer_set
-        self.columns = {name: _kept(name, values) for name, values in transfer_set.as_kept([0]).items()}
+        self.columns = {name: _format_of_values(name, values) for name, values in transfer_set.as_kept([0]).items()}
         if transfer_set.transform is not None and any(
-            kept.dtype == "uint8" for name, kept in self.columns.items() if name not in ("labels", "row_id")
+            layout.dtype == "uint8" for name, layout in self.columns.items() if name not in ("labels", "row_id")
         ):
             raise DataError("The set's transform gives uint8, which is read again as pixels; let it give float32.")
         _require_names(list(self.columns))
@@ -102,15 +105,15 @@ class _Examples(Rows):
     def table(self, places: range) -> pa.Table:
         arrays = {}
         for name, values in self.transfer_set.as_kept(places).items():
-            kept = self.columns[name]
+            layout = self.columns[name]
             if isinstance(values, Ragged):
-                arrays[name] = to_arrow(values.values.numpy(), kept, values.lengths.numpy())
-            elif tuple(values.shape[1:]) == kept.shape:
-                arrays[name] = to_arrow(values.numpy(), kept)
+                arrays[name] = to_arrow(values.values.numpy(), layout, values.lengths.numpy())
+            elif tuple(values.shape[1:]) == layout.shape:
+                arrays[name] = to_arrow(values.numpy(), layout)
             else:
                 raise DataError(
-                    f"Rows of {name!r} must have one shape, but have {list(kept.shape)} and {list(values.shape[1:])}; "
-                    "give columns, without a transform that pads each batch."
+                    f"Rows of {name!r} must have one shape, but have {list(layout.shape)} and "
+                    f"{list(values.shape[1:])}; give columns, without a transform that pads each batch."
                 )
         return pa.table(arrays)
 
@@ -127,14 +130,14 @@ class _Texts(Rows):
             )
         if "position_ids" in dataset.column_names:
             raise DataError(
-                "What is labelled are examples, one per row, but these rows are packed; label those before."
+                "limbeck.label needs one example per row, but these rows are packed; label them before packing."
             )
         if len(dataset) == 0:
-            raise DataError("There is no row to label.")
+            raise DataError("The dataset has no rows, but limbeck.label needs at least one.")
         _require_names(dataset.column_names)
         self.dataset = dataset.with_format("arrow")
         schema = dataset.features.arrow_schema
-        self.columns = {name: kept_as(schema.field(name).type) for name in dataset.column_names}
+        self.columns = {name: format_of(schema.field(name).type) for name in dataset.column_names}
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -144,20 +147,20 @@ class _Texts(Rows):
         return rows.replace_schema_metadata(None)
 
 
-def _kept(name: str, values: Any) -> Kept:
+def _format_of_values(name: str, values: Any) -> ColumnFormat:
     if isinstance(values, Ragged):
-        return Kept(str(values.values.numpy().dtype), (None,), values.padding)
+        return ColumnFormat(str(values.values.numpy().dtype), (None,), values.padding)
     assert isinstance(values, Tensor)
     try:
-        return Kept(str(values.numpy().dtype), tuple(values.shape[1:]))
+        return ColumnFormat(str(values.numpy().dtype), tuple(values.shape[1:]))
     except TypeError as error:
-        raise DataError(f"Column {name!r} is {values.dtype}, which is not kept in files; convert it first.") from error
+        raise DataError(f"Column {name!r} is {values.dtype}, which cannot be stored; convert it first.") from error
 
 
 def _require_names(names: list[str]) -> None:
     taken = [name for name in names if name.startswith(TARGET_PREFIX)]
     if taken:
         raise DataError(
-            f"Columns {TARGET_PREFIX}... are what a teacher says, but the rows have {taken[0]!r} already; rename it, "
-            "or label the rows that were not labelled before."
+            f"Columns {TARGET_PREFIX}... are a teacher's targets, but the rows have {taken[0]!r} already; rename it, "
+            "or label rows without stored targets."
         )

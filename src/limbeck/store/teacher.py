@@ -20,9 +20,9 @@ from limbeck.transfer.text.vocabulary import template_hash, tokenizer_hash
 
 
 class StoredTeacher(BaseTeacher):
-    """A teacher that reads stored targets from the batch's own columns `target_*`; `labelled.teacher` is one.
+    """A teacher that reads stored targets from the batch's columns `target_*`; `limbeck.open(path).teacher` is one.
 
-    manifest: of the labelled transfer set. head: the teacher's output layer, where its hidden states are kept.
+    manifest: of the stored set. head: the teacher's output layer, where hidden states are stored.
     """
 
     in_batch = True
@@ -36,16 +36,16 @@ class StoredTeacher(BaseTeacher):
         missing = [name for name in self.manifest.targets if name not in batch]
         if missing:
             raise DataError(
-                f"The batch has no {missing[0]!r}, only {sorted(batch)}: a stored teacher speaks of labelled examples "
-                "alone; take batches from limbeck.open(path), or from a part of it."
+                f"The batch has no {missing[0]!r}, only {sorted(batch)}: a stored teacher reads its targets "
+                "from the batch; take batches from limbeck.open(path), or from a part of it."
             )
-        said: dict[str, Tensor] = {name.removeprefix(TARGET_PREFIX): batch[name] for name in self.manifest.targets}
-        if any(column.ndim > 2 for column in said.values()):
+        columns: dict[str, Tensor] = {name.removeprefix(TARGET_PREFIX): batch[name] for name in self.manifest.targets}
+        if any(column.ndim > 2 for column in columns.values()):
             raise DataError(
                 f"These targets are of {self.manifest.views} augmented views ({self.manifest.augmentation}), which "
-                "only training replays; evaluate, or tune, on examples that were labelled without augmentation."
+                "only training replays; evaluate, or tune, on a set that was stored without augmentation."
             )
-        return self.kind.decode(said, self.manifest.classes, self.head)
+        return self.kind.decode(columns, self.manifest.classes, self.head)
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -75,19 +75,19 @@ class StoredTeacher(BaseTeacher):
     ) -> tuple[int | None, Augment | None]:
         """The number of classes that an output layer is cut to, and the augmentation that shows the stored views.
 
-        sets: "transfer" and the evaluation sets, by name. Raises as `require_labelled`, `classes_of` and `replayed` do.
+        sets: "transfer" and the evaluation sets, by name. Raises what the methods below raise.
         """
         for who, examples in sets.items():
-            self.require_labelled(who, examples)
+            self.require_targets_in(who, examples)
         return self.classes_of(tokenizer), self.replayed(augment)
 
-    def require_labelled(self, who: str, examples: Any) -> None:
+    def require_targets_in(self, who: str, examples: Any) -> None:
         """DataError unless the targets of these examples are this teacher's."""
         theirs = getattr(examples, "manifest", None)
         if not isinstance(theirs, Manifest):
             raise DataError(
-                f"The {who} set is a {type(examples).__name__} without stored targets, which is all that this teacher "
-                "can say; use limbeck.open(path), a part of it (split), or a set labelled by the same teacher."
+                f"The {who} set is a {type(examples).__name__} without stored targets, the only ones that this "
+                "teacher has; use limbeck.open(path), a part of it (split), or another stored set of the same teacher."
             )
         same = ["teacher", "kind", "classes", "tokenizer"]
         if who == "transfer":  # others are read as they are
@@ -95,14 +95,14 @@ class StoredTeacher(BaseTeacher):
         mine, others = ({name: getattr(of, name) for name in same} for of in (self.manifest, theirs))
         if different := differences(mine, others):
             raise DataError(
-                f"The {who} set {getattr(examples, 'folder', '')} was labelled otherwise than this teacher's:\n"
+                f"The {who} set {getattr(examples, 'folder', '')} has other settings than this teacher's set:\n"
                 + "\n".join(different)
             )
 
     def classes_of(self, tokenizer: Any) -> int | None:
-        """To how many classes an output layer is cut: the stored ones, if this is the tokenizer they were cut to.
+        """The number of classes that an output layer is cut to; None where the targets were stored without a tokenizer.
 
-        DataError, field by field, where it is another one; None where the targets were stored without a tokenizer.
+        DataError, field by field, where `tokenizer` is not the one that the targets were stored with.
         """
         if tokenizer is None or self.manifest.tokenizer is None:
             return None
@@ -110,19 +110,19 @@ class StoredTeacher(BaseTeacher):
         given = {"tokenizer": tokenizer_hash(tokenizer), "chat_template": template_hash(tokenizer)}
         if different := differences(stored, given):
             raise DataError(
-                "The stored targets were made with another tokenizer than the student's; give theirs (--tokenizer; in "
-                "Python processing_class=), or label again. They differ in:\n" + "\n".join(different)
+                "The stored targets were made with another tokenizer than the student's; pass that one (--tokenizer; "
+                "in Python processing_class=), or label again. They differ in:\n" + "\n".join(different)
             )
         return self.manifest.classes
 
     def replayed(self, augment: Augment | None) -> Augment | None:
-        """An augmentation that shows in every epoch the view that was labelled, with what was said of it.
+        """An augmentation that shows in every epoch a stored view together with its targets.
 
-        ConfigError where it is not the one that the views were labelled with.
+        ConfigError where `augment` is not the one that the views were stored with.
         """
         stored, seed = self.manifest.augmentation, self.manifest.augmentation_seed
         if stored is None:
-            return augment  # of none, or the trainer refuses it
+            return augment  # the trainer refuses one, since the targets hold for one view only
         if repr(augment) != stored or getattr(augment, "seed", None) != seed:
             raise ConfigError(
                 f"The stored targets are of views made by {stored} with seed {seed}, but training has "
@@ -140,8 +140,8 @@ class _Replay:
 
     def __call__(self, batch: Batch, epoch: int) -> Batch:
         view = epoch % self.manifest.views
-        said = {name: batch[name][:, view] for name in self.manifest.targets}
-        return {**self.augment(batch, view), **said}
+        targets = {name: batch[name][:, view] for name in self.manifest.targets}
+        return {**self.augment(batch, view), **targets}
 
     def __repr__(self) -> str:
         return f"{self.augment!r}, replaying {self.manifest.views} stored views"

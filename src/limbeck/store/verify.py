@@ -1,4 +1,4 @@
-"""Whether a labelled transfer set is what was written, and whether a teacher still says what it said.
+"""Verification of a stored set: that its files are as written, and that a teacher still gives the stored targets.
 
 What this file does not know: how files are read, how targets are encoded.
 """
@@ -19,18 +19,21 @@ from limbeck.store.verifying import damage
 from limbeck.teachers import BaseTeacher, as_teacher
 
 APART = 0.05
-"""The most total variation, the mean of a few rows, between what is kept and what the teacher says now."""
+"""The largest accepted mean total variation between the stored targets and what the teacher gives now."""
 
-POSITIONS = 256  # compared at once, over all classes
+POSITIONS = 256  # compared at a time, over all classes
 
 
 def verify(path: Any, teacher: Any = None, *, rows: int = 32) -> list[str]:
-    """What is wrong with the labelled transfer set at `path`, a sentence each; none where nothing is.
+    """Returns the problems of the stored set at `path`, one sentence each; an empty list where there are none.
 
-    Every file's SHA-256, how many rows and positions there are, that ids are distinct, and that every target is a
-    distribution. With a teacher: that its fingerprint is the stored one, and for `rows` rows, evenly through the set,
-    that it says what is kept: a mean total variation of at most 0.05, which 8 bits stay well below. Samples and
-    augmented views are not compared. The teacher is asked where `label` asks it: on the process's own device.
+    It checks every file's SHA-256, the numbers of rows and positions, that row ids are distinct, and that every target
+    is a probability distribution. With a teacher, it also checks that the fingerprint is the stored one, and that on
+    `rows` rows, spread evenly over the set, the teacher gives the stored targets: a mean total variation of at most
+    0.05, which 8 bits stay well below. Samples and augmented views are not compared. The teacher runs on the device
+    that `label` uses.
+
+    path: a local folder, or a URL that fsspec opens. teacher: as for `label`, or None. rows: how many are compared.
 
     DataError where there is no finished set, or its manifest was changed.
     """
@@ -41,40 +44,41 @@ def verify(path: Any, teacher: Any = None, *, rows: int = 32) -> list[str]:
         return found
     teacher = as_teacher(teacher)
     if teacher.fingerprint() != manifest.teacher:
-        found.append(f"{folder}: the teacher is another: stored {manifest.teacher}, given {teacher.fingerprint()}.")
+        found.append(f"{folder}: the teacher is another one: stored {manifest.teacher}, given {teacher.fingerprint()}.")
     if not found and manifest.augmentation is None:
-        found += _said_otherwise(open_stored(path), teacher, rows)
+        found += _differs_from_teacher(open_stored(path), teacher, rows)
     return found
 
 
-def _said_otherwise(labelled: Labelled, teacher: BaseTeacher, rows: int) -> list[str]:
+def _differs_from_teacher(stored: Labelled, teacher: BaseTeacher, rows: int) -> list[str]:
+    """A sentence where the teacher's answers are too far from the stored targets of these many rows."""
     device = settle(teacher, this_process().device)
-    if labelled.manifest.tokenizer is not None:
-        teacher = teacher.cut(labelled.manifest.classes)
-    stored = labelled.teacher.to(device)
+    if stored.manifest.tokenizer is not None:
+        teacher = teacher.cut(stored.manifest.classes)
+    stored_teacher = stored.teacher.to(device)
     apart, compared = 0.0, 0
-    for place in range(0, len(labelled), max(1, len(labelled) // rows)):
-        batch = {name: values.to(device) for name, values in labelled.__getitems__([place]).items()}
-        kept = stored(batch)
-        if not is_partition(kept):
+    for place in range(0, len(stored), max(1, len(stored) // rows)):
+        batch = {name: values.to(device) for name, values in stored.__getitems__([place]).items()}
+        targets = stored_teacher(batch)
+        if not is_partition(targets):
             return []
-        positions = next_token_positions(batch) if labelled.manifest.positions_are == NEXT_TOKENS else None
+        positions = next_token_positions(batch) if stored.manifest.positions_are == NEXT_TOKENS else None
         now = teacher(batch, positions).to(device)
-        differs = _total_variation(kept, now, getattr(kept, "made_at", 1.0))
+        differs = _total_variation(targets, now, getattr(targets, "made_at", 1.0))
         apart, compared = apart + float(differs.sum()), compared + len(differs)
     if compared and apart / compared > APART:
         return [
-            f"{labelled.folder}: the teacher says something else than is kept: a total variation of "
+            f"{stored.folder}: the teacher gives other targets than the stored ones: a total variation of "
             f"{apart / compared:.3f}, the mean of {compared} positions."
         ]
     return []
 
 
-def _total_variation(kept: SoftTargets, said: SoftTargets, temperature: float) -> Tensor:
-    """`[n]`, over the events that are kept; some positions at a time."""
+def _total_variation(stored: SoftTargets, given: SoftTargets, temperature: float) -> Tensor:
+    """The total variation over the stored events, `[n]`, computed for a few positions at a time."""
     found = []
-    for start in range(0, len(said), POSITIONS):
-        now, before = said[start : start + POSITIONS], kept[start : start + POSITIONS]
+    for start in range(0, len(given), POSITIONS):
+        now, before = given[start : start + POSITIONS], stored[start : start + POSITIONS]
         log_q, log_p = before.events(now.all_log_probs(temperature), temperature)
         found.append((log_q.exp() - log_p.exp()).abs().sum(-1) / 2)
     return torch.cat(found)

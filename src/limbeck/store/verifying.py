@@ -1,4 +1,4 @@
-"""Whether the files of a labelled transfer set still hold what was written: every byte, every row, every target.
+"""Verification of the files of a stored set: every byte, every row, every target.
 
 What this file does not know: teachers.
 """
@@ -19,11 +19,11 @@ from limbeck.store.manifest import Manifest, Shard
 from limbeck.store.reading import files, read_head
 from limbeck.store.writing import HEAD
 
-AT_ONCE = 2**13  # positions that are decoded at once
+AT_ONCE = 2**13  # positions that are decoded at a time
 
 
 def damage(folder: Folder, manifest: Manifest) -> list[str]:
-    """What is wrong with the files, a sentence each that names the file; none where all is as it was written."""
+    """The problems of the files, one sentence each, which names the file; empty where all are as written."""
     found, kind, head = [], kind_of(manifest.kind), None
     hashes = {shard.name: shard.sha256 for shard in manifest.shards}
     if manifest.head is not None:
@@ -50,37 +50,37 @@ def damage(folder: Folder, manifest: Manifest) -> list[str]:
             found += [f"{folder.at(shard.name)}: {what}" for what in _wrong_rows(table, shard, manifest, kind, head)]
     known, times = np.unique(np.concatenate(ids or [np.empty(0, np.int64)]), return_counts=True)
     if (times > 1).any():
-        found.append(f"{folder}: row_id {known[times > 1][0]} stands in several rows ({(times > 1).sum()} such ids).")
+        found.append(f"{folder}: row_id {known[times > 1][0]} occurs in several rows ({(times > 1).sum()} such ids).")
     if sum(shard.rows for shard in manifest.shards) != manifest.rows:
         found.append(f"{folder}: the shards have {sum(s.rows for s in manifest.shards)} rows, not {manifest.rows}.")
     return found
 
 
 def _wrong_rows(table: pa.Table, shard: Shard, manifest: Manifest, kind: Kind, head: Head | None) -> list[str]:
-    """Rows that are missing, and targets that are no distribution."""
+    """The first problem of a shard's rows: missing ones, or targets that are not a probability distribution."""
     if missing := [name for name in manifest.columns if name not in table.column_names]:
         return [f"the column {missing[0]!r} is missing."]
     if len(table) != shard.rows:
         return [f"{len(table)} rows, but the manifest has {shard.rows}."]
     if kind.name == "hidden" and head is None:
-        return []  # of a file that was named before
-    said, counts = {}, np.ones(len(table), np.int64)
-    for name, kept in manifest.targets.items():
-        values, lengths = to_numpy(table.column(name), kept)
+        return []  # the missing output layer is reported already
+    columns, counts = {}, np.ones(len(table), np.int64)
+    for name, column in manifest.targets.items():
+        values, lengths = to_numpy(table.column(name), column)
         counts = counts if lengths is None else lengths
-        width = 1 if kept.shape in ((), (None,)) else values.shape[-1]
-        said[name.removeprefix(TARGET_PREFIX)] = values.reshape(-1, width)
+        width = 1 if column.shape in ((), (None,)) else values.shape[-1]
+        columns[name.removeprefix(TARGET_PREFIX)] = values.reshape(-1, width)
     of_row = np.repeat(np.arange(len(table)), counts * manifest.views)
-    lengths_of = {len(values) for values in said.values()}
+    lengths_of = {len(values) for values in columns.values()}
     if lengths_of != {len(of_row)} or counts.sum() != shard.positions:
         return [f"targets of {sorted(lengths_of)} positions, but the manifest has {shard.positions}."]
     for start in range(0, len(of_row), AT_ONCE):
-        some = {name: torch.from_numpy(np.array(v[start : start + AT_ONCE])) for name, v in said.items()}
+        some = {name: torch.from_numpy(np.array(v[start : start + AT_ONCE])) for name, v in columns.items()}
         try:
             bad = kind.decode(some, manifest.classes, head).bad_rows(forward_kl).numpy()
         except (LimbeckError, RuntimeError) as error:
             return [f"its targets cannot be read: {error}"]
         if bad.any():
             row = table.column("row_id")[int(of_row[start + bad.argmax()])]
-            return [f"what is kept of row_id {row} is no distribution over {manifest.classes} classes."]
+            return [f"the targets of row_id {row} are not a probability distribution over {manifest.classes} classes."]
     return []

@@ -1,12 +1,12 @@
-"""Writing a labelled transfer set: shard by shard, so that it can be cut off anywhere and goes on.
+"""Writing a stored set shard by shard, so that an interrupted call can resume.
 
     unfinished/plan.json              first: what the set is
-    part-00000-of-00010.parquet       under another name until it is whole
-    unfinished/part-00000-...json     after that: rows, bytes, SHA-256. A shard is there when its record is
-    head.safetensors                  the teacher's output layer, where hidden states are kept
-    manifest.json                     last; then `unfinished` goes
+    part-00000-of-00010.parquet       under a temporary name until it is complete
+    unfinished/part-00000-...json     after that: rows, bytes, SHA-256; a shard without its record does not count
+    head.safetensors                  the teacher's output layer, where hidden states are stored
+    manifest.json                     last; then `unfinished` is removed
 
-What this file does not know: who the teacher is, how a row came about.
+What this file does not know: teachers, how rows are made.
 """
 
 import json
@@ -23,7 +23,7 @@ from limbeck._version import __version__
 from limbeck.errors import DataError
 from limbeck.losses.targets import Head
 from limbeck.networks.asking import TARGET_PREFIX
-from limbeck.store.columns import Kept
+from limbeck.store.columns import ColumnFormat
 from limbeck.store.folder import UNFINISHED, Folder
 from limbeck.store.manifest import NAME, Manifest, Plan, Shard
 
@@ -34,9 +34,9 @@ LIBRARIES = ("torch", "transformers", "datasets", "pyarrow")
 
 
 def found_plan(folder: Folder) -> Plan | None:
-    """What is at a place already: the manifest of a finished set, the plan of an unfinished one, or nothing.
+    """Returns the manifest of a finished set, the plan of an unfinished one, or None for an empty folder.
 
-    DataError where something else is.
+    DataError where the folder has other files.
     """
     names = folder.names()
     if NAME in names:
@@ -44,21 +44,27 @@ def found_plan(folder: Folder) -> Plan | None:
     if UNFINISHED in names and folder.size(PLAN) is not None:
         return Plan.from_json(folder.read(PLAN), folder.at(PLAN))
     if set(names) - {UNFINISHED}:
-        raise DataError(f"{folder} holds files that are no labelled transfer set; give another path.")
+        raise DataError(f"{folder} is not empty and is not a stored set; give another path.")
     return None
 
 
 class Writer:
-    """Carries out a plan; several processes may, each its own shards. encodings: Parquet's, by target column."""
+    """Writes the files of a plan; several processes may share the work, each with different shards.
+
+    encodings: Parquet's encoding of each target column that needs another than the dictionary.
+    """
 
     def __init__(self, folder: Folder, plan: Plan, encodings: Mapping[str, str]):
         self.folder, self.plan = folder, plan
-        pixels = [name for name, kept in plan.columns.items() if kept.dtype == "uint8" and kept.shape]
+        pixels = [name for name, layout in plan.columns.items() if layout.dtype == "uint8" and layout.shape]
         self.encodings = {name: "BYTE_STREAM_SPLIT" for name in pixels if name not in plan.targets}
         self.encodings |= {TARGET_PREFIX + name: encoding for name, encoding in encodings.items()}
 
     def begin(self, head: Head | None) -> None:
-        """Writes down what is about to be made, if nobody has. One process does."""
+        """Writes the plan and the output layer, where they are missing; called by one process.
+
+        head: the teacher's output layer, where hidden states are stored.
+        """
         if self.folder.size(PLAN) is None:
             self.folder.write(PLAN, lambda stream: stream.write(self.plan.to_json()))
         if head is not None and self._record(HEAD) is None:
@@ -69,23 +75,23 @@ class Writer:
             self._note(HEAD, {**written, "logit_scale": head.logit_scale, "softcap": head.softcap})
 
     def missing(self) -> list[int]:
-        """The shards that are still to be made."""
+        """The numbers of the shards that are not complete yet."""
         there = {name.removesuffix(".json") for name in self.folder.names(UNFINISHED)}
         names = self.plan.shard_names
         return [i for i, name in enumerate(names) if name not in there or self._record(name) is None]
 
     def write(self, shard: int, table: pa.Table, positions: int) -> None:
-        """A shard, whole."""
+        """Writes a shard and its record. positions: how many positions of its rows have targets."""
         name = self.plan.shard_names[shard]
         written = self.folder.write(name, lambda stream: _write_parquet(stream, table, self.encodings))
         self._note(name, asdict(Shard(name, len(table), positions, **written)))
 
     def finish(self) -> Manifest:
-        """The manifest, once all shards are there. One process writes it."""
+        """Writes and returns the manifest; called by one process. DataError where a shard is missing."""
         if missing := self.missing():
             raise DataError(
-                f"{self.folder} still misses {self.plan.shard_names[missing[0]]} ({len(missing)} shards in all); the "
-                "same call makes what is missing."
+                f"{self.folder} still lacks {self.plan.shard_names[missing[0]]} ({len(missing)} shards in all); repeat "
+                "the call to write what is missing."
             )
         records = [self._record(name) for name in self.plan.shard_names]
         settings: dict[str, Any] = {f.name: getattr(self.plan, f.name) for f in fields(Plan)}
@@ -104,16 +110,16 @@ class Writer:
         self.folder.write(f"{UNFINISHED}/{name}.json", lambda stream: stream.write(content))
 
     def _record(self, name: str) -> dict[str, Any] | None:
-        """What was noted of a file that is there as it was written; None of any other."""
-        noted = f"{UNFINISHED}/{name}.json"
-        if self.folder.size(noted) is None:
+        """The record of a file that is as long as when it was written; None for any other."""
+        record_name = f"{UNFINISHED}/{name}.json"
+        if self.folder.size(record_name) is None:
             return None
-        record: dict[str, Any] = json.loads(self.folder.read(noted))
+        record: dict[str, Any] = json.loads(self.folder.read(record_name))
         return record if self.folder.size(name) == record["bytes"] else None
 
 
 def require_room(folder: Folder, plan: Plan, positions: int) -> None:
-    """DataError where the disk has less room than what the teacher says at so many positions takes, uncompressed."""
+    """DataError where the disk has less room than the targets of this many positions take, uncompressed."""
     need, free = plan.views * positions * bytes_per_position(plan.targets), folder.free()
     if free is not None and need > free:
         raise DataError(
@@ -123,13 +129,13 @@ def require_room(folder: Folder, plan: Plan, positions: int) -> None:
         )
 
 
-def bytes_per_position(targets: Mapping[str, Kept]) -> int:
+def bytes_per_position(targets: Mapping[str, ColumnFormat]) -> int:
     """The uncompressed bytes of one row of one view."""
-    return sum(kept.bytes for kept in targets.values())
+    return sum(layout.bytes for layout in targets.values())
 
 
 def _write_parquet(stream: Any, table: pa.Table, encodings: Mapping[str, str]) -> None:
-    """Compressed with zstd; columns with an encoding of their own have that, others a dictionary where it helps."""
+    """Writes the table with zstd; columns without a given encoding use a dictionary where it helps."""
     leaves = {name: _leaf(table.schema.field(name)) for name in encodings}
     others = [_leaf(field) for field in table.schema if field.name not in encodings]
     pq.write_table(

@@ -58,7 +58,7 @@ def _names_of_classes(classes: np.ndarray) -> tuple[str, ...] | None:
     if not np.array_equal(classes, np.arange(len(classes))):
         raise ModelError(
             f"The classifier's classes are {classes[:10].tolist()}, but those of a transfer set are the labels 0 to "
-            f"{len(classes) - 1}; fit it on the transfer set's own labels, all of them."
+            f"{len(classes) - 1}; fit it on all labels of the transfer set."
         )
     return None
 
@@ -74,7 +74,7 @@ def _only_input(batch: Batch) -> Tensor:
 def _digest_value(digest: Any, value: Any, seen: dict[int, Any]) -> None:
     """Feeds arrays, numbers and texts below `value` to the digest, in a fixed order.
 
-    seen: by id, and kept alive, or another object might get the id of one that is gone.
+    seen: the objects visited so far, by id; holding them keeps their ids from being reused.
     """
     if isinstance(value, np.ndarray) and value.dtype.names:
         for name in value.dtype.names:  # field by field: what lies between them is not set

@@ -15,7 +15,7 @@ from limbeck.teachers.protocol import BaseTeacher, Teacher, WrappedTeacher
 
 
 def as_teacher(model: Any) -> BaseTeacher:
-    """A teacher made from what the user has.
+    """Returns the teacher for a network, a classifier, a function or an object with a teacher's methods.
 
     model: one of
         a BaseTeacher, which is returned as it is;

@@ -48,9 +48,9 @@ class Ensemble(BaseTeacher):
 
     def cut(self, classes: int) -> Self:
         """The same ensemble of its members, each cut to the first `classes`."""
-        made = copy.copy(self)
-        made.members = [member.cut(classes) for member in self.members]
-        return made
+        narrower = copy.copy(self)
+        narrower.members = [member.cut(classes) for member in self.members]
+        return narrower
 
     def fingerprint(self) -> str:
         """SHA-256 of the mean, the weights and the members' fingerprints, in order."""

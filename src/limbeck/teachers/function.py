@@ -28,14 +28,14 @@ class FunctionTeacher(BaseTeacher):
 
     @torch.no_grad()
     def __call__(self, batch: Batch, positions: Positions | None = None) -> SoftTargets:
-        """What the function returns, as SoftTargets."""
+        """The function's result as SoftTargets."""
         return as_targets(self.function(batch))
 
     def fingerprint(self) -> str:
         """The name that was given for the function, which cannot be hashed itself; ModelError where there is none."""
         if self._fingerprint is None:
             raise ModelError(
-                "A function cannot be told from another one; give it a name that changes when what it computes does: "
+                "A function has no fingerprint of its own; give it a name that changes whenever its results do: "
                 'FunctionTeacher(function, fingerprint="...").'
             )
         return self._fingerprint

@@ -45,15 +45,15 @@ class ModelTeacher(BaseTeacher):
         Positions are the examples; token classifiers give one row per token, example by example; language models give
         one row per token of `labels [B, L]` that has to be predicted, from the state before it.
 
-        positions: of the batch, where they are known; not used where the teacher has columns of its own.
+        positions: of the batch, where they are known; not used where the batch has `teacher_*` columns.
         """
-        self.model.eval()  # somebody may have called train() on it, or on a part of it
+        self.model.eval()  # the caller may have called train() on it, or on a part of it
         view = teacher_view(batch)
         if not ("labels" in view and is_language_model(self.model)):
             logits = logits_of(self.model, view)[..., : self.classes]
             return DenseTargets(logits.reshape(-1, logits.shape[-1]))
         rows = None if positions is None or view is not batch else positions.rows
-        if rows is None:  # also where the teacher's columns have positions of their own
+        if rows is None:  # also where the `teacher_*` columns have other positions
             rows = next_tokens(view).rows
         if self._in_halves is None:
             self._in_halves = logits_are_heads(self.model, view)
@@ -82,9 +82,10 @@ class ModelTeacher(BaseTeacher):
 
     def cut(self, classes: int) -> Self:
         """The same network with only the first `classes` of its output layer."""
-        made = copy.copy(self)
-        made.classes = require_classes(classes) if self.classes is None else min(require_classes(classes), self.classes)
-        return made
+        narrower = copy.copy(self)
+        limit = require_classes(classes)
+        narrower.classes = limit if self.classes is None else min(limit, self.classes)
+        return narrower
 
     def to(self, device: torch.device | str) -> Self:
         """Moves the model, unless it was placed when it was loaded; returns itself."""

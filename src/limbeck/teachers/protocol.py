@@ -1,4 +1,4 @@
-"""What every teacher does: it gives the distribution of each position of a batch, and it has a fingerprint.
+"""The interface of teachers: the distribution of each position of a batch, and a fingerprint.
 
 `Teacher` is what a user's class must have; `BaseTeacher` is what Limbeck calls. `as_teacher` makes the second from
 the first, so a class needs only what differs from the defaults here.

@@ -1,4 +1,4 @@
-"""A teacher asked once about every row of a transfer set, and its answers looked up after that.
+"""A teacher that runs once on every row of a transfer set, and its targets looked up from then on.
 
 The answers belong to the rows as they are, without augmentation: the trainer refuses to mix the two.
 What this file does not know: files (that is the store), the objective.
@@ -18,25 +18,25 @@ from limbeck.teachers.protocol import BaseTeacher
 
 
 def record(teacher: Any, transfer_set: Any, batch_size: int = 512) -> "RecordedTeacher":
-    """What `teacher` says about each row of `transfer_set`, as a teacher that needs no network any more.
+    """Runs `teacher` on each row of `transfer_set` and returns a teacher that looks its targets up.
 
-    transfer_set: or a list of sets, such as the training examples and those that are held out.
+    transfer_set: a set, or a list of sets, such as the training examples and those that are held out.
 
     One pass of the teacher then serves any number of students, temperatures and divergences. Rows are told apart by
-    their ids: sets of one source have ids of their own, but two sets made by `arrays` both count from 0, and are
+    their ids: parts of one set have distinct ids, but two sets made by `arrays` both count from 0, and are
     refused together (DataError).
     """
     teacher = as_teacher(teacher)
     networks = [network for network in networks_of(teacher) or [] if not is_placed(network)]
     device = next(filter(None, map(device_of, networks)), torch.device("cpu"))
-    said, ids = [], []
+    targets, ids = [], []
     for rows in transfer_set if isinstance(transfer_set, list | tuple) else [transfer_set]:
         for start in range(0, len(rows), batch_size):
             batch = rows.__getitems__(list(range(start, min(start + batch_size, len(rows)))))
             moved = {name: values.to(device) for name, values in batch.items()}
-            said.append(teacher(moved).to("cpu"))
+            targets.append(teacher(moved).to("cpu"))
             ids.append(batch["row_id"].cpu())
-    return RecordedTeacher(concatenate(said), torch.cat(ids), teacher)
+    return RecordedTeacher(concatenate(targets), torch.cat(ids), teacher)
 
 
 class RecordedTeacher(BaseTeacher):
@@ -56,13 +56,13 @@ class RecordedTeacher(BaseTeacher):
         if len(twice):
             raise DataError(
                 f"A teacher was recorded on two rows with the row_id {int(twice[0])}, and could not tell them apart; "
-                "give the sets row_ids of their own, or take them by split from one."
+                "give the sets distinct row_ids, or split them from one set."
             )
 
     def __call__(self, batch: Batch, positions: Positions | None = None) -> SoftTargets:
         """The recorded targets of the batch's rows."""
-        asked = batch["row_id"]
-        ids = asked.cpu()
+        row_ids = batch["row_id"]
+        ids = row_ids.cpu()
         found = torch.searchsorted(self._ids, ids).clamp(max=len(self._ids) - 1)
         unknown = self._ids[found] != ids
         if unknown.any():
@@ -70,7 +70,7 @@ class RecordedTeacher(BaseTeacher):
                 f"Row {int(ids[unknown][0])} was not in the transfer set that this teacher was recorded on; record it "
                 "on all the rows that the student is trained on."
             )
-        return self.targets[self._places[found]].to(asked.device)
+        return self.targets[self._places[found]].to(row_ids.device)
 
     @property
     def label_names(self) -> tuple[str, ...] | None:

@@ -1,7 +1,7 @@
 """A generalist and its specialists as one teacher (arXiv 1503.02531, section 5).
 
 A specialist tells its own classes apart and counts all others as one, its dustbin: an event that stands for many
-classes, as the tail of sparse targets is. What all say of a case is the full distribution `q` that minimises
+classes, as the tail of sparse targets is. The answer for a case is the full distribution `q` that minimises
 
     KL(p_g, q) + sum_{m active} KL(p_m, q)          (the paper's Eq. 5)
 
@@ -28,7 +28,7 @@ from limbeck.teachers.protocol import BaseTeacher
 
 @dataclass(frozen=True)
 class Specialist:
-    """Whom to ask about some classes.
+    """A teacher for some classes and a dustbin for all others.
 
     model: a network or teacher over K + 1 classes: the K special ones in the order of `classes`, then the dustbin.
     classes: the special classes, as the generalist numbers them.
@@ -39,7 +39,7 @@ class Specialist:
 
 
 class Specialists(BaseTeacher):
-    """A generalist that asks the specialists whose classes its best guesses are among.
+    """A generalist combined with those specialists whose classes include one of its most probable ones.
 
     generalist: a network or teacher over all C classes.
     specialists: Specialist objects. guesses: how many of the generalist's most probable classes make a specialist
@@ -77,10 +77,10 @@ class Specialists(BaseTeacher):
                 f"Specialists with a class {highest} cannot be cut to the first {classes} classes; make them of "
                 "specialists for those classes alone."
             )
-        made = copy.copy(self)
-        made.generalist = self.generalist.cut(classes)
-        made.members = [made.generalist, *self.specialists]
-        return made
+        narrower = copy.copy(self)
+        narrower.generalist = self.generalist.cut(classes)
+        narrower.members = [narrower.generalist, *self.specialists]
+        return narrower
 
     def fingerprint(self) -> str:
         """SHA-256 of the members' fingerprints, their classes and the number of guesses."""
@@ -108,23 +108,23 @@ def solve(
     the arithmetic mean of all distributions.
     """
     n, total = general.shape
-    for log_p, own in zip(special, classes, strict=True):
-        if log_p.shape != (n, len(own) + 1):
+    for log_p, members in zip(special, classes, strict=True):
+        if log_p.shape != (n, len(members) + 1):
             raise ShapeError(
-                f"A specialist of {len(own)} classes gives [{n}, {len(own) + 1}] log-probabilities, the dustbin's "
-                f"last, but gave {list(log_p.shape)}."
+                f"A specialist of {len(members)} classes gives [{n}, {len(members) + 1}] log-probabilities, the "
+                f"dustbin's last, but gave {list(log_p.shape)}."
             )
     on = active.double()  # [n, M]
-    told = general.double().exp()  # mass that is known class by class
-    for m, (log_p, own) in enumerate(zip(special, classes, strict=True)):
-        told[:, list(own)] += on[:, m : m + 1] * log_p[:, :-1].double().exp()
+    known = general.double().exp()  # mass that is known class by class
+    for m, (log_p, members) in enumerate(zip(special, classes, strict=True)):
+        known[:, list(members)] += on[:, m : m + 1] * log_p[:, :-1].double().exp()
     dust = on * torch.stack([log_p[:, -1].double().exp() for log_p in special], 1)  # [n, M]
     binned = (~_membership(classes, total, general.device)).double()  # [M, C]
     voices = 1 + on.sum(1, keepdim=True)
-    q = told / told.sum(1, keepdim=True)
+    q = known / known.sum(1, keepdim=True)
     for _ in range(most_steps):
         in_bin = (q @ binned.T).clamp(min=1e-300)  # [n, M]
-        new = (told + q * ((dust / in_bin) @ binned)) / voices
+        new = (known + q * ((dust / in_bin) @ binned)) / voices
         new = new / new.sum(1, keepdim=True)  # a dustbin without any class of mass has nowhere to go
         moved = (new - q).abs().max()
         q = new
@@ -136,6 +136,6 @@ def solve(
 def _membership(classes: Sequence[Sequence[int]], total: int, device: torch.device) -> Tensor:
     """`[M, C]` bool: whether a class is special to a specialist."""
     member = torch.zeros(len(classes), total, dtype=torch.bool, device=device)
-    for m, own in enumerate(classes):
-        member[m, list(own)] = True
+    for m, members in enumerate(classes):
+        member[m, list(members)] = True
     return member
