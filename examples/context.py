@@ -3,11 +3,11 @@
     python context.py --seeds 3
 
 A small Llama first learns from labels to follow the instruction in its context: to translate words into one of four
-languages, forwards or backwards; without an instruction, to repeat them. Then it teaches itself: the teacher reads "answer in French and
-backwards : cat sun milk =", the student "cat sun milk =" alone. Both are measured on every phrase of five words that
-distillation has not used: a student that has memorised its examples, and not learned the instruction, fails there. The
-student is trained twice: every weight, and a LoRA adapter (peft) in the queries and values of attention. The results are
-in docs/language.md.
+languages, forwards or backwards; without an instruction, to repeat them. Then it teaches itself: the teacher reads
+"answer in French and backwards : cat sun milk =", the student "cat sun milk =" alone. Both are measured on every phrase
+of five words that distillation has not used: a student that has memorised its examples, and not learned the
+instruction, fails there. Two students are trained: one in every weight, one in a LoRA adapter (peft) of the queries and
+values of attention. The results are in docs/language.md.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     LIMBECK_DATA=path/to/data python stories.py
 
 $LIMBECK_DATA holds stories260k (a transformers folder) and tinystories_sample (stories it was trained on). The same
-student, from the same initial weights and for as many steps, is trained with soft targets and on the text alone; both are
-measured on unseen stories. The results are in docs/language.md.
+student, from the same initial weights and for as many steps, is trained with soft targets and on the text alone; both
+are measured on unseen stories. The results are in docs/language.md.
 """
 
 import argparse
