@@ -1,12 +1,13 @@
-"""Context distillation: a model absorbs the instruction that stood in its context, and follows it without.
+"""Context distillation: a model learns to follow an instruction from its context without that context.
 
     python context.py --seeds 3
 
-A small Llama first learns, on labels, to do what its context says: to say words in one of four languages, forwards or
-backwards; where it says nothing, to repeat them. Then it teaches itself: the teacher reads "answer in French and
-backwards : cat sun milk =", the student "cat sun milk =" alone. Both are measured on every phrase of five words that
-distillation has not used: a student that has learned its examples by heart, and not the instruction, fails there.
-Trained are every weight, and an adapter (LoRA, peft) in what attention asks and gives. docs/language.md has what came.
+A small Llama first learns from labels to follow the instruction in its context: to translate words into one of four
+languages, forwards or backwards; without an instruction, to repeat them. Then it teaches itself: the teacher reads
+"answer in French and backwards : cat sun milk =", the student "cat sun milk =" alone. Both are measured on every phrase
+of five words that distillation has not used: a student that has memorised its examples, and not learned the
+instruction, fails there. Two students are trained: one in every weight, one in a LoRA adapter (peft) of the queries and
+values of attention. The results are in docs/language.md.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 import limbeck
 
-SAID = {
+WORDS = {
     "English": "red blue green black white cat dog bird fish horse sun moon star water fire bread milk salt house tree",
     "French": "rouge bleu vert noir blanc chat chien oiseau poisson cheval soleil lune étoile eau feu pain lait sel "
     "maison arbre",
@@ -35,9 +36,9 @@ SAID = {
     "Italian": "rosso blu verde nero bianco gatto cane uccello pesce cavallo sole luna stella acqua fuoco pane latte "
     "sale casa albero",
 }
-ENGLISH = SAID["English"].split()
+ENGLISH = WORDS["English"].split()
 INSTRUCTIONS = [
-    f"answer in {language} and {order} : " for language in list(SAID)[1:] for order in ("forwards", "backwards")
+    f"answer in {language} and {order} : " for language in list(WORDS)[1:] for order in ("forwards", "backwards")
 ]
 LABELS = limbeck.Objective(soft_weight=0.0, hard_weight=1.0)
 SOFT = limbeck.Objective(temperature=1.0)
@@ -46,7 +47,9 @@ SOFT = limbeck.Objective(temperature=1.0)
 def main() -> None:
     """Prints four lines per seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=1, help="how often all is done, the teacher included")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="how often the whole experiment runs, including the teacher"
+    )
     parser.add_argument("--teacher_steps", type=int, default=1500, help="of 32 phrases each")
     parser.add_argument("--steps", type=int, default=600, help="of distillation, of 32 phrases each")
     chosen = parser.parse_args()
@@ -57,13 +60,13 @@ def main() -> None:
 
 
 def one_seed(seed: int, teacher_steps: int, steps: int) -> dict[str, tuple[float, float]]:
-    """By reader: the share of phrases that it answers exactly, and KL(teacher‖student) in nats per token."""
+    """For each model: the share of phrases that it answers exactly, and KL(teacher‖student) in nats per token."""
     drawn, tokenizer = random.Random(seed), make_tokenizer()
     torch.manual_seed(seed)
     teacher = llama(len(tokenizer))
     every = [record(phrase(ENGLISH, drawn), drawn.choice([*INSTRUCTIONS, "", ""])) for _ in range(32 * teacher_steps)]
-    labelled = Dataset.from_list(every).remove_columns("prompt").rename_column("teacher_prompt", "prompt")
-    train(teacher, None, LABELS, limbeck.tokenise(labelled, tokenizer), steps=teacher_steps, seed=seed, rate=3e-3)
+    answers = Dataset.from_list(every).remove_columns("prompt").rename_column("teacher_prompt", "prompt")
+    train(teacher, None, LABELS, limbeck.tokenise(answers, tokenizer), steps=teacher_steps, seed=seed, rate=3e-3)
 
     instruction, used = drawn.choice(INSTRUCTIONS), drawn.sample(ENGLISH, 15)
     unused = [word for word in ENGLISH if word not in used]
@@ -91,19 +94,19 @@ def phrase(words: list[str], drawn: random.Random) -> list[str]:
 
 
 def record(words: Sequence[str], instruction: str) -> dict[str, str]:
-    """What the student is asked, what the teacher is asked, and the answer of who does as the instruction says."""
-    asked, said = " ".join([*words, "="]), list(words)
-    for language, translated in SAID.items():
+    """The student's prompt, the teacher's prompt, and the answer that follows the instruction."""
+    prompt, answer = " ".join([*words, "="]), list(words)
+    for language, translated in WORDS.items():
         if language in instruction:
-            said = [translated.split()[ENGLISH.index(word)] for word in words]
+            answer = [translated.split()[ENGLISH.index(word)] for word in words]
     if "backwards" in instruction:
-        said.reverse()
-    return {"prompt": asked, "teacher_prompt": instruction + asked, "completion": " ".join(said)}
+        answer.reverse()
+    return {"prompt": prompt, "teacher_prompt": instruction + prompt, "completion": " ".join(answer)}
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A token for each word there is, and one that ends an answer."""
-    words = dict.fromkeys(" ".join(["<end> =", *SAID.values(), *INSTRUCTIONS]).split())
+    """A tokenizer with one token per word, and one that ends an answer."""
+    words = dict.fromkeys(" ".join(["<end> =", *WORDS.values(), *INSTRUCTIONS]).split())
     splits = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<end>"))
     splits.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=splits, eos_token="<end>", pad_token="<end>", padding_side="left")
@@ -117,7 +120,7 @@ def llama(words: int) -> LlamaForCausalLM:
 
 
 def train(student: Any, teacher: Any, objective: Any, rows: Dataset, steps: int, seed: int, rate: float) -> None:
-    """So many steps of 32 rows."""
+    """Trains the student for `steps` steps of 32 rows."""
     config = limbeck.DistillConfig(
         "runs/context",
         max_steps=steps,
@@ -136,7 +139,7 @@ def train(student: Any, teacher: Any, objective: Any, rows: Dataset, steps: int,
 
 
 def divergence(student: Any, teacher: Any, test: Dataset, tokenizer: PreTrainedTokenizerFast) -> float:
-    """KL(teacher‖student) of the answers' tokens, in nats; each reads its own prompt."""
+    """KL(teacher‖student) over the tokens of the answers, in nats; teacher and student each read their prompt."""
     config = limbeck.DistillConfig("runs/context", per_device_eval_batch_size=100, disable_tqdm=True)
     judge = limbeck.DistillTrainer(student, teacher, SOFT, config, eval_dataset=limbeck.tokenise(test, tokenizer))
     judge.remove_callback(PrinterCallback)
@@ -144,11 +147,11 @@ def divergence(student: Any, teacher: Any, test: Dataset, tokenizer: PreTrainedT
 
 
 def exact(model: Any, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], test: Dataset) -> float:
-    """The share of prompts whose answer, written greedily, is right in every word and in where it ends."""
+    """The share of prompts whose greedy answer is right in every word and in its end."""
     inputs = tokenizer(list(prompts), return_tensors="pt", padding=True, return_token_type_ids=False).to(model.device)
     written = model.eval().generate(**inputs, max_new_tokens=6, do_sample=False)[:, inputs["input_ids"].shape[1] :]
-    said = tokenizer.batch_decode(written, skip_special_tokens=True)
-    return sum(one == other for one, other in zip(said, test["completion"], strict=True)) / len(said)
+    answers = tokenizer.batch_decode(written, skip_special_tokens=True)
+    return sum(one == other for one, other in zip(answers, test["completion"], strict=True)) / len(answers)
 
 
 if __name__ == "__main__":

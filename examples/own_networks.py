@@ -1,12 +1,12 @@
-"""Distilling networks of your own: plain PyTorch, written below, with nothing in them that knows of Limbeck.
+"""Distilling your own networks: plain PyTorch modules, defined below, that do not depend on Limbeck.
 
-A ResNet-56 that was trained on all of CIFAR-10 teaches a ResNet-20 that sees 4,000 images and no label. Against it:
-the same ResNet-20, from the same initial weights and for as many steps, on the labels of these images, or a tenth.
+A ResNet-56 that was trained on all of CIFAR-10 teaches a ResNet-20 on 4,000 images without labels. The baseline is the
+same ResNet-20, from the same initial weights and for as many steps, trained on the labels of these images, or a tenth.
 
     LIMBECK_DATA=... python examples/own_networks.py
 
 $LIMBECK_DATA holds cifar10_subset (binary rows: 1 label byte, 3,072 bytes of pixels) and resnet_cifar10 (weights).
-docs/own_networks.md has what came of it.
+The results are in docs/own_networks.md.
 """
 
 import argparse
@@ -28,7 +28,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 class Block(nn.Module):
-    """Two convolutions around a shortcut without parameters: every second pixel, new channels zero (option A)."""
+    """Two convolutions beside a shortcut without parameters: every second pixel, new channels zero (option A)."""
 
     def __init__(self, channels_in: int, channels: int, stride: int):
         super().__init__()
@@ -62,12 +62,12 @@ class ResNet(nn.Module):
 
 
 def resnet20() -> ResNet:
-    """The student, with new weights."""
+    """Returns the student, with new weights."""
     return ResNet(blocks=3)
 
 
 def resnet56_pretrained() -> ResNet:
-    """The teacher."""
+    """Returns the teacher, with its published weights."""
     network = ResNet(blocks=9)
     with np.load(Path(os.environ["LIMBECK_DATA"], "resnet_cifar10", "resnet56.npz")) as arrays:
         weights = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
@@ -76,7 +76,7 @@ def resnet56_pretrained() -> ResNet:
 
 
 def cifar10() -> dict[str, limbeck.TransferSet]:
-    """The transfer sets: 4,000 images with labels to learn from, 1,000 to be tested on."""
+    """Returns the transfer sets: "train" with 4,000 labelled images, "test" with 1,000."""
     files = {"train": "train_first4000.bin", "test": "test_first1000.bin"}
     sets = {}
     for split, file in files.items():
@@ -86,7 +86,7 @@ def cifar10() -> dict[str, limbeck.TransferSet]:
 
 
 def mirror(images: Tensor, uniform: Callable[[int], Tensor]) -> Tensor:
-    """Half of the images, left and right exchanged."""
+    """Mirrors half of the images."""
     return torch.where(uniform(1)[:, :, None, None] < 0.5, images.flip(3), images)
 
 
@@ -94,12 +94,12 @@ mirrored, shifted = limbeck.augmentation(mirror, seed=0), limbeck.jitter(pixels=
 
 
 def view(batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
-    """How a batch looks in an epoch, to teacher and student alike."""
+    """The augmented view of a batch in an epoch, the same for teacher and student."""
     return shifted(mirrored(batch, epoch), epoch)
 
 
 def train(student: nn.Module, examples: limbeck.TransferSet, steps: int, teacher: nn.Module | None = None) -> nn.Module:
-    """The student, trained on what the teacher says, or on the labels where there is none; else all is the same."""
+    """Trains the student on the teacher's soft targets, or without a teacher on the labels, with the same settings."""
     settings = limbeck.DistillConfig(
         output_dir="runs/own_networks",
         max_steps=steps,
@@ -118,7 +118,7 @@ def train(student: nn.Module, examples: limbeck.TransferSet, steps: int, teacher
 
 
 def main(data: dict[str, limbeck.TransferSet], steps: int) -> dict[str, dict[str, Any]]:
-    """The distilled student, which uses no label, beside the same student trained on every label or on a tenth."""
+    """Evaluates the student distilled without labels against the same student trained on every label or on a tenth."""
     teacher, initial = resnet56_pretrained(), resnet20()
     student = train(copy.deepcopy(initial), data["train"], steps, teacher)
     limbeck.save(student, "runs/own_networks/student", label_names=CLASSES)

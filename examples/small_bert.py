@@ -4,7 +4,7 @@
     limbeck distill --data small_bert:sst2 --student small_bert:teacher ...
 
 $LIMBECK_DATA holds sst2: train.tsv and dev.tsv, a sentence and 0 or 1 a line, without a header line.
-docs/own_networks.md has the commands and what came of them.
+The commands and their results are in docs/own_networks.md.
 """
 
 import os
@@ -20,17 +20,17 @@ VOCABULARY = 4000
 
 
 def teacher() -> BertForSequenceClassification:
-    """A new BERT of two layers and 128 channels."""
+    """Returns a new BERT of two layers and 128 channels."""
     return _bert(layers=2, channels=128)
 
 
 def student() -> BertForSequenceClassification:
-    """A new BERT of one layer and 32 channels."""
+    """Returns a new BERT of one layer and 32 channels."""
     return _bert(layers=1, channels=32)
 
 
 def sst2() -> dict[str, limbeck.TransferSet]:
-    """The transfer sets "train" and "validation"."""
+    """Returns the transfer sets "train" and "validation"."""
     tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
     return limbeck.table(_folder(), column_names=("sentence", "label"), tokenizer=tokenizer)
 

@@ -1,10 +1,10 @@
-"""A language model distilled: a student of 100,000 weights learns from one of 260,000 that writes small stories.
+"""Distilling a language model: a student of 100,000 weights learns from one of 260,000 that writes short stories.
 
     LIMBECK_DATA=path/to/data python stories.py
 
 $LIMBECK_DATA holds stories260k (a transformers folder) and tinystories_sample (stories it was trained on). The same
-student, from the same initial weights, in as many steps, is trained with soft targets and on the text alone; both are
-measured on stories that neither has seen. docs/language.md has what came of it.
+student, from the same initial weights and for as many steps, is trained with soft targets and on the text alone; both
+are measured on unseen stories. The results are in docs/language.md.
 """
 
 import argparse
@@ -26,7 +26,7 @@ MEASURED = ("nll", "forward_kl", "acceptance", "agreement")
 def main() -> None:
     """Prints a line per training and one of means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="how often each is trained")
+    parser.add_argument("--seeds", type=int, default=3, help="number of trainings of each student")
     parser.add_argument("--steps", type=int, default=1200, help="of 8 stories each")
     chosen = parser.parse_args()
     folder = Path(os.environ["LIMBECK_DATA"])
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def student(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
-    """A new Llama of three layers and 48 channels."""
+    """Returns a new Llama of three layers and 48 channels."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -62,7 +62,7 @@ def student(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
 
 
 def stories(path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:
-    """Nine stories of ten to learn from, and the others."""
+    """Splits the stories: nine of ten for training, the others for the test."""
     texts = [text.strip() for text in path.read_text("utf-8").split("<|endoftext|>")]
     records = Dataset.from_list([{"text": text} for text in texts if text])
     split = limbeck.tokenise(records, tokenizer, max_length=512).train_test_split(0.1, seed=0)
@@ -78,7 +78,7 @@ def trained(
     tokenizer: PreTrainedTokenizerBase,
     steps: int,
 ) -> dict[str, float]:
-    """What is measured of a student after so many steps."""
+    """Trains a new student for `steps` steps and returns its measurements."""
     torch.manual_seed(seed)
     made = student(tokenizer)
     config = limbeck.DistillConfig(
