@@ -3,6 +3,7 @@
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 
 from limbeck.errors import DataError
@@ -75,3 +76,105 @@ def test_splits_with_other_classes() -> None:
     }
     with pytest.raises(DataError, match=r"train has \['a', 'b'\] and test \['b', 'a'\]"):
         table(datasets.DatasetDict(made))
+
+
+# Numbers as text, and numbers that are no places
+
+
+@pytest.mark.parametrize("write", [str, "LABEL_{}".format, " {} ".format, "{:02d}".format, "{}.0".format])
+def test_numbers_written_as_text_are_numbers(write: Any) -> None:
+    numbers = [*range(12), 11, 2]
+    train, test = with_labels([write(number) for number in numbers], [write(10), write(2), None, "-100"])
+    assert labels_of(train) == numbers
+    assert labels_of(test) == [10, 2, -100, -100]
+    assert train.label_names is None
+    assert train.num_classes == 12
+
+
+def test_numbers_in_one_split_and_their_text_in_the_other() -> None:
+    _, test = with_labels([str(number) for number in range(12)], [10, 2, 11])
+    assert labels_of(test) == [10, 2, 11]
+
+
+@pytest.mark.parametrize("around", ["class {}", "digit_{}", "{}th", "C{}-b"])
+def test_names_that_differ_in_a_number_are_in_its_order(around: str) -> None:
+    names = [around.format(number) for number in (10, 2, 0, 1, 11)]
+    (train,) = with_labels(names)
+    assert train.label_names == tuple(around.format(number) for number in (0, 1, 2, 10, 11))
+    assert labels_of(train) == [3, 2, 0, 1, 4]
+
+
+def test_other_names_are_in_sorted_order() -> None:
+    assert with_labels(["b10", "b2", "c1"])[0].label_names == ("b10", "b2", "c1")
+    assert with_labels(["3", "ten", "1"])[0].label_names == ("1", "3", "ten")
+    assert with_labels(["v1.10", "v1.9"])[0].label_names == ("v1.10", "v1.9")  # two numbers each
+
+
+@pytest.mark.parametrize(
+    ("values", "ids"),
+    [
+        ([1, 2, 3, 4, 5], [1, 2, 3, 4, 5]),
+        ([2, 1, 1, 2], [1, 2]),
+        ([10_000, 20_000], [10_000, 20_000]),
+        ([0, 10_000_000], [0, 10_000_000]),
+        ([7, 5_000_000, 12], [7, 12, 5_000_000]),
+        (["1", "2", "10", "3", "4", "5", "6", "7", "8", "9"], list(range(1, 11))),
+        ([1.0, float("nan"), 2.0], [1, 2]),
+    ],
+)
+def test_numbers_that_are_no_places_are_mapped_and_said(
+    values: list[Any], ids: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    train, test = with_labels(values, [ids[1], None])
+    expected = [-100 if value != value else ids.index(int(value)) for value in values]
+    assert labels_of(train) == expected
+    assert labels_of(test) == [1, -100]
+    assert train.label_names == test.label_names == tuple(map(str, ids))
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert f"these {len(ids)} classes become 0 to {len(ids) - 1}, in this order" in said
+    with pytest.raises(DataError, match=f"label {ids[-1] + 1} in 'label' of test is none of the training split's"):
+        with_labels(values, [ids[-1] + 1])
+
+
+def test_places_with_gaps_stay_and_the_absent_classes_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    (train,) = with_labels([0, 217, 482, 990])  # a part of ImageNet
+    assert labels_of(train) == [0, 217, 482, 990]
+    assert train.num_classes == 991
+    assert "987 of the 991 classes of 'label' of train have no example in the training split" in caplog.text
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3], [10_000, 20_000], ["1", "2"]])
+def test_num_classes_keeps_numbers_as_they_are(labels: list[Any], caplog: pytest.LogCaptureFixture) -> None:
+    count = int(labels[-1]) + 5
+    data = datasets.Dataset.from_dict({"x": [float(i) for i in range(len(labels))], "label": labels})
+    train = table(data, num_classes=count)["train"]
+    assert labels_of(train) == [int(label) for label in labels]
+    assert train.num_classes == count
+    assert train.label_names is None
+    assert "become" not in caplog.text
+    with pytest.raises(DataError, match=rf"label {labels[-1]} in 'label' of train is no class: classes are 0 to"):
+        table(data, num_classes=int(labels[-1]))
+    named = datasets.Dataset.from_dict({"x": [1.0], "label": ["cat"]})
+    with pytest.raises(DataError, match=r"num_classes is for labels that are numbers, but .* has 'cat'"):
+        table(named, num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.0, float("inf")], "whole numbers or names, but 'label' of train has inf"),
+        ([0.0, -float("inf")], "whole numbers or names, but 'label' of train has -inf"),
+        ([1, 2**64 - 1], "numbers of 64 bits, but 'label' of train has 18446744073709551615"),
+        ([0.0, 1e300], "numbers of 64 bits, but 'label' of train has 1e\\+300"),
+        (["0", "1.5"], "whole numbers or names, but 'label' of train has '1.5'"),
+        (["a", "a\0"], r"label 'a\\x00' in 'label' of train has a sign that cannot be seen"),
+        (["a", "a\u200b"], r"label 'a\\u200b' in 'label' of train has a sign that cannot be seen"),
+        (["0", "1", "NA"], "are numbers but for 'NA'; leave the cell empty"),
+        (["0", "1", "none", "?"], "are numbers but for 'none'; leave the cell empty"),
+    ],
+)
+def test_labels_that_are_neither_numbers_nor_names(labels: list[Any], message: str) -> None:
+    values = np.array(labels, dtype=np.uint64) if labels[-1] == 2**64 - 1 else labels
+    data = datasets.Dataset.from_dict({"x": [1.0] * len(labels), "label": values})
+    with pytest.raises(DataError, match=message):
+        table(data)

@@ -99,13 +99,21 @@ def test_a_loaded_dataset_with_some_of_its_rows() -> None:
 def test_a_name_is_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load_dataset(*arguments: Any) -> datasets.DatasetDict:
+    class Builder:
+        config = datasets.BuilderConfig()
+
+        def download_and_prepare(self) -> None: ...
+
+        def as_dataset(self) -> datasets.DatasetDict:
+            return datasets.DatasetDict(train=datasets.Dataset.from_pandas(FLOWERS, preserve_index=False))
+
+    def load_dataset_builder(*arguments: Any) -> Builder:
         asked.append(arguments)
         if arguments[0] == "nobody/nothing":
             raise datasets.exceptions.DatasetNotFoundError("it does not exist")
-        return datasets.DatasetDict(train=datasets.Dataset.from_pandas(FLOWERS, preserve_index=False))
+        return Builder()
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load_dataset_builder)
     assert len(table("somebody/flowers")["train"]) == 4
     assert len(table("somebody/flowers:2020")["train"]) == 4
     assert asked == [("somebody/flowers", None), ("somebody/flowers", "2020")]

@@ -21,7 +21,7 @@ from limbeck.evaluation.tokens import evaluate_language
 from limbeck.networks.asking import networks_of
 from limbeck.networks.halves import is_language_model, position_limit
 from limbeck.store.opened import Labelled
-from limbeck.transfer.tables import load_splits
+from limbeck.transfer.splits import load_splits
 from limbeck.transfer.text.examples import tokenise
 from limbeck.transfer.text.pack import pack
 from limbeck.transfer.text.vocabulary import shared_vocabulary

@@ -1,9 +1,15 @@
 """Columns of a Hugging Face `datasets.Dataset` as arrays, without a Python object per value."""
 
+from collections.abc import Sequence
+
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as kinds
+
+NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
+"""A number written as text."""
 
 
 def column(dataset: datasets.Dataset, name: str) -> pa.Array:
@@ -30,6 +36,18 @@ def is_list(dataset: datasets.Dataset, name: str) -> bool:
 def is_words(dataset: datasets.Dataset, name: str) -> bool:
     found = kind(dataset, name)
     return _is_list(found) and _is_text(found.value_type)
+
+
+def columns(dataset: datasets.Dataset, names: Sequence[str]) -> dict[str, pa.Array]:
+    """Whole columns, in the order of the dataset's rows."""
+    table = dataset.select_columns(list(names)).with_format("arrow")[:]
+    return {name: table.column(name).combine_chunks() for name in names}
+
+
+def share_of_numbers(values: pa.Array) -> float:
+    """The share of a column of strings, missing values aside, that are numbers written as text."""
+    shares = pc.mean(pc.match_substring_regex(values.drop_null(), NUMBER).cast("int8")).as_py()
+    return float(shares or 0)
 
 
 def is_text(dataset: datasets.Dataset, name: str) -> bool:

@@ -8,18 +8,15 @@ A guess is made only where one column fits; else an error lists the columns and 
 What this file does not know: models, training.
 """
 
-import csv
-import glob
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import DataError
 from limbeck.losses.numbers import NO_LABEL
@@ -27,23 +24,26 @@ from limbeck.networks.asking import TEACHER_PREFIX
 from limbeck.transfer import arrow
 from limbeck.transfer.classes import Classes, classes_of, label_values
 from limbeck.transfer.images import image_columns
-from limbeck.transfer.rows import TransferSet, distinct_row_ids
+from limbeck.transfer.roles import Roles, roles_of
+from limbeck.transfer.rows import Column, TransferSet, distinct_row_ids
+from limbeck.transfer.splits import Source, load_splits
 from limbeck.transfer.text.tokens import encode, position_labels, without_words
 
 
 def table(
-    source: Any,
+    source: Source,
     *,
     split: str | None = None,
     text_column: str | Sequence[str] | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     feature_columns: Sequence[str] | None = None,
-    tokenizer: Any = None,
-    teacher_tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int = 128,
     image_size: int | tuple[int, int] | None = None,
     column_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
 ) -> dict[str, TransferSet]:
     """The transfer sets of a source, by split ("train", "validation", "test", ...).
 
@@ -55,18 +55,27 @@ def table(
         `tokens`, or the only column of strings. Becomes `input_ids`, `attention_mask`, ... `[n, L]` by `tokenizer`,
         cut to max_length tokens; where `teacher_tokenizer` says otherwise, `teacher_input_ids`, ... too.
     image_column: guessed where there is one. Becomes `pixel_values` `[n, C, H, W]` float32 in [0, 1].
-    feature_columns: numbers; guessed: all but the label's. Becomes `inputs` `[n, F]` float32.
+    feature_columns: numbers; guessed: all but the label and columns that number the rows (`row_id`, `Unnamed: 0`).
+        Becomes `inputs` `[n, F]` float32.
     label_column: guessed: `label`, `labels`, `ner_tags`, or the only ClassLabel; "" = there are no labels.
     column_names: the names of the columns of CSV and TSV files that have no header line.
+    num_classes: where labels are numbers: how many classes there are. Labels are then 0 to num_classes - 1.
 
     Classes are those of the training split (the first one where none is called train): strings in sorted order,
-    ClassLabels with their names, whole numbers as they are. DataError where anything is missing or ambiguous.
+    ClassLabels with their names, whole numbers as they are, also where they are written as text. Whole numbers from 1
+    to C, and a few large ids, become 0 to C - 1, and a warning says so. In CSV and TSV files only an empty cell is
+    missing. DataError where anything is missing or ambiguous.
     """
     splits = load_splits(source, column_names)
     training = "train" if "train" in splits else next(iter(splits))
-    roles = _roles(splits[training], _as_names(text_column), image_column, label_column, feature_columns, tokenizer)
+    roles = roles_of(splits[training], _as_names(text_column), image_column, label_column, feature_columns)
+    if roles.text and tokenizer is None:
+        raise DataError(
+            f"The text in {list(roles.text)} needs a tokenizer, the student's (--tokenizer; in Python tokenizer=); or "
+            "give feature_columns."
+        )
     labelled = {name: data for name, data in splits.items() if roles.label in data.column_names}
-    classes = classes_of(labelled, roles.label, training) if roles.label else None
+    classes = classes_of(labelled, roles.label, training, num_classes) if roles.label else None
     if split is not None and split not in splits:
         raise DataError(f"There is no split {split!r}; there are {list(splits)}.")
     wanted = splits if split is None else {split: splits[split]}
@@ -77,153 +86,18 @@ def table(
     ids = distinct_row_ids({name: len(splits[name]) for name in training_first})
     sets = {}
     for name, data in wanted.items():
-        own_classes = classes if name in labelled else None
+        its_classes = classes if name in labelled else None
         if roles.text:
-            sets[name] = _texts(data, roles, own_classes, tokenizer, teacher_tokenizer, max_length, name)
+            sets[name] = _texts(data, roles, its_classes, tokenizer, teacher_tokenizer, max_length, name)
         else:
-            made = images[name] if roles.image else _features(data, roles.features, name)
-            columns = {"pixel_values" if roles.image else "inputs": made}
-            sets[name] = _transfer_set(columns, _row_labels(data, roles, own_classes, name), classes)
+            inputs = images[name] if roles.image else _features(data, roles.features, name)
+            columns = {"pixel_values" if roles.image else "inputs": inputs}
+            sets[name] = _transfer_set(columns, _row_labels(data, roles, its_classes, name), classes)
         sets[name].row_ids = ids[name]
     return sets
 
 
-@dataclass(frozen=True)
-class _Roles:
-    """Which columns are what; of text, image and features one is given."""
-
-    label: str | None
-    text: tuple[str, ...] = ()
-    image: str | None = None
-    features: tuple[str, ...] = ()
-
-
-_HEADERS = "A CSV or TSV file without a header line needs column_names=."
-_READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-_SPLITS = {
-    "train": re.compile(r"train(ing)?([-_.].*)?"),
-    "validation": re.compile(r"(dev|valid|validation|val)([-_.].*)?"),
-    "test": re.compile(r"test(ing)?([-_.].*)?"),
-}
-
-
-def load_splits(source: Any, column_names: Sequence[str] | None = None) -> dict[str, Any]:
-    """The splits of a source as `table` takes it, each a datasets.Dataset, in its order."""
-    if isinstance(source, datasets.DatasetDict):
-        return dict(source)
-    if isinstance(source, datasets.Dataset):
-        return {"train": source}
-    text = str(source)
-    path = Path(text).expanduser()
-    files = [Path(name) for name in sorted(glob.glob(str(path)))] if not path.exists() else [path]
-    if not files and (text.startswith((".", "/", "~")) or path.suffix in _READERS or glob.has_magic(text)):
-        raise DataError(f"There is no file or folder {text}.")
-    try:
-        if not files:
-            name, _, configuration = text.partition(":")
-            return dict(datasets.load_dataset(name, configuration or None))
-        if files == [path] and path.is_dir():
-            return dict(datasets.load_dataset(str(path), **_csv_options([*path.glob("*.[ct]sv")], column_names)))
-        return _load_files(files, column_names)
-    except StopIteration as error:  # datasets finds no row to tell the columns from
-        raise DataError(f"{text} cannot be read: there is nothing in it.") from error
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        if isinstance(error, DataError):
-            raise
-        what = f"{text} cannot be read" if files else f"{text} is no file or folder here, and no data set on the hub"
-        cause = error.__cause__ or error  # datasets wraps what was wrong into "an error occurred"
-        tabular = any(file.suffix in (".csv", ".tsv") or any(file.glob("*.[ct]sv")) for file in files)
-        hint = _HEADERS if tabular else ""
-        raise DataError(f"{what}: {cause}\n{hint}".rstrip()) from error
-
-
-def _load_files(files: Sequence[Path], column_names: Sequence[str] | None) -> dict[str, Any]:
-    readers = {_READERS.get(file.suffix) for file in files}
-    if len(readers) > 1 or None in readers:
-        raise DataError(
-            f"Files must be of one kind out of {sorted(_READERS)}, but these are {[file.name for file in files[:5]]}."
-        )
-    by_split: dict[str, list[str]] = {}
-    for file in files:
-        fitting = [split for split, pattern in _SPLITS.items() if pattern.fullmatch(file.stem)]
-        by_split.setdefault(fitting[0] if fitting else "train", []).append(str(file))
-    options = _csv_options(files, column_names)
-    return dict(datasets.load_dataset(readers.pop(), data_files=by_split, **options))
-
-
-def _csv_options(files: Sequence[Path], column_names: Sequence[str] | None) -> dict[str, Any]:
-    """What the reader of CSV and TSV must be told: a TSV has no quoting, so that a lone " is a character."""
-    options: dict[str, Any] = {}
-    if any(file.suffix == ".tsv" for file in files):
-        options |= {"sep": "\t", "quoting": csv.QUOTE_NONE}
-    if column_names is not None:
-        options["names"] = list(column_names)
-    return options
-
-
-def _roles(
-    data: Any,
-    text: tuple[str, ...],
-    image: str | None,
-    label: str | None,
-    features: Sequence[str] | None,
-    tokenizer: Any,
-) -> _Roles:
-    """Which columns are what: as given, else guessed."""
-    columns = data.column_names
-    given = {"text_column": text, "image_column": image, "feature_columns": features}
-    if sum(bool(value) for value in given.values()) > 1:
-        raise DataError(f"Give one of {list(given)}: a transfer set has texts, images or features.")
-    for name in [*text, *(features or []), *filter(None, [image, label])]:
-        if name not in columns:
-            raise DataError(f"There is no column {name!r}; there are {columns}.")
-    found = _guess_label(data) if label is None else label or None
-    rest = [name for name in columns if name != found]
-    if not any(given.values()):
-        text, image, features = _guess_inputs(data, rest)
-    roles = _Roles(found, text, image, tuple(features or ()))
-    used = {*text, *roles.features, image}
-    if label is None and found is None and (features or set(columns) - used):
-        raise DataError(
-            f'No label column could be guessed among {columns}; give label_column=..., or "" where there are no '
-            f"labels. {_HEADERS}"
-        )
-    if text and tokenizer is None:
-        raise DataError(
-            f"The text in {list(text)} needs a tokenizer, the student's (--tokenizer; in Python tokenizer=); or give "
-            "feature_columns."
-        )
-    return roles
-
-
-def _guess_label(data: Any) -> str | None:
-    named = [name for name in ("label", "labels", "ner_tags") if name in data.column_names]
-    class_labels = [name for name in data.column_names if isinstance(data.features[name], datasets.ClassLabel)]
-    if named:
-        return named[0]
-    return class_labels[0] if len(class_labels) == 1 else None
-
-
-def _guess_inputs(data: Any, columns: Sequence[str]) -> tuple[tuple[str, ...], str | None, list[str]]:
-    """`(text, image, features)`, one of them filled."""
-    images = [name for name in columns if isinstance(data.features[name], datasets.Image)]
-    texts = [name for name in columns if arrow.is_text(data, name)]
-    numbers = [name for name in columns if arrow.is_number(data, name)]
-    if len(images) == 1:
-        return (), images[0], []
-    words = [name for name in columns if name == "tokens" and arrow.is_words(data, name)]
-    named = words + [name for name in columns if name in ("text", "sentence") and name in texts]
-    if not images and len(named or texts) == 1:
-        return tuple(named or texts), None, []
-    if not images and not texts and numbers:
-        return (), None, numbers
-    raise DataError(
-        f"The inputs could not be guessed among {list(columns)} (images {images}, texts {texts}, numbers {numbers}); "
-        "give image_column=, text_column= or feature_columns=."
-    )
-
-
-def _check_split(data: Any, split: str, needed: Sequence[str]) -> None:
+def _check_split(data: datasets.Dataset, split: str, needed: Sequence[str]) -> None:
     missing = [name for name in needed if name not in data.column_names]
     if missing:
         raise DataError(f"The split {split} has no column {missing[0]!r}; it has {data.column_names}.")
@@ -232,16 +106,16 @@ def _check_split(data: Any, split: str, needed: Sequence[str]) -> None:
 
 
 def _texts(
-    data: Any,
-    roles: _Roles,
+    data: datasets.Dataset,
+    roles: Roles,
     classes: Classes | None,
-    tokenizer: Any,
-    teacher_tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None,
     max_length: int,
     split: str,
 ) -> TransferSet:
-    own = encode(data, roles.text, tokenizer, max_length, split)
-    columns = without_words(own)
+    encoded = encode(data, roles.text, tokenizer, max_length, split)
+    columns = without_words(encoded)
     if teacher_tokenizer is not None and teacher_tokenizer is not tokenizer:
         theirs = without_words(encode(data, roles.text, teacher_tokenizer, max_length, f"{split} for the teacher"))
         same = theirs.keys() == columns.keys() and all(theirs[name].equals(columns[name]) for name in theirs)
@@ -258,17 +132,23 @@ def _texts(
         raise DataError(f"{roles.label!r} has a label per word, so {roles.text[0]!r} must hold lists of words.")
     values, counts = label_values(data, roles.label)
     assert counts is not None  # it is a column of lists
-    labels = position_labels(own, classes.encode(values, split), counts, split)
+    labels = position_labels(encoded, classes.encode(values, split), counts, split)
     return _transfer_set(columns, labels, classes)
 
 
-def _features(data: Any, names: Sequence[str], split: str) -> Tensor:
-    """`[N, F]` float32, in the order of `names`."""
-    for name in names:
-        if not arrow.is_number(data, name):
-            raise DataError(f"Features must be numbers, but {name!r} in {split} has the type {arrow.kind(data, name)}.")
-    columns = [arrow.column(data, name).cast("float64").to_numpy(zero_copy_only=False) for name in names]
-    features = np.stack(columns, axis=1)
+def _features(data: datasets.Dataset, names: Sequence[str], split: str) -> Tensor:
+    """`[N, F]` float32, in the order of `names`. DataError where a value is missing or is not a finite number."""
+    columns = arrow.columns(data, list(dict.fromkeys(names)))
+    found: dict[str, np.ndarray] = {}
+    for name, column in columns.items():
+        if arrow.is_text(data, name):
+            found[name] = _numbers(column, name, split)
+        elif arrow.is_number(data, name):
+            found[name] = column.cast("float64").to_numpy(zero_copy_only=False)
+        else:
+            kind = arrow.kind(data, name)
+            raise DataError(f"Features must be numbers, but {name!r} in {split} has the type {kind}.")
+    features = np.stack([found[name] for name in names], axis=1)
     bad = np.argwhere(~np.isfinite(features))
     if len(bad):
         row, place = bad[0]
@@ -279,7 +159,21 @@ def _features(data: Any, names: Sequence[str], split: str) -> Tensor:
     return torch.from_numpy(features.astype(np.float32))
 
 
-def _row_labels(data: Any, roles: _Roles, classes: Classes | None, split: str) -> Tensor | None:
+def _numbers(values: pa.Array, name: str, split: str) -> np.ndarray:
+    """A column of numbers written as text `[N]` float64, nan where it is empty."""
+    words = pc.invert(pc.match_substring_regex(values, arrow.NUMBER)).fill_null(False)
+    if pc.any(words).as_py():
+        row = pc.index(words, True).as_py()
+        raise DataError(
+            f"Features must be numbers, but {name!r} in {split} has {values[row].as_py()!r} in row {row} "
+            f"({pc.sum(words.cast('int64')).as_py()} such in all); fill or remove them, or leave the column out of "
+            "feature_columns."
+        )
+    trimmed = pc.utf8_trim_whitespace(values)
+    return np.asarray(pc.cast(pc.utf8_ltrim(trimmed, "+"), "float64").to_numpy(zero_copy_only=False))
+
+
+def _row_labels(data: datasets.Dataset, roles: Roles, classes: Classes | None, split: str) -> Tensor | None:
     if roles.label is None or classes is None:
         return None
     values, counts = label_values(data, roles.label)
@@ -288,7 +182,9 @@ def _row_labels(data: Any, roles: _Roles, classes: Classes | None, split: str) -
     return classes.encode(values, f"{roles.label!r} of {split}")
 
 
-def _transfer_set(columns: Mapping[str, Any], labels: Tensor | None, classes: Classes | None) -> TransferSet:
+def _transfer_set(
+    columns: Mapping[str, Column | Tensor], labels: Tensor | None, classes: Classes | None
+) -> TransferSet:
     if labels is not None and bool((labels == NO_LABEL).all()):  # a test split whose labels are withheld
         labels = None
     names, count = (classes.names, classes.count) if classes else (None, None)

@@ -1,0 +1,146 @@
+"""Which columns of a data set are the label and the inputs: as given, else guessed where only one guess is possible.
+
+Numbers that only number the rows (`Unnamed: 0`, `row_id`, `PassengerId`, 0 to N - 1) are not guessed as features: a
+model could learn a label from its row's place in the file.
+What this file does not know: tokenizers, what the labels are.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from limbeck.errors import DataError
+from limbeck.transfer import arrow
+from limbeck.transfer.splits import HEADERS
+
+log = logging.getLogger("limbeck")
+
+_INDEX = re.compile(
+    r"unnamed: ?\d+(_level_\d+|\.\d+)*|__index_level_\d+__"
+    r"|(row|line|record|sample|example)?[ _-]?(id|ids|idx|index|uuid|guid)"
+    r"|.*[ _.-](id|idx|uuid|guid)|(row|line)[ _-]?(no|nr|num|number)",
+    re.IGNORECASE,
+)
+_CAMEL_INDEX = re.compile(r".*[a-z](Id|ID|Idx|Index)")
+_ENOUGH_ROWS = 20
+"""Rows from which on numbers that are 0 to N - 1 in some order are not a coincidence."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which columns are what; one of text, image and features is not empty."""
+
+    label: str | None
+    text: tuple[str, ...] = ()
+    image: str | None = None
+    features: tuple[str, ...] = ()
+
+
+def roles_of(
+    data: datasets.Dataset,
+    text: tuple[str, ...],
+    image: str | None,
+    label: str | None,
+    features: Sequence[str] | None,
+) -> Roles:
+    """The roles of the columns. Each option is None or empty where it is to be guessed; label "" = there is none.
+
+    DataError where a column is missing or no guess is possible.
+    """
+    columns = data.column_names
+    given = {"text_column": text, "image_column": image, "feature_columns": features}
+    if sum(bool(value) for value in given.values()) > 1:
+        raise DataError(f"Give one of {list(given)}: a transfer set has texts, images or features.")
+    for name in [*text, *(features or []), *filter(None, [image, label])]:
+        if name not in columns:
+            raise DataError(f"There is no column {name!r}; there are {columns}.")
+    found = _guess_label(data) if label is None else label or None
+    rest = [name for name in columns if name != found]
+    if not any(given.values()):
+        text, image, features = _guess_inputs(data, rest)
+    roles = Roles(found, text, image, tuple(features or ()))
+    used = {*text, *roles.features, image}
+    if label is None and found is None and (features or set(columns) - used):
+        raise DataError(
+            f'No label column could be guessed among {columns}; give label_column=..., or "" where there are no '
+            f"labels. {HEADERS}"
+        )
+    return roles
+
+
+def _guess_label(data: datasets.Dataset) -> str | None:
+    named = [name for name in ("label", "labels", "ner_tags") if name in data.column_names]
+    class_labels = [name for name in data.column_names if isinstance(data.features[name], datasets.ClassLabel)]
+    if named:
+        return named[0]
+    return class_labels[0] if len(class_labels) == 1 else None
+
+
+def _guess_inputs(data: datasets.Dataset, columns: Sequence[str]) -> tuple[tuple[str, ...], str | None, list[str]]:
+    """`(text, image, features)`, one of them not empty."""
+    images = [name for name in columns if isinstance(data.features[name], datasets.Image)]
+    strings = [name for name in columns if arrow.is_text(data, name)]
+    numbers = [name for name in columns if arrow.is_number(data, name)]
+    if len(images) == 1:
+        return (), images[0], []
+    words = [name for name in columns if name == "tokens" and arrow.is_words(data, name)]
+    named = words + [name for name in columns if name in ("text", "sentence") and name in strings]
+    mixed = [] if named else _mixed(data, strings)
+    texts = [name for name in strings if name not in mixed]
+    if not images and len(named or texts) == 1:
+        return tuple(named or texts), None, []
+    if not images and not texts and (numbers or mixed):
+        return (), None, _features(data, columns, [name for name in columns if name in {*numbers, *mixed}])
+    raise DataError(
+        f"The inputs could not be guessed among {list(columns)} (images {images}, texts {texts}, numbers {numbers}); "
+        "give image_column=, text_column= or feature_columns=."
+    )
+
+
+def _mixed(data: datasets.Dataset, names: Sequence[str]) -> list[str]:
+    """The columns of strings most of which are numbers: features with some other words, such as `NA`, among them."""
+    if not names:
+        return []
+    return [name for name, values in arrow.columns(data, names).items() if arrow.share_of_numbers(values) > 0.5]
+
+
+def _features(data: datasets.Dataset, columns: Sequence[str], numbers: Sequence[str]) -> list[str]:
+    """The columns of numbers that do not just number the rows; logs which columns are left out."""
+    values = arrow.columns(data, numbers)
+    indices = [name for name in numbers if _is_index(name, values[name])]
+    features = [name for name in numbers if name not in indices]
+    if not features:
+        raise DataError(
+            f"The only columns of numbers, {indices}, number the rows, and a label must not be learned from them; if "
+            "they are features, give feature_columns=."
+        )
+    if indices:
+        log.warning(
+            "The columns %s number the rows and are left out of the features; to use them, give feature_columns.",
+            indices,
+        )
+    others = {name: str(arrow.kind(data, name)) for name in columns if name not in numbers}
+    if others:
+        shown = ", ".join(f"{name!r} ({kind[:40]})" for name, kind in list(others.items())[:10])
+        log.warning(
+            "Features are the %d columns of numbers; %d other columns are left out: %s.",
+            len(features),
+            len(others),
+            shown + (", ..." if len(others) > 10 else ""),
+        )
+    return features
+
+
+def _is_index(name: str, values: pa.Array) -> bool:
+    """Whether a column numbers the rows: by its name, or because it has the numbers from 0 or 1 on, each once."""
+    if _INDEX.fullmatch(name.strip()) or _CAMEL_INDEX.fullmatch(name.strip()):
+        return True
+    if not pa.types.is_integer(values.type) or len(values) < _ENOUGH_ROWS or values.null_count:
+        return False
+    numbers = np.sort(values.to_numpy(zero_copy_only=False))
+    return bool(numbers[0] in (0, 1) and (np.diff(numbers) == 1).all())

@@ -1,0 +1,199 @@
+"""The splits of a source as data sets: the hub, folders, Parquet, CSV, TSV and JSON files.
+
+    load_splits("train.csv")                  # {"train": Dataset}
+    load_splits("reviews/")                   # train.csv, dev.csv, test.csv
+    load_splits("stanfordnlp/sst2")
+
+In CSV and TSV files only an empty cell is missing: `NA`, `None`, `null` and `nan` are words, and may be classes.
+What this file does not know: which column is what.
+"""
+
+import csv
+import glob
+import io
+import json
+import logging
+import mmap
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import datasets
+
+from limbeck.errors import DataError
+
+log = logging.getLogger("limbeck")
+
+Source: TypeAlias = str | Path | datasets.Dataset | datasets.DatasetDict
+
+HEADERS = "A CSV or TSV file without a header line needs column_names=."
+_READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_SPLITS = {
+    "train": re.compile(r"train(ing)?([-_.].*)?"),
+    "validation": re.compile(r"(dev|valid|validation|val)([-_.].*)?"),
+    "test": re.compile(r"test(ing)?([-_.].*)?"),
+}
+
+# Without these, pandas takes NA, None, null, nan, ... as missing.
+_ONLY_EMPTY_IS_MISSING = {"keep_default_na": False, "na_values": [""]}
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_SAMPLE = 2**16
+"""Bytes of a file in which its delimiter is looked for."""
+_NULL_LINE = re.compile(rb"(?m)^[ \t]*null[ \t]*\r?$")
+
+
+def load_splits(source: Source, column_names: Sequence[str] | None = None) -> dict[str, datasets.Dataset]:
+    """The splits of a source as `table` takes it, in the order of the source.
+
+    column_names: of CSV and TSV files without a header line.
+    """
+    if isinstance(source, datasets.DatasetDict):
+        return dict(source)
+    if isinstance(source, datasets.Dataset):
+        return {"train": source}
+    text = str(source)
+    path = Path(text).expanduser()
+    files = [Path(name) for name in sorted(glob.glob(str(path)))] if not path.exists() else [path]
+    if not files and (text.startswith((".", "/", "~")) or path.suffix in _READERS or glob.has_magic(text)):
+        raise DataError(f"There is no file or folder {text}.")
+    try:
+        if not files:
+            name, _, configuration = text.partition(":")
+            return _load(name, configuration or None, column_names)
+        if files == [path] and path.is_dir():
+            _refuse_null_lines([*path.rglob("*.json"), *path.rglob("*.jsonl")])
+            return _load(str(path), None, column_names)
+        return _load_files(files, column_names)
+    except StopIteration as error:  # datasets finds no row to tell the columns from
+        raise DataError(f"{text} cannot be read: it is empty.") from error
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error, DataError):
+            raise
+        what = f"{text} cannot be read" if files else f"{text} is no file or folder here, and no data set on the hub"
+        cause = error.__cause__ or error  # datasets wraps the reason into "an error occurred"
+        tabular = any(file.suffix in (".csv", ".tsv") or any(file.glob("*.[ct]sv")) for file in files)
+        hint = HEADERS if tabular else ""
+        raise DataError(f"{what}: {cause}\n{hint}".rstrip()) from error
+
+
+def _load(name: str, configuration: str | None, column_names: Sequence[str] | None) -> dict[str, datasets.Dataset]:
+    """The splits of a folder, or of a data set on the hub."""
+    builder = datasets.load_dataset_builder(name, configuration)
+    if hasattr(builder.config, "keep_default_na"):  # a folder of CSV or TSV files
+        urls = [str(url) for of_split in (builder.config.data_files or {}).values() for url in of_split]
+        options = _csv_options([Path(url) for url in urls if Path(url).exists()], column_names)
+        builder = datasets.load_dataset_builder(name, configuration, **options)
+    builder.download_and_prepare()
+    return dict(builder.as_dataset())
+
+
+def _load_files(files: Sequence[Path], column_names: Sequence[str] | None) -> dict[str, datasets.Dataset]:
+    readers = {_READERS.get(file.suffix.lower()) for file in files}
+    if len(readers) > 1 or None in readers:
+        raise DataError(
+            f"Files must be of one kind out of {sorted(_READERS)}, but these are {[file.name for file in files[:5]]}."
+        )
+    by_split: dict[str, list[str]] = {}
+    for file in files:
+        fitting = [split for split, pattern in _SPLITS.items() if pattern.fullmatch(file.stem)]
+        by_split.setdefault(fitting[0] if fitting else "train", []).append(str(file))
+    (reader,) = readers
+    options = _csv_options(files, column_names) if reader == "csv" else {}
+    if reader == "json":
+        _refuse_null_lines(files)
+    return dict(datasets.load_dataset(reader, data_files=by_split, **options))
+
+
+def _csv_options(files: Sequence[Path], column_names: Sequence[str] | None) -> dict[str, Any]:
+    """The options of the reader of CSV and TSV files: the delimiter, the decimal sign and what is missing."""
+    options: dict[str, Any] = dict(_ONLY_EMPTY_IS_MISSING)
+    if column_names is not None:
+        options["names"] = list(column_names)
+    found = {file: _delimiter_and_decimal(file, column_names) for file in files}
+    if len(set(found.values())) > 1:
+        first, other = next((a, b) for a in found for b in found if found[a] != found[b])
+        raise DataError(
+            "All files of a source must have the same delimiter and decimal sign, but "
+            f"{first.name} has {_named(*found[first])} and {other.name} {_named(*found[other])}."
+        )
+    for file, (delimiter, decimal) in list(found.items())[:1]:
+        options |= {"sep": delimiter, "decimal": decimal}
+        if file.suffix.lower() == ".tsv" and delimiter == "\t":  # a TSV has no quoting: a lone " is a character
+            options["quoting"] = csv.QUOTE_NONE
+        if delimiter != _default_delimiter(file):
+            log.warning("%s is read with %s.", file.name, _named(delimiter, decimal))
+    return options
+
+
+def _named(delimiter: str, decimal: str) -> str:
+    return f"{_DELIMITERS[delimiter]} between its columns" + (" and decimal commas" if decimal == "," else "")
+
+
+def _default_delimiter(file: Path) -> str:
+    return "\t" if file.suffix.lower() == ".tsv" else ","
+
+
+def _delimiter_and_decimal(file: Path, column_names: Sequence[str] | None) -> tuple[str, str]:
+    """The delimiter of a file and its decimal sign, "." or ",".
+
+    The delimiter is that of the file's kind, unless only another one splits all lines into the same number of columns.
+    """
+    with file.open("rb") as opened:
+        sample = opened.read(_SAMPLE)
+    lines = sample.decode("utf-8", errors="replace").removeprefix("\ufeff")
+    if len(sample) == _SAMPLE:
+        lines = lines[: lines.rfind("\n") + 1]  # the last line may be cut
+    usual = _default_delimiter(file)
+    rows = _split(lines, usual)
+    delimiter = usual
+    if rows and not _fits(rows, column_names):
+        others = [other for other in _DELIMITERS if other != usual and _fits(_split(lines, other), column_names)]
+        if len(others) == 1:
+            (delimiter,) = others
+            rows = _split(lines, delimiter)
+    cells = [cell.strip() for row in rows for cell in row]
+    commas = any(re.fullmatch(r"[+-]?\d+,\d+", cell) and not re.fullmatch(r".*,\d{3}", cell) for cell in cells)
+    points = any(re.fullmatch(r"[+-]?\d+\.\d+", cell) for cell in cells)
+    return delimiter, "," if delimiter != "," and commas and not points else "."
+
+
+def _fits(rows: Sequence[Sequence[str]], column_names: Sequence[str] | None) -> bool:
+    """Whether a delimiter gives every row the same number of columns, of which there are several."""
+    expected = len(rows[0]) if column_names is None else len(column_names)
+    return (expected > 1 or column_names is not None) and all(len(row) == expected for row in rows)
+
+
+def _split(lines: str, delimiter: str) -> list[list[str]]:
+    """The cells of the lines that are not empty."""
+    options: dict[str, Any] = {"delimiter": delimiter}
+    if delimiter == "\t":
+        options["quoting"] = csv.QUOTE_NONE
+    limit = csv.field_size_limit()
+    csv.field_size_limit(max(limit, _SAMPLE))
+    try:
+        return [row for row in csv.reader(io.StringIO(lines), **options) if row]
+    except csv.Error:  # such as a NUL byte: left to the reader, whose message names the line
+        return []
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _refuse_null_lines(files: Sequence[Path]) -> None:
+    """DataError for JSON lines that are `null`, which end the process within the reader of `datasets`."""
+    for file in files:
+        if file.stat().st_size == 0:
+            continue
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = _NULL_LINE.search(content)
+            if found is not None and _is_json(content[: max(content.find(b"\n"), 0)] or content[:]):  # JSON lines
+                line = content[: found.start()].count(b"\n") + 1
+                raise DataError(f"Each line of {file} must be an object, but line {line} is null; remove it.")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

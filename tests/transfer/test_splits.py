@@ -1,0 +1,128 @@
+"""Oracle: the lines that were written to disk on the spot."""
+
+import csv
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck.errors import DataError
+from limbeck.transfer import table
+from limbeck.transfer.splits import load_splits
+
+WORDS = ["NA", "None", "null", "nan", "N/A", "NULL", "n/a", "NaN", "#N/A", "<NA>"]
+
+
+def write(folder: Path, lines: str, name: str = "train.csv") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(lines, newline="")
+    return folder / name
+
+
+def labels_of(sets: dict[str, Any]) -> tuple[Any, list[int]]:
+    return sets["train"].label_names, sets["train"].labels.tolist()
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+@pytest.mark.parametrize(("name", "sign"), [("train.csv", ","), ("train.tsv", "\t")])
+def test_words_for_nothing_are_classes(tmp_path: Path, name: str, sign: str, as_folder: bool) -> None:
+    lines = "".join(f"{i}{sign}{word}\n" for i, word in enumerate([*WORDS, "cat", ""]))
+    file = write(tmp_path / "data", f"x{sign}label\n{lines}", name)
+    names, labels = labels_of(table(file.parent if as_folder else file, feature_columns=["x"]))
+    assert names == tuple(sorted([*WORDS, "cat"]))
+    assert [None if label == -100 else names[label] for label in labels] == [*WORDS, "cat", None]
+
+
+def test_words_for_nothing_are_texts_and_completions(tmp_path: Path) -> None:
+    for columns in (("text", "label"), ("prompt", "completion")):
+        file = write(tmp_path, ",".join(columns) + "\nNA,None\nnull,nan\n,x\n")
+        assert load_splits(file)["train"].to_list() == [
+            dict(zip(columns, row, strict=True)) for row in (("NA", "None"), ("null", "nan"), (None, "x"))
+        ]
+
+
+def test_a_word_among_numbers_is_neither_a_class_nor_a_feature(tmp_path: Path) -> None:
+    file = write(tmp_path, "x,y,label\n1,1,0\n2,NA,1\n3,3,N/A\n")
+    with pytest.raises(DataError, match=r"labels in 'label' of train are numbers but for 'N/A'; leave the cell empty"):
+        table(file, feature_columns=["x"])
+    with pytest.raises(DataError, match=r"must be numbers, but 'y' in train has 'NA' in row 1 \(1 such in all\)"):
+        table(write(tmp_path, "x,y,label\n1,1,0\n2,NA,1\n3,3,\n"))
+    with pytest.raises(DataError, match="row 1 of train has nan in 'y'"):
+        table(write(tmp_path, "x,y,label\n1,1,0\n2,,1\n3,3,0\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "sign"), [("a.csv", ";"), ("a.csv", "\t"), ("a.csv", "|"), ("a.tsv", ","), ("a.tsv", ";"), ("a.csv", ",")]
+)
+def test_the_delimiter_is_that_of_the_lines(
+    tmp_path: Path, name: str, sign: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [("text", "label"), ("good, very good", "yes"), ("bad; | bad", "no"), ("nothing", "no")]
+    file = tmp_path / name
+    with file.open("w", newline="") as opened:
+        csv.writer(opened, delimiter=sign).writerows(rows)
+    assert load_splits(file)["train"].to_list() == [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+    usual = name.endswith(".csv") and sign == ","
+    named = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}[sign]
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said == ([] if usual else [f"{name} is read with {named} between its columns."])
+
+
+def test_decimal_commas(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sets = table(write(tmp_path, "width;petals;label\n1,5;5;rose\n2,25;6;iris\n"))
+    assert sets["train"].__getitems__([0, 1])["inputs"].tolist() == [[1.5, 5], [2.25, 6]]
+    assert "train.csv is read with semicolons between its columns and decimal commas." in caplog.text
+    thousands = write(tmp_path, "width;label\n1,500;rose\n2,250;iris\n")  # one and a half, or fifteen hundred
+    with pytest.raises(DataError, match=r"guessed|tokenizer"):
+        table(thousands)
+
+
+def test_names_without_a_header_line_tell_the_delimiter(tmp_path: Path) -> None:
+    file = write(tmp_path, "good, very;yes\nbad, very;no\nbad;no\n")
+    rows = load_splits(file, ("text", "label"))["train"].to_list()
+    assert rows[0] == {"text": "good, very", "label": "yes"}
+    assert load_splits(write(tmp_path, "a;b\nc;d\n"), ("text",))["train"]["text"][:] == ["a;b", "c;d"]
+
+
+def test_one_column_of_text_stays_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = write(tmp_path, "text\ngood; very good\nbad | bad\nfine\n")
+    assert load_splits(file)["train"]["text"][:] == ["good; very good", "bad | bad", "fine"]
+    assert not caplog.records
+
+
+def test_files_with_different_delimiters_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "data", "x,label\n1,2\n")
+    write(tmp_path / "data", "x;label\n1;2\n", "test.csv")
+    for source in (tmp_path / "data", f"{tmp_path}/data/*.csv"):
+        with pytest.raises(DataError, match=r"t\w+.csv has \w+ between its columns and t\w+.csv \w+ between"):
+            load_splits(source)
+
+
+@pytest.mark.parametrize("suffix", [".CSV", ".Tsv", ".JSONL"])
+def test_suffixes_in_any_case(tmp_path: Path, suffix: str) -> None:
+    lines = {".CSV": "x,label\n1,a\n", ".Tsv": "x\tlabel\n1\ta\n", ".JSONL": '{"x": 1, "label": "a"}\n'}[suffix]
+    assert load_splits(write(tmp_path, lines, f"d{suffix}"))["train"].to_list() == [{"x": 1, "label": "a"}]
+
+
+@pytest.mark.parametrize("lines", ["null\n" * 5, '{"x": 1}\nnull\n', '{"x": 1}\n{"x": 2}\n  null  \r\n{"x": 3}\n'])
+def test_null_lines_are_refused_before_they_are_read(tmp_path: Path, lines: str) -> None:
+    file = write(tmp_path / "data", lines, "train.jsonl")
+    line = 1 + [json.loads(line) for line in lines.splitlines()].index(None)
+    for source in (file, file.parent):
+        with pytest.raises(DataError, match=rf"train.jsonl must be an object, but line {line} is null; remove it"):
+            load_splits(source)
+
+
+def test_null_within_json_is_a_value(tmp_path: Path) -> None:
+    written = [{"x": [None, 1.0], "label": "a"}]
+    file = write(tmp_path, json.dumps(written, indent=1), "train.json")
+    assert "\n   null" in file.read_text()
+    assert load_splits(file)["train"].to_list() == written
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    for name in ("train.csv", "train.jsonl", "train.json"):
+        with pytest.raises(DataError, match=f"{name} cannot be read"):
+            load_splits(write(tmp_path, "", name))
