@@ -167,6 +167,12 @@ def predict(
         asks = {role: [_ask(role, m) for m in members] for role, members in models.items()}
         calibration_temperatures, unscaled = _calibration_temperatures(asks, held_out, batch_size, device)
         rows, classes, statistics, dark = _stream(asks, _batches(test, batch_size, device), calibration_temperatures)
+        names = getattr(test, "label_names", None)
+        if names and len(names) != classes:
+            raise ShapeError(
+                f"The test set has {len(names)} classes and the student {classes} outputs; both must have the same "
+                "classes. (Labels that are numbers keep their places by num_classes= of limbeck.table.)"
+            )
         examples = []
         if "teacher" in asks and len(rows["place"]):
             kl = statistics["student"]["forward_kl"][0]
@@ -181,7 +187,6 @@ def predict(
                 if timed.in_batch:
                     continue  # the model behind the stored answers is not here
             costs[role]["latency_ms"] = _latency(_ask(role, timed), test, device, LATENCY_SECONDS / len(models))
-    names = getattr(test, "label_names", None)
     return Predictions(
         rows["row_id"],
         rows["labels"],
