@@ -520,3 +520,11 @@ def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path: Path, capsys: 
         patch.chdir(tmp_path)
         assert main(["distill", "--teacher", "runs/studnt", "--output_dir", "new"]) == 1
     assert "runs/studnt is not a folder" in capsys.readouterr().err
+
+
+def test_the_plan_counts_the_labels_of_each_class(limbeck_says: Any) -> None:
+    rows = [(i % 7, ["NA", "cat", ""][i % 3]) for i in range(90)]
+    Path("train.csv").write_text("x,label\n" + "".join(f"{x},{label}\n" for x, label in rows))
+    options = ("--student", "mlp", "--hidden", "4", "--max_steps", "1", "--output_dir", "run")
+    code, out, _ = limbeck_says("distill", "--data", "train.csv", *options)
+    assert (code, "Labels: 43 of 65 training examples (NA: 22, cat: 21)." in out) == (0, True), out

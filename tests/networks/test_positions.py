@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from language.conftest import make_tokenizer  # noqa: F401 - a fixture
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
-from transformers import DataCollatorForLanguageModeling, LlamaConfig, LlamaForCausalLM
+from transformers import DataCollatorForLanguageModeling, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from limbeck import Objective
 from limbeck.networks.positions import next_token_positions, next_tokens
@@ -56,10 +56,8 @@ def test_an_encoder_decoder_reads_the_mask_of_its_source_only() -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_loss_and_gradient_of_transformers_own_collator(
-    side: str, request: pytest.FixtureRequest, make_llama: Any
-) -> None:
-    tokenizer = request.getfixturevalue("make_tokenizer")(padding_side=side)
+def test_loss_and_gradient_of_transformers_own_collator(side: str, make_llama: Any) -> None:
+    tokenizer = word_tokenizer(padding_side=side)
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
     texts = ["two and two", "what is the sum of two and two", "four"]
     encoded = [tokenizer(text) for text in texts]
@@ -91,11 +89,18 @@ def test_loss_and_gradient_of_transformers_own_collator(
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-5, atol=1e-9, msg=name)
 
 
+def word_tokenizer(padding_side: str) -> PreTrainedTokenizerFast:
+    words = ["<pad>", *["two", "and", "what", "is", "the", "sum", "of", "four"]]
+    backend = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", padding_side=padding_side)
+
+
 @pytest.fixture
 def make_llama() -> Any:
     def make(seed: int) -> LlamaForCausalLM:
         torch.manual_seed(seed)
         sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-        return LlamaForCausalLM(LlamaConfig(vocab_size=320, num_key_value_heads=1, **sizes)).double().eval()
+        return LlamaForCausalLM(LlamaConfig(vocab_size=16, num_key_value_heads=1, **sizes)).double().eval()
 
     return make

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def test_a_file_that_is_too_long(tmp_path: Path) -> None:
     write(tmp_path, "train", TRAIN)
     file = tmp_path / "train-labels-idx1-ubyte"
     file.write_bytes(file.read_bytes() + b"\0")
-    with pytest.raises(DataError, match=r"too long: with its shape \[7\] it should have 15 bytes, but has 16"):
+    with pytest.raises(DataError, match=r"too long: with its shape \[7\] it should have 15 bytes, but has more"):
         idx(tmp_path)
 
 
@@ -133,4 +134,30 @@ def test_images_and_labels_that_do_not_fit(tmp_path: Path) -> None:
         idx(tmp_path)
     write(tmp_path, "train", (TRAIN[0][:0], TRAIN[1][:0]))
     with pytest.raises(DataError, match=r"holds no images: its shape is \[0, 5, 4\]"):
+        idx(tmp_path)
+
+
+@pytest.mark.parametrize("claimed", [[7, 5, 4], [7], [60_000, 28, 28]])
+def test_a_gzip_file_that_unpacks_to_far_more_than_its_header_says(tmp_path: Path, claimed: list[int]) -> None:
+    write(tmp_path, "train", TRAIN, gz=True)
+    (tmp_path / "train-images-idx3-ubyte.gz").unlink()
+    start = struct.pack(f">{1 + len(claimed)}I", 0x0800 + len(claimed), *claimed)
+    bomb = gzip.compress(start + bytes(2**28))
+    assert len(bomb) < 2**20
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(bomb)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"is too long|no IDX file of images"):
+        idx(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**27 + 60_000 * 28 * 28
+
+
+@pytest.mark.parametrize("gz", [False, True])
+def test_a_header_that_promises_more_than_any_such_file_holds(tmp_path: Path, gz: bool) -> None:
+    write(tmp_path, "train", TRAIN, gz=gz)
+    content = struct.pack(">4I", 0x0803, 2**31, 2**15, 2**15) + bytes(1000)
+    file = tmp_path / ("train-images-idx3-ubyte" + (".gz" if gz else ""))
+    file.write_bytes(gzip.compress(content) if gz else content)
+    with pytest.raises(DataError, match=r"cut off: with its shape \[2147483648, 32768, 32768\]"):
         idx(tmp_path)

@@ -194,6 +194,11 @@ def test_no_label_means_the_same_everywhere() -> None:
         (lambda: TransferSet({"x": IMAGES}, row_ids=[1, 2]), "row_ids must have one entry per example, 20"),
         (lambda: arrays(IMAGES).select([]), "the selection is empty"),
         (lambda: arrays(IMAGES).select([4, 2, 4]), "place 4 is named several times"),
+        (
+            lambda: arrays(IMAGES, np.full(20, 2**64 - 100, np.uint64)),
+            r"labels must be .* but some are 2\*\*63 or more",
+        ),
+        (lambda: arrays(IMAGES, [0] * 19 + [5_000_000]), "one is 5000000, which would make 5,000,001 classes"),
         (lambda: arrays(IMAGES).select([3, 20]), "are 0 to 19, but got 20"),
         (lambda: arrays(IMAGES).select([-1]), "are 0 to 19, but got -1"),
         (lambda: arrays(IMAGES).select(np.ones(19, bool)), r"one entry per example, 20, but is \[19\]"),

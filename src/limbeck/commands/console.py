@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 import transformers
 from rich.console import Console
 from rich.markup import escape
@@ -33,6 +34,9 @@ console = Console(highlight=False, soft_wrap=True)
 
 COMPLETIONS, WIDTH = 2, 100
 """How many of the completions are printed, and how much of each; results.json has them all."""
+
+MOST_CLASSES_COUNTED = 20
+"""Classes up to which the plan says how many training examples each has."""
 
 # A line of the table -> where in a role's results it stands, and how it is printed.
 LINES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -83,7 +87,24 @@ def say_plan(
     trained = f"{config.max_steps:,} steps" if config.max_steps > 0 else f"{config.num_train_epochs:g} epochs"
     parameters = sum(p.numel() for p in student.parameters())
     say(f"Examples: {sizes}. Student: {parameters:,} parameters. Objective: {what}.")
+    if (counted := labels_counted(splits.get("train"))) is not None:
+        say(counted)
     say(f"Training: {trained} in batches of {config.train_batch_size}, learning rate {config.learning_rate:g}.")
+
+
+def labels_counted(train: Any) -> str | None:
+    """How many training examples have a label, and how many of each class where there are few; None without labels."""
+    labels = getattr(train, "labels", None)
+    if not isinstance(labels, torch.Tensor) or labels.ndim != 1:
+        return None
+    known = labels[labels >= 0]
+    counted = f"Labels: {len(known):,} of {len(labels):,} training examples"
+    classes = getattr(train, "num_classes", None)
+    if classes is None or classes > MOST_CLASSES_COUNTED:
+        return f"{counted}."
+    names = getattr(train, "label_names", None) or range(classes)
+    counts = known.bincount(minlength=classes).tolist()
+    return f"{counted} ({', '.join(f'{name}: {count:,}' for name, count in zip(names, counts, strict=True))})."
 
 
 def results_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Table:

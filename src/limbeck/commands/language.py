@@ -27,7 +27,7 @@ from limbeck.transfer.text.examples import tokenise
 from limbeck.transfer.text.pack import pack
 from limbeck.transfer.text.vocabulary import shared_vocabulary
 
-OF_CLASSES = ("image_column", "label_column", "feature_columns", "image_size", "labelled", "jitter")
+OF_CLASSES = ("image_column", "label_column", "feature_columns", "num_classes", "image_size", "labelled", "jitter")
 """Options that mean nothing for text that is written."""
 
 TEST_SHARE, MOST_TESTED = 0.1, 1000

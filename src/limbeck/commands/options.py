@@ -43,6 +43,9 @@ class DataOptions:
     label_column: str | None = _option(None, "which column holds the label, where it cannot be guessed")
     feature_columns: list[str] = _option(list, "which columns hold the numbers; by default all but the label's")
     column_names: list[str] = _option(list, "of a csv or tsv file without a header line")
+    num_classes: int | None = _option(
+        None, "how many classes there are, where labels are numbers: they are then 0 to num_classes - 1, as they are"
+    )
     image_size: int | None = _option(None, "resize images to this many pixels, in height and width")
     max_length: int | None = _option(None, "truncate texts to this many tokens")
     tokenizer: str | None = _option(None, "folder or hub name; by default the student's, or else the teacher's")

@@ -57,6 +57,7 @@ def open_data(options: DataOptions, tokenizer: Any = None, teacher_tokenizer: An
     disable_progress_bars()  # of reading: training has its own
     wanted: dict[str, Any] = {"text_column": options.text_column, "image_column": options.image_column}
     wanted |= {"label_column": options.label_column, "image_size": options.image_size}
+    wanted |= {"num_classes": options.num_classes}
     wanted |= {"feature_columns": options.feature_columns or None, "column_names": options.column_names or None}
     if options.max_length is not None:
         wanted["max_length"] = options.max_length

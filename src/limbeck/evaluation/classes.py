@@ -178,6 +178,12 @@ def predict(
         rows, classes, statistics, dark = _stream(
             functions, _batches(test, batch_size, device), calibration_temperatures
         )
+        names = getattr(test, "label_names", None)
+        if names and len(names) != classes:
+            raise ShapeError(
+                f"The test set has {len(names)} classes and the student {classes} outputs; both must have the same "
+                "classes. (Labels that are numbers keep their places by num_classes= of limbeck.table.)"
+            )
         examples = []
         if "teacher" in functions and len(rows["place"]):
             kl = statistics["student"]["forward_kl"][0]
@@ -192,7 +198,6 @@ def predict(
                 if timed.in_batch:
                     continue  # the model behind the stored answers is not here
             costs[role]["latency_ms"] = _latency(_function_of(role, timed), test, device, LATENCY_SECONDS / len(models))
-    names = getattr(test, "label_names", None)
     return Predictions(
         rows["row_id"],
         rows["labels"],

@@ -34,9 +34,12 @@ from limbeck.networks.positions import (
 )
 from limbeck.networks.tasks import require_several_classes, require_supported_task, require_supported_tasks
 from limbeck.teachers import BaseTeacher
+from limbeck.training.class_order import check_numbered_names, warn_of_another_order
 
 log = logging.getLogger("limbeck")
 
+MOST_ORDERED = 1000
+"""Classes up to which their order is compared with that of the labels."""
 HALF = {torch.float16, torch.bfloat16}
 
 
@@ -147,7 +150,16 @@ def check_student(student: nn.Module, teacher: BaseTeacher | None, sets: Mapping
         "the student": label_names_of(student),
         **{f"the {who} set": getattr(examples, "label_names", None) for who, examples in sets.items()},
     }
-    check_label_names({who: names for who, names in known.items() if names})
+    named = {who: names for who, names in known.items() if names}
+    check_label_names(named)
+    check_numbered_names(
+        named,
+        numbered=[
+            f"the {who} set"
+            for who, examples in sets.items()
+            if getattr(examples, "labels", None) is not None and not getattr(examples, "label_names", None)
+        ],
+    )
 
 
 def check_classes(classes: int, objective: Objective, batch: Batch, sets: Mapping[str, Any]) -> None:
@@ -193,6 +205,11 @@ def check_batch(student: nn.Module, teacher: BaseTeacher | None, objective: Obje
         raise DataError("The weights of positions must be 0 or more, but the first batch has others; correct them.")
     if targets is not None:
         _check_targets(objective, logits.shape[-1], positions_of(batch, logits.ndim - 1), targets, batch)
+        if "labels" in batch and targets.complete and logits.shape[-1] <= MOST_ORDERED:
+            scores = targets.all_log_probs(1.0)
+            labels = batch["labels"].reshape(-1).to(scores.device)
+            known = (labels >= 0) & (labels < scores.shape[-1])  # labels out of range are refused by check_classes
+            warn_of_another_order(scores[known], labels[known])
     return logits
 
 

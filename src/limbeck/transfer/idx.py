@@ -19,6 +19,11 @@ from limbeck.transfer.rows import TransferSet, distinct_row_ids
 _NAME = re.compile(r"(?P<set>.*)(?P<split>train|t10k|test)-(?P<kind>images|labels)[-.]idx[13]-ubyte(\.gz)?")
 _AXES = {"images": 3, "labels": 1}
 
+PIECE = 2**20
+"""Bytes of a gzip file that are unpacked at once."""
+MOST_EXPANDED = 1100
+"""A gzip file expands to less than so many times its size (deflate reaches 1,032)."""
+
 
 def idx(folder: str | Path) -> dict[str, TransferSet]:
     """The transfer sets of a folder, "train" and "test" where they exist: column "inputs", images `[N, H, W]` uint8.
@@ -75,10 +80,10 @@ def _find(folder: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _read(file: Path, kind: str) -> Tensor:
-    """The array in a file, uint8."""
-    raw, has_end = _unpacked(file)
+    """The array in a file, uint8. No more of a gzip file is unpacked than its header promises."""
     axes = _AXES[kind]
     header = 4 + 4 * axes
+    raw, _ = _unpacked(file, header)
     if len(raw) < header:
         raise DataError(f"{file} is cut off: a header of {header} bytes was expected, but it has {len(raw)} bytes.")
     magic, *shape = struct.unpack_from(f">{1 + axes}I", raw)
@@ -88,26 +93,41 @@ def _read(file: Path, kind: str) -> Tensor:
             f"with {magic}."
         )
     expected = header + math.prod(shape)
+    if expected > MOST_EXPANDED * file.stat().st_size:
+        raise DataError(
+            f"{file} is cut off: with its shape {shape} it should have {expected} bytes, which {file.stat().st_size} "
+            "bytes cannot hold; download it again."
+        )
+    raw, has_end = _unpacked(file, expected + 1)
     if len(raw) != expected:
+        has = f"has {len(raw)}" if len(raw) < expected else "has more"
         raise DataError(
             f"{file} is {'cut off' if len(raw) < expected else 'too long'}: with its shape {shape} it should have "
-            f"{expected} bytes{' unpacked' if file.suffix == '.gz' else ''}, but has {len(raw)}; download it again."
+            f"{expected} bytes{' unpacked' if file.suffix == '.gz' else ''}, but {has}; download it again."
         )
     if not has_end:
         raise DataError(f"{file} is cut off within the checksum at its end; download it again.")
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8)[header:].reshape(shape)
 
 
-def _unpacked(file: Path) -> tuple[bytes, bool]:
-    """The bytes of a file, unpacked where it is a gzip file, and whether that has its end.
+def _unpacked(file: Path, most: int) -> tuple[bytes, bool]:
+    """At most `most` bytes of a file, unpacked where it is a gzip file, and whether that has its end.
 
     A gzip file that is cut off gives what it has: the IDX header then says how much is missing.
     """
-    raw = file.read_bytes()
-    if raw[:2] != b"\x1f\x8b":
-        return raw, True
-    unpacker = zlib.decompressobj(wbits=31)  # gzip's format, with its checksum
-    try:
-        return unpacker.decompress(raw), unpacker.eof
-    except zlib.error as error:
-        raise DataError(f"{file} is a corrupt gzip file ({error}); download it again.") from error
+    with file.open("rb") as opened:
+        start = opened.read(2)
+        opened.seek(0)
+        if start != b"\x1f\x8b":
+            return opened.read(most), True
+        unpacker = zlib.decompressobj(wbits=31)  # gzip's format, with its checksum
+        unpacked = bytearray()
+        try:
+            while len(unpacked) < most and not unpacker.eof:
+                packed = unpacker.unconsumed_tail or opened.read(PIECE)
+                if not packed:
+                    break
+                unpacked += unpacker.decompress(packed, most - len(unpacked))
+        except zlib.error as error:
+            raise DataError(f"{file} is a corrupt gzip file ({error}); download it again.") from error
+        return bytes(unpacked), unpacker.eof

@@ -1,39 +1,56 @@
-"""Images that stay in their files, or in an Arrow table, until a batch wants them.
+"""Images that stay in their files, or in an Arrow table, until a batch needs them.
 
 What this file does not know: labels, augmentation, models.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from limbeck.errors import DataError
 
+log = logging.getLogger("limbeck")
+
 GRAY, COLOUR = "L", "RGB"
+WHITE, BLACK = 255, 0
+MOST_PIXELS = 2**26
+"""Of one image, 8,192 by 8,192: one of more would need over 200 MB, however small its file is."""
+LOOKED_AT = 64
+"""Images with transparent pixels that are decoded to choose the colour behind them."""
+
 _EIGHT_BITS = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, OverflowError)
 
 
-def image_columns(splits: Mapping[str, Any], column: str, size: int | tuple[int, int] | None) -> dict[str, "Images"]:
-    """The images of each split, `[N, C, H, W]` uint8 when gathered, alike in all splits.
+def image_columns(
+    splits: Mapping[str, datasets.Dataset], column: str, size: int | tuple[int, int] | None
+) -> dict[str, "Images"]:
+    """The images of each split, `[N, C, H, W]` uint8 when gathered, with the same C, H and W in all splits.
 
-    Gray (C = 1) where all images are, else RGB (C = 3). size: `(height, width)`, or one number for both, to which
-    all are resized (bilinear); without it they must have one size already. Only the images' headers are read here.
+    Gray (C = 1) where all images are, else RGB (C = 3). Transparent pixels are shown on white, or on black where
+    nothing could be seen on white; a warning says which.
+
+    size: `(height, width)`, or one number for both, to which all are resized (bilinear); without it they must have one
+        size already. Only the headers of the images are read here.
     """
     files = {split: dataset.cast_column(column, datasets.Image(decode=False)) for split, dataset in splits.items()}
     modes: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
-    for split, dataset in files.items():
-        for row, item in enumerate(dataset.select_columns([column])):
-            with _open(item[column], f"row {row} of {split}") as image:
-                modes[image.mode] += 1
-                sizes[image.height, image.width] += 1
+    transparent: list[tuple[str, int]] = []
+    for split, row, item in _items(files, column):
+        with _open(item, f"row {row} of {split}") as image:
+            modes[image.mode] += 1
+            sizes[image.height, image.width] += 1
+            if image.has_transparency_data:
+                transparent.append((split, row))
     if deep := set(modes) - _EIGHT_BITS:
         raise DataError(f"Images must have 8 bits per channel, but some have the mode {sorted(deep)}; convert them.")
     if size is None and len(sizes) > 1:
@@ -43,14 +60,35 @@ def image_columns(splits: Mapping[str, Any], column: str, size: int | tuple[int,
         )
     shape = (size, size) if isinstance(size, int) else size
     mode = GRAY if set(modes) <= {"1", "L"} else COLOUR
-    return {split: Images(dataset, column, mode, shape) for split, dataset in files.items()}
+    background = WHITE
+    if transparent:
+        some = (files[split][row][column] for split, row in transparent[:LOOKED_AT])
+        background = _background(some)
+        log.warning(
+            "%d of %d images have transparent pixels; they are shown on %s.",
+            len(transparent),
+            modes.total(),
+            {WHITE: "white", BLACK: "black, as nothing could be seen on white"}[background],
+        )
+    return {split: Images(dataset, column, mode, shape, background) for split, dataset in files.items()}
 
 
 class Images:
-    """A column of images, decoded when they are gathered: `[n, C, H, W]` uint8."""
+    """A column of images, decoded when they are gathered: `[n, C, H, W]` uint8.
 
-    def __init__(self, dataset: Any, column: str, mode: str, size: tuple[int, int] | None) -> None:
+    background: the gray level, 0 to 255, behind transparent pixels.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        column: str,
+        mode: str,
+        size: tuple[int, int] | None,
+        background: int = WHITE,
+    ) -> None:
         self.dataset, self.column, self.mode, self.size = dataset.select_columns([column]), column, mode, size
+        self.background = background
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -69,12 +107,42 @@ class Images:
     def _pixels(self, item: Mapping[str, Any], row: int) -> np.ndarray:
         with _open(item, f"row {row}") as image:
             try:
-                upright = ImageOps.exif_transpose(image).convert(self.mode)
-            except OSError as error:
+                upright = _opaque(ImageOps.exif_transpose(image), self.background).convert(self.mode)
+            except _UNREADABLE as error:
                 raise DataError(f"The image of row {row} cannot be decoded ({error}).") from error
         if self.size is not None and upright.size != self.size[::-1]:
             upright = upright.resize(self.size[::-1], Image.Resampling.BILINEAR)
         return np.asarray(upright)
+
+
+def _items(files: Mapping[str, datasets.Dataset], column: str) -> Iterator[tuple[str, int, Mapping[str, Any] | None]]:
+    """`(split, row, image)` of all images, not decoded."""
+    for split, dataset in files.items():
+        for row, item in enumerate(dataset.select_columns([column])):
+            yield split, row, item[column]
+
+
+def _opaque(image: Image.Image, background: int) -> Image.Image:
+    """The image on a plain background; itself where it has no transparent pixels."""
+    if not image.has_transparency_data:
+        return image
+    shown = image.convert("RGBA")
+    behind = Image.new("RGBA", shown.size, (background, background, background, 255))
+    return Image.alpha_composite(behind, shown).convert("RGB")
+
+
+def _background(items: Iterator[Mapping[str, Any]]) -> int:
+    """White, or black where all these images are of one colour on white, and not all on black."""
+    plain = {WHITE: True, BLACK: True}
+    for item in items:
+        with _open(item, "an image with transparent pixels") as image:
+            for level in plain:
+                try:
+                    pixels = np.asarray(_opaque(image, level))
+                except _UNREADABLE:  # named with its row when it is gathered
+                    continue
+                plain[level] = plain[level] and bool((pixels == pixels[:1, :1]).all())
+    return BLACK if plain[WHITE] and not plain[BLACK] else WHITE
 
 
 def _open(item: Mapping[str, Any] | None, what: str) -> Image.Image:
@@ -82,6 +150,11 @@ def _open(item: Mapping[str, Any] | None, what: str) -> Image.Image:
     if item is None or (item["bytes"] is None and item["path"] is None):
         raise DataError(f"Every example needs an image, but {what} has none.")
     try:
-        return Image.open(BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"])
-    except (OSError, UnidentifiedImageError) as error:
+        image = Image.open(BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"])
+    except _UNREADABLE as error:
         raise DataError(f"The image of {what} cannot be opened ({error}).") from error
+    if image.width * image.height > MOST_PIXELS:
+        raise DataError(
+            f"The image of {what} has {image.height} x {image.width} pixels, over {MOST_PIXELS:,}; make it smaller."
+        )
+    return image

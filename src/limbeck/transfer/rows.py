@@ -26,6 +26,9 @@ from limbeck.networks.asking import Batch
 from limbeck.networks.checks import out_of_range
 from limbeck.transfer import draws
 
+MOST_CLASSES = 1_000_000
+"""The most classes that labels alone may ask for: one label can be an id, and a network has an output per class."""
+
 
 class Column(Protocol):
     """A column that is not simply an array: tokens, images in files."""
@@ -275,6 +278,8 @@ def _whole_numbers(what: str, values: Any, length: int) -> Tensor:
     tensor = _as_tensor(what, values)
     if tensor.is_floating_point() or tensor.is_complex():
         raise DataError(f"{what} must be whole numbers (int64), but are {tensor.dtype}; convert them with .long().")
+    if tensor.dtype == torch.uint64 and bool((tensor.to(torch.int64) < 0).any()):
+        raise DataError(f"{what} must be whole numbers of 64 bits with a sign (int64), but some are 2**63 or more.")
     if tensor.dim() == 0 or len(tensor) != length:
         raise DataError(f"{what} must have one entry per example, {length}, but have the shape {list(tensor.shape)}.")
     return tensor.to(torch.int64)
@@ -283,6 +288,11 @@ def _whole_numbers(what: str, values: Any, length: int) -> Tensor:
 def _num_classes(labels: Tensor, known: int | None) -> int | None:
     """The number of classes; DataError where a label is neither a class nor -100."""
     highest = int(labels.max())
+    if known is None and highest >= MOST_CLASSES:
+        raise DataError(
+            f"labels must be classes numbered from 0, but one is {highest}, which would make {highest + 1:,} classes; "
+            "number them from 0, or give num_classes."
+        )
     count = known if known is not None else max(highest + 1, 0)
     bad = out_of_range(labels, count).nonzero()
     if len(bad):
