@@ -4,6 +4,7 @@ Oracles: the naive lines in the same circumstances, and the sizes of all tensors
 """
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from two_processes import in_two_processes
 
-from limbeck import DenseTargets, Head, HiddenTargets, Objective, forward_kl, linear_divergence
+from limbeck import DenseTargets, Head, HiddenTargets, Objective, forward_kl, linear_divergence, reverse_kl
 from limbeck.losses.linear import chunked
 from limbeck.losses.objective import Counts
 
@@ -164,6 +165,69 @@ def test_where_nothing_compiles_it_warns_once_and_is_right(monkeypatch: pytest.M
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     finally:
         chunked._compiled.cache_clear()
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """A torch.compile that raises `compiler["error"]` for reverse_kl, and notes the divergences that it ran."""
+    state: dict[str, Any] = {"error": KeyError("buf4"), "ran": []}
+
+    def fake(function: Any, **options: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            name = arguments[-1].terms[0].divergence.name
+            if name == "reverse_kl":
+                raise state["error"]
+            state["ran"].append(name)
+            return function(*arguments)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", fake)
+    monkeypatch.setattr(chunked, "BLOCK_LOGITS", C * 4)
+    chunked._compiled.cache_clear()
+    yield state
+    chunked._compiled.cache_clear()
+
+
+def compiled_loss(divergence: Any) -> Tensor:
+    hidden, weight = torch.ones(N, H), torch.ones(C, H).requires_grad_()
+    return linear_divergence(hidden, weight, taught(), Objective(divergence), impl="compiled").mean
+
+
+def test_a_case_that_does_not_compile_leaves_the_others_compiled(compiler: dict[str, Any]) -> None:
+    with pytest.warns(UserWarning, match=r"runs uncompiled: 'buf4'\s.*soft \(reverse_kl\) and LayerTargets") as warned:
+        found, _ = [compiled_loss(reverse_kl) for _ in range(2)]
+    assert len(warned) == 1
+    hidden, weight = torch.ones(N, H), torch.ones(C, H)
+    torch.testing.assert_close(
+        found.detach(), linear_divergence(hidden, weight, taught(), Objective(reverse_kl), impl="reference").mean
+    )
+    assert not compiler["ran"]
+    compiled_loss(forward_kl)
+    assert set(compiler["ran"]) == {"forward_kl"}
+
+
+def _caused_by(cause: BaseException) -> BaseException:
+    error = RuntimeError("backend='inductor' raised")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        _caused_by(torch.OutOfMemoryError("CUDA out of memory")),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["raised", "as a cause", "on a CPU"],
+)
+def test_running_out_of_memory_is_no_failure_to_compile(compiler: dict[str, Any], error: BaseException) -> None:
+    compiler["error"] = error
+    for _ in range(2):  # the second time as the first: the case is still compiled
+        with pytest.raises(RuntimeError) as raised:
+            compiled_loss(reverse_kl)
+        assert raised.value is error
 
 
 def test_targets_of_a_users_own_come_back_through_autograd() -> None:
