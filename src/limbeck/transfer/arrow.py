@@ -26,7 +26,7 @@ def lists(dataset: datasets.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]
 
 def kind(dataset: datasets.Dataset, name: str) -> pa.DataType:
     """The Arrow type of a column."""
-    return dataset.features.arrow_schema.field(name).type
+    return dataset.data.schema.field(name).type  # that of dataset.features would be made anew for each column
 
 
 def is_list(dataset: datasets.Dataset, name: str) -> bool:

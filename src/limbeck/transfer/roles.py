@@ -74,8 +74,9 @@ def roles_of(
 
 
 def _guess_label(data: datasets.Dataset) -> str | None:
-    named = [name for name in ("label", "labels", "ner_tags") if name in data.column_names]
-    class_labels = [name for name in data.column_names if isinstance(data.features[name], datasets.ClassLabel)]
+    features = data.features  # a copy each time, which takes long where there are many
+    named = [name for name in ("label", "labels", "ner_tags") if name in features]
+    class_labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if named:
         return named[0]
     return class_labels[0] if len(class_labels) == 1 else None
@@ -83,7 +84,8 @@ def _guess_label(data: datasets.Dataset) -> str | None:
 
 def _guess_inputs(data: datasets.Dataset, columns: Sequence[str]) -> tuple[tuple[str, ...], str | None, list[str]]:
     """`(text, image, features)`, one of them not empty."""
-    images = [name for name in columns if isinstance(data.features[name], datasets.Image)]
+    features = data.features
+    images = [name for name in columns if isinstance(features[name], datasets.Image)]
     strings = [name for name in columns if arrow.is_text(data, name)]
     numbers = [name for name in columns if arrow.is_number(data, name)]
     if len(images) == 1:
@@ -95,7 +97,8 @@ def _guess_inputs(data: datasets.Dataset, columns: Sequence[str]) -> tuple[tuple
     if not images and len(named or texts) == 1:
         return tuple(named or texts), None, []
     if not images and not texts and (numbers or mixed):
-        return (), None, _features(data, columns, [name for name in columns if name in {*numbers, *mixed}])
+        usable = {*numbers, *mixed}
+        return (), None, _features(data, columns, [name for name in columns if name in usable])
     raise DataError(
         f"The inputs could not be guessed among {list(columns)} (images {images}, texts {texts}, numbers {numbers}); "
         "give image_column=, text_column= or feature_columns=."
@@ -113,7 +116,8 @@ def _features(data: datasets.Dataset, columns: Sequence[str], numbers: Sequence[
     """The columns of numbers that do not just number the rows; logs which columns are left out."""
     values = arrow.columns(data, numbers)
     indices = [name for name in numbers if _is_index(name, values[name])]
-    features = [name for name in numbers if name not in indices]
+    left_out = set(indices)
+    features = [name for name in numbers if name not in left_out]
     if not features:
         raise DataError(
             f"The only columns of numbers, {indices}, number the rows, and a label must not be learned from them; if "
@@ -124,7 +128,7 @@ def _features(data: datasets.Dataset, columns: Sequence[str], numbers: Sequence[
             "The columns %s number the rows and are left out of the features; to use them, give feature_columns.",
             indices,
         )
-    others = {name: str(arrow.kind(data, name)) for name in columns if name not in numbers}
+    others = {name: str(arrow.kind(data, name)) for name in columns if name not in values}
     if others:
         shown = ", ".join(f"{name!r} ({kind[:40]})" for name, kind in list(others.items())[:10])
         log.warning(

@@ -98,9 +98,11 @@ def table(
 
 
 def _check_split(data: datasets.Dataset, split: str, needed: Sequence[str]) -> None:
-    missing = [name for name in needed if name not in data.column_names]
+    columns = data.column_names
+    missing = set(needed) - set(columns)
     if missing:
-        raise DataError(f"The split {split} has no column {missing[0]!r}; it has {data.column_names}.")
+        first = next(name for name in needed if name in missing)
+        raise DataError(f"The split {split} has no column {first!r}; it has {columns}.")
     if len(data) == 0:
         raise DataError(f"A transfer set needs at least one example, but the split {split} is empty.")
 
