@@ -16,9 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from limbeck.cli import main
 from limbeck.commands import console
 from limbeck.commands.signals import finishes_step, next_step, stops_as_interrupts
+from limbeck.files import in_use
+from limbeck.networks.folder import save
+from limbeck.networks.mlp import mlp
 
 RUN = ["distill", "--hidden", "8", "--max_steps", "12", "--save_strategy", "steps", "--save_steps", "100"]
 RUN += ["--logging_steps", "1", "--dropout", "0.2", "--output_dir"]
@@ -124,20 +126,20 @@ def test_handlers_are_those_of_before_in_the_end_and_a_fork_has_none_of_ours() -
 
 
 @pytest.mark.parametrize("more", [[], ["--resume"], ["--overwrite"]])
-def test_a_second_run_in_the_same_folder_is_refused(
-    monkeypatch: pytest.MonkeyPatch, limbeck_says: Any, capsys: Any, more: list[str]
-) -> None:
-    """The second is started, by the log of the first, while that one trains."""
-    log, codes = console.LogFile.on_log, []
+def test_a_second_run_in_the_same_folder_is_refused(limbeck_says: Any, more: list[str]) -> None:
+    """While the first one trains; nothing of it is touched, and when it has ended the folder is free."""
+    with in_use("run"):
+        Path("run/config.yaml").write_text("hidden: [8]\n")
+        code, _, err = limbeck_says(*RUN, "run", *more)
+        assert (code, "run is in use by another process that writes there" in err) == (1, True)
+        assert [path.name for path in Path("run").iterdir()] == ["config.yaml"]
+    assert limbeck_says(*RUN, "run", *more, "--max_steps", "2")[0] == 0
 
-    def on_log(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        log(self, args, state, control, **kwargs)
-        if state.global_step == 3 and not codes:
-            codes.append(None)
-            codes.append(main([*RUN, "run", *more]))
 
-    monkeypatch.setattr(console.LogFile, "on_log", on_log)
-    code, _, err = limbeck_says(*RUN, "run")
-    assert (code, codes) == (0, [None, 1])
-    assert "limbeck distill: run is in use by another process that writes there" in err
-    assert Path("run/student/model.safetensors").exists()
+@pytest.mark.parametrize("command", ["tune", "label", "demo"])
+def test_commands_that_leave_a_folder_hold_it(tmp_path: Path, limbeck_says: Any, command: str) -> None:
+    save(mlp([64, 8, 10]), tmp_path / "teacher")
+    words = {"demo": [], "tune": ["--teacher", "teacher", "--max_steps", "1"], "label": ["--teacher", "teacher"]}
+    with in_use("there"):
+        code, _, err = limbeck_says(command, *words[command], "--output_dir", "there")
+    assert (code, f"limbeck {command}: " in err, "there is in use by another process" in err) == (1, True, True)
