@@ -139,7 +139,11 @@ def test_a_second_run_in_the_same_folder_is_refused(limbeck_says: Any, more: lis
 @pytest.mark.parametrize("command", ["tune", "label", "demo"])
 def test_commands_that_leave_a_folder_hold_it(tmp_path: Path, limbeck_says: Any, command: str) -> None:
     save(mlp([64, 8, 10]), tmp_path / "teacher")
-    words = {"demo": [], "tune": ["--teacher", "teacher", "--max_steps", "1"], "label": ["--teacher", "teacher"]}
+    words = {
+        "demo": [],
+        "tune": ["--teacher", "teacher", "--max_steps", "1"],
+        "label": ["--teacher", "teacher", "--k", "3"],
+    }
     with in_use("there"):
         code, _, err = limbeck_says(command, *words[command], "--output_dir", "there")
     assert (code, f"limbeck {command}: " in err, "there is in use by another process" in err) == (1, True, True)
