@@ -110,6 +110,9 @@ def test_a_folder_is_held_while_the_block_runs_and_nothing_is_left(tmp_path: Pat
         raise BlockingIOError("mine")
     assert not refused(folder)
     assert list(folder.iterdir()) == []
+    with pytest.raises(OSError, match="mine"), in_use(tmp_path / "never"):
+        raise OSError("mine")
+    assert not (tmp_path / "never").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file cannot be a folder to write to"), in_use(tmp_path / "file"):
         pass

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from limbeck._version import __version__
-from limbeck.commands.signals import Stopped, next_step, stops_as_interrupts
 from limbeck.errors import LimbeckError
 
 COMMANDS = {
@@ -68,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"limbeck: there is no command {words[0]!r}.{hint} The commands are {', '.join(COMMANDS)}.", file=sys.stderr
         )
         return 2
+    from limbeck.commands.signals import Stopped, next_step, stops_as_interrupts
+
     try:
         with stops_as_interrupts():
             import_module(f"limbeck.commands.{words[0]}").run(words[1:])

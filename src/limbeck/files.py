@@ -97,8 +97,10 @@ def in_use(folder: str | Path) -> Iterator[None]:
     """Holds a local folder, which is created if need be, for this process; ConfigError where another one holds it.
 
     The lock is on the open folder: it ends with the process, however that ends, and leaves no file behind. Where the
-    file system has no such locks (some network file systems, Windows), nothing is held.
+    file system has no such locks (some network file systems, Windows), nothing is held. A folder that was created and
+    is still empty is removed where the block raises.
     """
+    is_new = not Path(folder).exists()
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -111,6 +113,11 @@ def in_use(folder: str | Path) -> Iterator[None]:
     try:
         _lock(handle, folder)
         yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # it is no longer empty
+                os.rmdir(folder)
+        raise
     finally:
         if handle in _held:  # a forked child has closed its copy
             _held.remove(handle)
