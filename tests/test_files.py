@@ -1,11 +1,16 @@
 """Files that are written whole: what is left where writing succeeds, fails half-way, or fails at the last step."""
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import xxhash
 
-from limbeck.files import final_name, publish, whole_file, whole_folder, write_whole
+from limbeck.errors import ConfigError
+from limbeck.files import digest, digests, final_name, in_use, publish, whole_file, whole_folder, write_whole
 
 
 def test_a_file_is_made_with_its_folder_and_replaced(tmp_path: Path) -> None:
@@ -61,3 +66,72 @@ def test_a_folder_stays_until_the_new_one_is_finished(tmp_path: Path) -> None:
 def test_the_name_that_an_unfinished_file_would_have_got() -> None:
     names = ("student.partial", "results.json.4711.partial", "results.json", "a.partial.json", "v1.5")
     assert [final_name(name) for name in names] == ["student", "results.json", "results.json", "a.partial.json", "v1.5"]
+
+
+def test_digests_are_those_of_xxhash(tmp_path: Path) -> None:
+    contents = {"empty": b"", "small": b"abc", "large": os.urandom(2**22 + 17)}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    expected = {name: xxhash.xxh3_128_hexdigest(content) for name, content in contents.items()}
+    assert digests(tmp_path, contents) == expected
+    assert digest(tmp_path / "large") == expected["large"]
+
+
+# A folder that one process writes to
+
+HOLD = """
+import os, sys, time
+from limbeck.files import in_use
+with in_use(sys.argv[1]):
+    if "fork" in sys.argv and os.fork() == 0:
+        os.close(1)
+        time.sleep(60)
+        os._exit(0)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def refused(folder: Path) -> bool:
+    try:
+        with in_use(folder):
+            return False
+    except ConfigError as error:
+        return f"{folder} is in use by another process" in str(error)
+
+
+def test_a_folder_is_held_while_the_block_runs_and_nothing_is_left(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+    with in_use(folder):
+        assert refused(folder)
+        assert not refused(tmp_path / "other")
+        assert refused(folder)  # a refusal lets nothing go
+    with pytest.raises(OSError, match="mine"), in_use(folder):
+        raise BlockingIOError("mine")
+    assert not refused(folder)
+    assert list(folder.iterdir()) == []
+    with pytest.raises(OSError, match="mine"), in_use(tmp_path / "never"):
+        raise OSError("mine")
+    assert not (tmp_path / "never").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file cannot be a folder to write to"), in_use(tmp_path / "file"):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("how", [[], ["fork"]])
+def test_a_process_that_is_killed_holds_nothing(tmp_path: Path, how: list[str]) -> None:
+    """Not even where a process that it forked lives on, as workers that load data do for a while."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path), *how], stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        assert refused(tmp_path)
+        process.kill()
+        process.wait()
+        assert not refused(tmp_path)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL) if how else process.kill()
+        process.wait()

@@ -28,7 +28,7 @@ PARTS = {"errors", "files", "losses", "networks", "teachers", "transfer"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_version": set(),
     "errors": set(),
-    "files": set(),  # the one atomic write, for whoever writes
+    "files": {"errors"},  # the one atomic write, and the one lock, for whoever writes
     "results": {"errors", "files"},
     "losses": {"errors"},
     "networks": {"errors", "files", "losses"},

@@ -14,6 +14,7 @@
 Each command builds its parser when it is used, so that `limbeck --help` imports neither torch nor transformers.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -46,7 +47,10 @@ limbeck COMMAND --help shows the options that matter first. limbeck --version pr
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0, 1 for what Limbeck refuses, 2 for a command line that it cannot read."""
+    """Runs the command; returns 0, 1 for what Limbeck refuses, 2 for a command line that it cannot read.
+
+    130 where it was interrupted (Ctrl-C) and 143 where it was told to end (SIGTERM); a second signal ends it at once.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -63,14 +67,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"limbeck: there is no command {words[0]!r}.{hint} The commands are {', '.join(COMMANDS)}.", file=sys.stderr
         )
         return 2
+    from limbeck.commands.signals import Stopped, next_step, stops_as_interrupts
+
     try:
-        import_module(f"limbeck.commands.{words[0]}").run(words[1:])
+        with stops_as_interrupts():
+            import_module(f"limbeck.commands.{words[0]}").run(words[1:])
     except LimbeckError as error:
         print(f"limbeck {words[0]}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"\nlimbeck {words[0]}: stopped.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interrupt:
+        stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)
+        print(f"\nlimbeck {words[0]}: stopped ({stopped}). {next_step(words[0], words[1:])}", file=sys.stderr)
+        return stopped.exit_code
     return 0
 
 

@@ -7,6 +7,8 @@
 
     digests(folder, ["model.safetensors", "config.json"])   # whether they still hold what was written
 
+    with in_use(folder):                                    # by this process alone, even if it is killed
+
 New content goes to a temporary name on the same disk, is flushed to the disk, and only then takes its final name.
 
 What this file does not know: what is written.
@@ -22,6 +24,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import xxhash
+
+from limbeck.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 DIGEST = "xxh3_128"
 """The hash of `digest`: it finds damage at the speed of memory, and is no protection against an attacker."""
@@ -83,6 +92,38 @@ def whole_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+@contextmanager
+def in_use(folder: str | Path) -> Iterator[None]:
+    """Holds a local folder, which is created if need be, for this process; ConfigError where another one holds it.
+
+    The lock is on the open folder: it ends with the process, however that ends, and leaves no file behind. Where the
+    file system has no such locks (some network file systems, Windows), nothing is held. A folder that was created and
+    is still empty is removed where the block raises.
+    """
+    is_new = not Path(folder).exists()
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be a folder to write to: {error}; give another one.") from error
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    _held.add(handle)
+    try:
+        _lock(handle, folder)
+        yield
+    except BaseException:
+        if is_new:
+            with suppress(OSError):  # it is no longer empty
+                os.rmdir(folder)
+        raise
+    finally:
+        if handle in _held:  # a forked child has closed its copy
+            _held.remove(handle)
+            os.close(handle)
+
+
 def digest(path: str | Path) -> str:
     """The XXH3-128 of a file's bytes, in hexadecimal; OSError where it cannot be read."""
     found, chunk = xxhash.xxh3_128(), memoryview(bytearray(2**22))
@@ -102,6 +143,32 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
 def final_name(name: str) -> str:
     """The name that an unfinished file or folder would have got; other names as they are."""
     return re.sub(rf"(\.\d+)?{re.escape(TEMPORARY)}$", "", name)
+
+
+def _lock(handle: int, folder: str | Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"{folder} is in use by another process that writes there; wait until that one has ended, or give another "
+            "folder (--output_dir)."
+        ) from error
+    except OSError:
+        pass  # no locks on this file system
+
+
+_held: set[int] = set()
+"""Handles of the folders that this process holds."""
+
+
+def _let_go() -> None:
+    """In a forked child, such as a worker that loads data: the lock is its parent's, and ends with that."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _sync_folder(folder: Path) -> None:

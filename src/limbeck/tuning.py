@@ -18,6 +18,7 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from transformers import IntervalStrategy, PrinterCallback, set_seed
 
 from limbeck.errors import ConfigError, DataError, DivergedError
 from limbeck.evaluation.intervals import FEWEST_SEEDS, LEVEL, json_ready, word_of
+from limbeck.files import in_use
 from limbeck.losses.divergences import Divergence, forward_kl
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
@@ -149,10 +151,7 @@ def tune(
     teacher = as_teacher(teacher)
     settings = settings_of_search(student, teacher, divergence, train, validation, config, with_trainer)
     path = None if folder is None else Path(folder) / RESULTS
-    trials = {} if path is None else _read(path, settings)
-    teacher = _asked_once(teacher, student, [train, validation], config, with_trainer)
     first = weakref.ref(student)
-    del student
 
     def train_one(candidate: Candidate, seed: int) -> dict[str, Any]:
         started = time.perf_counter()
@@ -182,24 +181,29 @@ def tune(
         asked = {"temperatures": [*temperatures], "hard_weights": [*hard_weights], "seeds": seeds, "keep": keep}
         return _results(trials, settings, asked | {"first_seed": config.seed}, measure, objectives, left)
 
-    left, sizes = list(objectives), _sizes(len(objectives), seeds, keep)
-    for rung, size in enumerate(sizes):
-        if rung:
-            left = _ranked(left, trials, range(config.seed, config.seed + rung), measure)[:size]
-        for place, candidate in enumerate(left, start=sum(sizes[:rung]) + 1):
-            key = (*candidate, config.seed + rung)
-            if key in trials:
-                continue
-            trials[key] = train_one(candidate, key[2])
-            if path is not None and config.process_index == 0:
-                write_results(results([]), path)
-            say(f"{place} of {sum(sizes)}: {_in_words(trials[key])}")
-    left = _ranked(left, trials, range(config.seed, config.seed + seeds), measure)
-    found = results(left)
-    if path is not None and config.process_index == 0:
-        write_results(found, path)
-        plot(found, path.with_name(PLOT))
-    return found
+    writes = path is not None and config.process_index == 0
+    with in_use(path.parent) if path is not None and writes else nullcontext():
+        trials: Trials = {} if path is None else _read(path, settings)
+        teacher = _asked_once(teacher, student, [train, validation], config, with_trainer)
+        del student
+        left, sizes = list(objectives), _sizes(len(objectives), seeds, keep)
+        for rung, size in enumerate(sizes):
+            if rung:
+                left = _ranked(left, trials, range(config.seed, config.seed + rung), measure)[:size]
+            for place, candidate in enumerate(left, start=sum(sizes[:rung]) + 1):
+                key = (*candidate, config.seed + rung)
+                if key in trials:
+                    continue
+                trials[key] = train_one(candidate, key[2])
+                if path is not None and writes:
+                    write_results(results([]), path)
+                say(f"{place} of {sum(sizes)}: {_in_words(trials[key])}")
+        left = _ranked(left, trials, range(config.seed, config.seed + seeds), measure)
+        found = results(left)
+        if path is not None and writes:
+            write_results(found, path)
+            plot(found, path.with_name(PLOT))
+        return found
 
 
 def differences(found: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:

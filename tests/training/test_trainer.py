@@ -661,6 +661,26 @@ def test_weights_of_nan_push_no_checkpoint_out(tmp_path: Path) -> None:
     assert all(weight.isfinite().all() for weight in weights.values())
 
 
+def test_a_second_trainer_in_the_same_output_dir_is_refused(tmp_path: Path) -> None:
+    """While the first one trains; one that writes no checkpoints is not in its way, and after it the folder is free."""
+    data, tried = arrays(random(N, FEATURES, seed=1), LABELS), []
+
+    def trainer(callbacks: Any = (), **changes: Any) -> DistillTrainer:
+        config = settings(tmp_path, **({"save_strategy": "epoch"} | changes))
+        return DistillTrainer(network(seed=2), network(seed=3), BOTH, config, train_dataset=data, callbacks=callbacks)
+
+    class Another(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            trainer(save_strategy="no").train()
+            with pytest.raises(ConfigError, match="is in use by another process"):
+                trainer().train()
+            tried.append(state.global_step)
+
+    trainer([Another()]).train()
+    assert tried == [0]
+    trainer().train()
+
+
 def test_buffers_may_hold_infinity_but_no_nan(tmp_path: Path) -> None:
     """A causal mask is made of minus infinity; running statistics of nan are a broken student."""
     data = arrays(random(N, FEATURES, seed=1), LABELS)

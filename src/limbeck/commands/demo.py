@@ -27,6 +27,7 @@ from limbeck.commands.report import page_of
 from limbeck.commands.run_folder import remove_exports
 from limbeck.errors import ConfigError
 from limbeck.evaluation.classes import Predictions, compare, predict
+from limbeck.files import in_use
 from limbeck.losses.objective import Objective
 from limbeck.networks.folder import load, save
 from limbeck.networks.mlp import mlp
@@ -55,8 +56,8 @@ def run(words: list[str]) -> None:
     if job.seeds < 1:
         raise ConfigError(f"--seeds must be 1 or more, but is {job.seeds}.")
     folder = Path(job.output_dir or ("runs/demo_language" if job.language else "runs/demo"))
-    folder.mkdir(parents=True, exist_ok=True)
-    (_of_language if job.language else _of_digits)(folder, job.seeds)
+    with in_use(folder):
+        (_of_language if job.language else _of_digits)(folder, job.seeds)
 
 
 def _of_digits(folder: Path, seeds: int) -> None:

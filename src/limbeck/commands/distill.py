@@ -10,6 +10,8 @@ What is left in the run's folder:
 """
 
 import copy
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,8 @@ from transformers import EarlyStoppingCallback, IntervalStrategy, TrainerCallbac
 from limbeck.commands import classifiers, console, language
 from limbeck.commands.jobs import TRAINER_DEFAULTS, DistillJob, distill_parser, read_job
 from limbeck.commands.options import RunOptions
-from limbeck.commands.run_folder import SETTINGS, claim, remove_exports, save_settings, settings_of
+from limbeck.commands.run_folder import SETTINGS, claimed, remove_exports, save_settings, settings_of
+from limbeck.commands.signals import finishes_step
 from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError
@@ -40,6 +43,12 @@ from limbeck.tuning import RESULTS, differences, read_tune, settings_of_search
 
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
+    with ExitStack() as held:
+        _run(words, held)
+
+
+def _run(words: list[str], held: ExitStack) -> None:
+    """held: what is to be let go when the command ends."""
     console.hush()
     job = read_job(DistillJob, distill_parser(brief="--help" in words or "-h" in words), words)
     job = job.as_trained()
@@ -65,7 +74,7 @@ def run(words: list[str]) -> None:
     options, config = job.run, job.training_arguments()
     if options.early_stopping and "validation" not in work.splits:
         raise ConfigError("--early_stopping needs a validation loss; set --validation to a share above 0.")
-    folder = claim(job) if state.is_main_process else Path(options.output_dir)
+    folder = held.enter_context(claimed(job)) if state.is_main_process else Path(options.output_dir)
     state.wait_for_everyone()
     console.say_plan(student, teacher, objective, work.splits, config)
     if tuned is not None:
@@ -156,7 +165,12 @@ def _train(
     if options.resume and not resume:
         console.say(f"There is no complete checkpoint of the {role}, so its training starts from the beginning.")
     whole = copy.deepcopy(student) if trainer.is_fsdp_enabled else None
-    trainer.train(resume_from_checkpoint=resume or None)
+    if config.world_size > 1 or config.save_strategy == IntervalStrategy.NO:  # processes would have to agree
+        trainer.train(resume_from_checkpoint=resume or None)
+    else:
+        with finishes_step() as told:
+            trainer.add_callback(_StopWhereTold(told))
+            trainer.train(resume_from_checkpoint=resume or None)
     if whole is not None:
         weights = trainer.accelerator.get_state_dict(trainer.model)  # of all processes, for the first
         if trainer.is_world_process_zero():
@@ -167,6 +181,17 @@ def _train(
         save(student, folder / role, label_names=work.label_names, tokenizer=more["processing_class"])
     history: list[dict[str, Any]] = trainer.state.log_history
     return student, history
+
+
+class _StopWhereTold(TrainerCallback):
+    """Ends training with a checkpoint after the step in which the command was told to stop."""
+
+    def __init__(self, told: Callable[[], bool]):
+        self.told = told
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.told():
+            control.should_save = control.should_training_stop = True
 
 
 def _count_in_steps(config: DistillConfig, steps_per_epoch: int) -> None:

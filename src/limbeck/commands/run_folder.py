@@ -6,7 +6,8 @@ What this file does not know: what is trained.
 import json
 import shutil
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from limbeck.commands.jobs import DistillJob, TrainingJob, distill_parser, read_
 from limbeck.commands.options import yaml_of
 from limbeck.errors import ConfigError
 from limbeck.export import files_of
-from limbeck.files import final_name, write_whole
+from limbeck.files import final_name, in_use, write_whole
 from limbeck.teachers import fingerprint_of
 
 SETTINGS = "config.yaml"
@@ -27,12 +28,22 @@ LEFT |= {"export.json", "baseline.export.json"}
 LEFT |= {path.name for model in MODELS for path in files_of(Path(f"{model}.onnx"))}
 
 
-def claim(job: DistillJob) -> Path:
-    """The run's folder, made ready: an older run there is neither mixed in nor lost unasked."""
-    options, folder = job.run, Path(job.run.output_dir)
+@contextmanager
+def claimed(job: DistillJob) -> Iterator[Path]:
+    """The run's folder, made ready and held: an older run there is neither mixed in nor lost unasked.
+
+    ConfigError where another process trains there.
+    """
+    folder = Path(job.run.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; give another --output_dir.")
-    found = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    with in_use(folder):
+        yield _made_ready(job)
+
+
+def _made_ready(job: DistillJob) -> Path:
+    options, folder = job.run, Path(job.run.output_dir)
+    found = {entry.name for entry in folder.iterdir()}
     begun = SETTINGS in found and ("student" in found or any(folder.glob("checkpoints/*/checkpoint-*")))
     strange = {final_name(name) for name in found} - LEFT
     if found and not begun and (strange or SETTINGS not in found):
@@ -44,7 +55,6 @@ def claim(job: DistillJob) -> Path:
         )
     if not options.resume:
         _remove_run(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     settings = settings_of(job)
     if options.resume and (folder / SETTINGS).exists():
         try:

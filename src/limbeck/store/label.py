@@ -10,6 +10,7 @@ What this file does not know: how files are written, how targets are encoded.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from rich.progress import Progress
 
 from limbeck.errors import ConfigError, DataError
+from limbeck.files import in_use
 from limbeck.networks.asking import networks_of
 from limbeck.networks.checks import check_label_names
 from limbeck.networks.halves import base_of
@@ -93,7 +95,7 @@ def label(
     TargetError
         Where the teacher gives a row no probability distribution; names the row.
     ConfigError
-        For settings that do not go together.
+        For settings that do not go together, and where another process writes to `path`.
 
     Examples
     --------
@@ -131,31 +133,32 @@ def label(
     state, folder = this_process(), Folder(path)
     labeller = Labeller(teacher, kind, rows, augment, views, seed, settle(teacher, state.device))
     plan, positions = _plan(labeller, transfer_set, tokenizer, batch_size, rows_per_shard)
-    found = found_plan(folder)
-    if found is not None:
-        if rows_per_shard is None:  # a guess from the first batch, which may be of another size now
-            plan = replace(plan, rows_per_shard=found.rows_per_shard)
-        found.require_same(plan, str(folder))
-    if isinstance(found, Manifest):
+    with in_use(folder.at("")) if folder.is_local and state.is_main_process else nullcontext():
+        found = found_plan(folder)
+        if found is not None:
+            if rows_per_shard is None:  # a guess from the first batch, which may be of another size now
+                plan = replace(plan, rows_per_shard=found.rows_per_shard)
+            found.require_same(plan, str(folder))
+        if isinstance(found, Manifest):
+            if state.is_main_process:
+                folder.remove(UNFINISHED)  # left by a call that was interrupted right after the manifest
+            return open_stored(path)
+        writer = Writer(folder, plan, kind.parquet())
+        state.wait_for_everyone()  # before anything is written, all have read what exists
         if state.is_main_process:
-            folder.remove(UNFINISHED)  # left by a call that was interrupted right after the manifest
+            if found is None:
+                require_room(folder, plan, positions)
+            writer.begin(labeller.head)
+        state.wait_for_everyone()
+        mine = [shard for shard in writer.missing() if shard % state.num_processes == state.process_index]
+        with Progress(disable=not (progress and state.is_main_process), transient=True) as bar:
+            task = bar.add_task("rows", total=sum(len(plan.rows_of(shard)) for shard in mine))
+            _make(mine, labeller, writer, batch_size, partial(bar.advance, task))
+        state.wait_for_everyone()
+        if state.is_main_process:
+            writer.finish()
+        state.wait_for_everyone()
         return open_stored(path)
-    writer = Writer(folder, plan, kind.parquet())
-    state.wait_for_everyone()  # before anything is written, all have read what exists
-    if state.is_main_process:
-        if found is None:
-            require_room(folder, plan, positions)
-        writer.begin(labeller.head)
-    state.wait_for_everyone()
-    mine = [shard for shard in writer.missing() if shard % state.num_processes == state.process_index]
-    with Progress(disable=not (progress and state.is_main_process), transient=True) as bar:
-        task = bar.add_task("rows", total=sum(len(plan.rows_of(shard)) for shard in mine))
-        _make(mine, labeller, writer, batch_size, partial(bar.advance, task))
-    state.wait_for_everyone()
-    if state.is_main_process:
-        writer.finish()
-    state.wait_for_everyone()
-    return open_stored(path)
 
 
 def _make(shards: list[int], labeller: Labeller, writer: Writer, batch_size: int, done: Callable[[int], Any]) -> None:

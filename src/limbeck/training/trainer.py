@@ -31,6 +31,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -50,9 +51,10 @@ from transformers import (
     TrainingArguments,
     default_data_collator,
 )
-from transformers.trainer_utils import EvalPrediction, TrainOutput
+from transformers.trainer_utils import EvalPrediction, SaveStrategy, TrainOutput
 
 from limbeck.errors import CheckpointError, ConfigError, DataError, DivergedError, TargetError
+from limbeck.files import in_use
 from limbeck.losses.linear import linear_divergence
 from limbeck.losses.objective import Counts, Loss, Objective
 from limbeck.losses.targets import Head, SoftTargets
@@ -230,9 +232,15 @@ class DistillTrainer(Trainer):
         """Trains, after all settings and labels and the first batch have been checked.
 
         resume_from_checkpoint: a checkpoint's folder, or True for the newest whole one in output_dir. ConfigError where
-        it was written with another number of examples per step, whatever the parts that it is made of.
-        DivergedError where it ends, or is about to write a checkpoint, with weights of nan or infinity.
+        it was written with another number of examples per step, whatever the parts that it is made of, and where
+        another process writes to output_dir. DivergedError where training ends, or is about to write a checkpoint, with
+        weights of nan or infinity.
         """
+        writes = self.args.should_save and self.args.save_strategy != SaveStrategy.NO
+        with in_use(str(self.args.output_dir)) if writes else nullcontext():
+            return self._train(resume_from_checkpoint, **kwargs)
+
+    def _train(self, resume_from_checkpoint: str | bool | None, **kwargs: Any) -> TrainOutput:
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(self.last_checkpoint())
         elif resume_from_checkpoint:
