@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
+from limbeck.networks.padding import with_own_padding
+from limbeck.networks.pixels import with_processed_pixels
 
 Batch = Mapping[str, Any]
 """The columns of a batch by name, mostly tensors `[n, ...]`; a collator or a user may add others."""
@@ -52,21 +54,9 @@ def logits_of(model: Callable[..., Any], batch: Batch) -> Tensor:
     model: a module or function that returns a tensor, or an output with `.logits` (transformers).
     """
     inputs, back = where_it_is(model, inputs_of(batch))
-    names, takes_all = _parameters(model)
-    named = {k: v for k, v in inputs.items() if k in names}
-    if named and "use_cache" in names:
-        named["use_cache"] = False  # nothing is generated, and beside a cache packed rows are read as one text
-    if takes_all and (named or not names):
-        output = model(**inputs)
-    elif named:
-        output = model(**named)
-    elif len(inputs) == 1:
-        output = model(next(iter(inputs.values())))
-    else:
-        raise ModelError(
-            f"The batch has the columns {sorted(inputs)} and {type(model).__name__} takes {sorted(names)}: name the "
-            "columns after the parameters of forward, or leave a single input column."
-        )
+    inputs = _in_dtype_of(model, with_processed_pixels(model, dict(inputs)))
+    with with_own_padding(model, inputs) as own:
+        output = _called(model, own)
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
         raise ModelError(
@@ -74,6 +64,34 @@ def logits_of(model: Callable[..., Any], batch: Batch) -> Tensor:
             f"{type(output).__name__}."
         )
     return logits if back is None else logits.to(back)
+
+
+def _called(model: Callable[..., Any], inputs: Batch) -> Any:
+    """What a model returns for its inputs, which are passed by name where its forward names them."""
+    names, takes_all = _parameters(model)
+    named = {k: v for k, v in inputs.items() if k in names}
+    if named and "use_cache" in names:
+        named["use_cache"] = False  # nothing is generated, and beside a cache packed rows are read as one text
+    if takes_all and (named or not names):
+        return model(**inputs)
+    if named:
+        return model(**named)
+    if len(inputs) == 1:
+        return model(next(iter(inputs.values())))
+    raise ModelError(
+        f"The batch has the columns {sorted(inputs)} and {type(model).__name__} takes {sorted(names)}: name the "
+        "columns after the parameters of forward, or leave a single input column."
+    )
+
+
+def _in_dtype_of(model: object, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs with float32 cast to the dtype of the model's weights, where these are in half precision."""
+    if not isinstance(model, nn.Module):
+        return inputs
+    dtype = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), torch.float32)
+    if dtype not in (torch.float16, torch.bfloat16):
+        return inputs
+    return {k: v.to(dtype) if isinstance(v, Tensor) and v.dtype == torch.float32 else v for k, v in inputs.items()}
 
 
 def is_placed(model: object) -> bool:

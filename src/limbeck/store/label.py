@@ -22,7 +22,9 @@ from limbeck.files import in_use
 from limbeck.networks.asking import networks_of
 from limbeck.networks.checks import check_label_names
 from limbeck.networks.halves import base_of
+from limbeck.networks.processors import find_processor
 from limbeck.networks.tasks import require_supported_tasks
+from limbeck.networks.texts import check_texts
 from limbeck.store.asking import Labeller, ShardRows, make_current, settle, this_process
 from limbeck.store.folder import UNFINISHED, Folder
 from limbeck.store.kinds import Kind, kind_from
@@ -125,7 +127,11 @@ def label(
     elif options:
         raise ConfigError(f"{', '.join(options)} cannot be combined with {kind}, which has its options already.")
     teacher, rows = as_teacher(teacher), rows_of(transfer_set)
-    require_supported_tasks(networks_of(teacher) or [], "teacher")
+    networks = networks_of(teacher) or []
+    require_supported_tasks(networks, "teacher")
+    for network in networks:
+        find_processor(network, transfer_set, "teacher")
+    check_texts(None, teacher, transfer_set)
     if rows.is_language:
         _require_language(teacher, augment)
         if tokenizer is not None:

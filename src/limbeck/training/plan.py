@@ -32,7 +32,9 @@ from limbeck.networks.positions import (
     positions_of,
     require_same_completions,
 )
+from limbeck.networks.router import checked_router_weight
 from limbeck.networks.tasks import require_several_classes, require_supported_task, require_supported_tasks
+from limbeck.networks.texts import check_texts
 from limbeck.teachers import BaseTeacher
 from limbeck.training.class_order import check_numbered_names, warn_of_another_order
 
@@ -51,6 +53,7 @@ class Plan:
     classes: the number of classes that both output layers are cut to; None where they are not cut.
     position_axes: 1 where an example is a position, 2 where every token is one.
     in_halves: whether a language model is read as last states and output layer, without the logits of a whole batch.
+    router_weight: the weight of the student's auxiliary loss of its routers; 0 where that is not added.
     checked: whether position_axes and in_halves were found with a batch; otherwise they are the defaults.
     """
 
@@ -59,6 +62,7 @@ class Plan:
     position_axes: int = 1
     in_halves: bool = False
     checked: bool = False
+    router_weight: float = 0.0
 
 
 def preflight(
@@ -81,6 +85,8 @@ def preflight(
     check_student(student, teacher, sets)
     if not plan.next_tokens:
         batch = first_batch("transfer")
+        for examples in sets.values():
+            check_texts(student, teacher, examples)
         logits = check_batch(student, teacher, objective, batch)
         check_classes(logits.shape[-1], objective, batch, sets)
         return replace(plan, position_axes=logits.ndim - 1, checked=True)
@@ -88,11 +94,13 @@ def preflight(
     for examples in sets.values():
         rows = examples.dataset if hasattr(examples, "manifest") else examples  # the rows of a stored set
         check_rows(student, teacher, rows, classes)
-    in_halves = check_language_batch(student, teacher, objective, first_batch("transfer"), plan.classes)
+    batch = first_batch("transfer")
+    in_halves = check_language_batch(student, teacher, objective, batch, plan.classes)
+    router = checked_router_weight(student, lambda: on_device_of(student, batch))
     for name, examples in sets.items():
         if name != "transfer" and "position_ids" in getattr(examples, "column_names", ()):
             check_packing(student, teacher, first_batch(name))
-    return replace(plan, in_halves=in_halves, checked=True)
+    return replace(plan, in_halves=in_halves, router_weight=router, checked=True)
 
 
 def plan_of_evaluation(student: nn.Module, teacher: BaseTeacher | None, batch: Batch, plan: Plan) -> Plan:
@@ -224,7 +232,7 @@ def check_language_batch(
         _check_encoded(type(student).__name__, batch)
     positions = next_token_positions(batch)
     if not len(positions.row_ids(batch)):
-        raise DataError("No token of the first batch is to be predicted: every label is -100, or stands first.")
+        raise DataError("No token of the transfer set is to be predicted: every label is -100, or stands first.")
     classes = classes or len(base_of(student).get_output_embeddings().weight)
     check_labels(batch["labels"], classes)
     if "teacher_labels" in batch:

@@ -31,7 +31,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -58,16 +58,19 @@ from limbeck.files import in_use
 from limbeck.losses.linear import linear_divergence
 from limbeck.losses.objective import Counts, Loss, Objective
 from limbeck.losses.targets import Head, SoftTargets
-from limbeck.networks.asking import Batch, logits_of
+from limbeck.networks.asking import Batch, logits_of, networks_of
 from limbeck.networks.folder import write_model
 from limbeck.networks.halves import (
     head_of,
     is_language_model,
     require_positions,
     within_forward,
+    within_whole_forward,
 )
 from limbeck.networks.mlp import MLP
-from limbeck.networks.positions import Positions, next_token_positions, positions_of
+from limbeck.networks.positions import Positions, next_token_positions, next_tokens, positions_of
+from limbeck.networks.processors import find_processor
+from limbeck.networks.router import router_loss, router_losses
 from limbeck.networks.trained import note_objective
 from limbeck.teachers import as_teacher
 from limbeck.training.callbacks import MaxNorm
@@ -199,6 +202,10 @@ class DistillTrainer(Trainer):
             sets = named_sets(train_dataset, eval_dataset)
             stored_classes, augment = answering.prepare(sets, processing_class, augment)
             classes = stored_classes or classes
+        examples = train_dataset if train_dataset is not None else eval_dataset
+        find_processor(student, examples, "student")
+        for network in networks_of(answering) or []:
+            find_processor(network, examples, "teacher")
         augmented = None if augment is None else Augmented(augment)
         self.source = InOrder(tuple(stage for stage in (source, augmented) if stage is not None))
         constraint = student.max_norm if isinstance(student, MLP) else None
@@ -278,11 +285,19 @@ class DistillTrainer(Trainer):
         )
 
     def _first_batch(self, name: str) -> Batch:
-        """The first batch of the set of that name, as training (through the source) or an evaluation has it."""
+        """The first batch of a set with anything to learn, as training (through the source) or an evaluation has it.
+
+        name: of the set, as `named_sets` returns it.
+        """
         examples = named_sets(self.train_dataset, self.eval_dataset)[name]
         size = self.args.train_batch_size if name == "transfer" else self.args.eval_batch_size
         gather = getattr(examples, "__getitems__", lambda rows: [examples[i] for i in rows])
-        batch: Batch = self._prepare_inputs(self.data_collator(gather(list(range(min(len(examples), size))))))
+        batch: Batch = {}
+        for start in range(0, len(examples), size):
+            rows = list(range(start, min(start + size, len(examples))))
+            batch = self._prepare_inputs(self.data_collator(gather(rows)))
+            if not self.plan.next_tokens or "labels" not in batch or len(next_tokens(batch).rows):
+                break  # a batch without a token to predict, as of texts that were cut, tells nothing
         if name == "transfer":
             with torch.random.fork_rng():
                 (batch,) = self.source([batch], self.model, 0)
@@ -316,13 +331,18 @@ class DistillTrainer(Trainer):
         counts = None if num_items_in_batch is None else self._named(num_items_in_batch)
         logits = None
         if self.plan.in_halves:
-            loss = self._without_logits(model, inputs, partial(self._loss_of_states, counts))
+            loss = self._without_logits(
+                model, inputs, partial(self._loss_of_states, counts), self.plan.router_weight > 0
+            )
         else:
-            logits, positions = self._ask_student(model, inputs)
+            with self._router_losses(model) as found:
+                logits, positions = self._ask_student(model, inputs)
             targets = self._ask_teacher(inputs, positions)
             loss = self.objective(
                 logits, targets, positions.labels, mask=positions.mask, weights=positions.weights, counts=counts
             )
+            if found:
+                loss = self._with_router(loss, found[-1], positions, counts)
         for name, part in loss.parts.items():
             self._logged[name] = self._logged.get(name, 0) + torch.stack([part.sum, part.count])
         share = loss.mean
@@ -338,28 +358,51 @@ class DistillTrainer(Trainer):
         positions = self._positions(inputs, 1)
         return require_positions(logits, inputs, "student")[positions.rows, : self.plan.classes], positions
 
-    def _without_logits(self, model: nn.Module, inputs: Batch, then: Callable[..., T]) -> T:
+    def _router_losses(self, model: nn.Module) -> AbstractContextManager[list[Tensor]]:
+        """The auxiliary losses of the student's passes within a block; none where they are not added."""
+        if not self.plan.router_weight:
+            return nullcontext([])
+        return router_losses(self.accelerator.unwrap_model(model, keep_torch_compile=False))
+
+    def _with_router(self, loss: Loss, value: Tensor, positions: Positions, counts: Counts | None) -> Loss:
+        """The loss with the auxiliary loss of the student's routers, a scalar `value` of this batch."""
+        here = positions.counts()["soft"]  # every position
+        total = here if counts is None else counts["soft"]
+        return loss.with_batch_term("router", self.plan.router_weight, value, here, total)
+
+    def _without_logits(self, model: nn.Module, inputs: Batch, then: Callable[..., T], router: bool = False) -> T:
         """Returns `then(hidden, head, targets, positions)` for a language model, without the logits of a whole batch.
 
         hidden: the last states at the positions, `[n, H]`.
+        router: whether `then` has `router=` too, the auxiliary loss of the student's routers.
         """
         positions = self._positions(inputs, 1)
         targets = self._ask_teacher(inputs, positions)
         student = self.accelerator.unwrap_model(model, keep_torch_compile=False)
 
-        def read(hidden: Tensor) -> T:
+        def read(hidden: Tensor, **more: Tensor | None) -> T:
             head = head_of(student)
             assert head is not None  # as logits_are_heads has checked
             head = head if self.plan.classes is None else head.first(self.plan.classes)
-            return then(require_positions(hidden, inputs, "student")[positions.rows], head, targets, positions)
+            return then(require_positions(hidden, inputs, "student")[positions.rows], head, targets, positions, **more)
 
         with self.accelerator.autocast():
+            if router:
+                return within_whole_forward(
+                    model, student, inputs, lambda hidden, output: read(hidden, router=router_loss(output))
+                )
             return within_forward(model, student, inputs, read)
 
     def _loss_of_states(
-        self, counts: Counts | None, hidden: Tensor, head: Head, targets: SoftTargets | None, positions: Positions
+        self,
+        counts: Counts | None,
+        hidden: Tensor,
+        head: Head,
+        targets: SoftTargets | None,
+        positions: Positions,
+        router: Tensor | None = None,
     ) -> Loss:
-        return linear_divergence(
+        loss = linear_divergence(
             hidden,
             head,
             targets,
@@ -369,6 +412,7 @@ class DistillTrainer(Trainer):
             counts=counts,
             impl=self.impl,
         )
+        return loss if router is None else self._with_router(loss, router, positions, counts)
 
     def _measured_of_states(
         self, hidden: Tensor, head: Head, targets: SoftTargets | None, positions: Positions
