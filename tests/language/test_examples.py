@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset, load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from limbeck.errors import ConfigError, DataError
@@ -389,3 +389,38 @@ def test_a_text_that_melts_with_what_it_is_read_after_is_read_after_something_el
         rows([{"prompt": "a", "completion": "zz"}], tokenizer)
     with pytest.raises(DataError, match="the tokenizer cannot go on with 'x' after other text"):
         rows([{"prompt": "a", "completion": "x"}], tokenizer)
+
+
+def blank_tokenizer(pieces: list[str], normalizer: Any = None, **options: Any) -> Any:
+    """A tokenizer of whole pieces that puts a blank before every text."""
+    number = {piece: place for place, piece in enumerate(["<unk>", "<|end|>", "▁", *pieces])}
+    backend = Tokenizer(models.BPE(number, [], unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    backend.decoder = decoders.Metaspace(prepend_scheme="always")
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", unk_token="<unk>", **options)
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        None,  # a new line is unknown
+        normalizers.Replace("\n", " "),
+        normalizers.Sequence([normalizers.Replace("\n", " "), normalizers.Strip()]),
+        normalizers.Replace("\n", ""),
+    ],
+    ids=["unknown", "a blank", "stripped", "dropped"],
+)
+def test_a_tokenizer_without_a_new_line_learns_no_blank_that_nobody_wrote(normalizer: Any) -> None:
+    tokenizer = blank_tokenizer(["a", "b", "."], normalizer)
+    made = rows([{"prompt": "a", "completion": completion} for completion in ("b", "ba", " b")], tokenizer)
+    learned = [tokenizer.convert_ids_to_tokens(targets(row)) for row in made]
+    assert learned[:2] == [["b", "<|end|>"], ["b", "a", "<|end|>"]]
+    assert learned[2] in (["▁", "b", "<|end|>"], ["b", "<|end|>"])  # what it makes of a blank
+
+
+def test_without_any_mark_a_completion_is_refused() -> None:
+    tokenizer = blank_tokenizer(["b"], normalizers.Replace("a", ""))
+    with pytest.raises(DataError, match="the tokenizer cannot go on with 'b' after other text"):
+        rows([{"prompt": "b", "completion": "b"}], tokenizer)

@@ -20,27 +20,29 @@ from typing import Any
 
 import datasets
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import ConfigError, DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX
 from limbeck.transfer import arrow
 from limbeck.transfer.text.chat import Piece, chat_pieces
+from limbeck.transfer.text.versions import TOKENISE, cache_version
 
 log = logging.getLogger("limbeck")
 
 
 def tokenise(
-    records: Any,
-    tokenizer: Any,
+    records: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     assistant: str = "all",
     max_length: int | None = None,
     teacher_max_length: int | None = None,
     num_proc: int | None = None,
     progress: bool = False,
-) -> Any:
-    """A `datasets.Dataset` of token ids from one of records; its columns decide the format:
+) -> datasets.Dataset:
+    """A dataset of token ids from one of records, whose columns decide the format:
 
     `text`: every token is learned but the first, which nothing predicts.
     `prompt`, `completion` (strings): the completion's tokens are learned. It is tokenised as text that goes on,
@@ -86,6 +88,7 @@ def tokenise(
         "assistant": assistant,
         "limits": limits,
         "opening": [] if kind == "messages" else _opening(tokenizer),
+        "version": cache_version(TOKENISE),
     }
     with progress_bar(progress):
         tokenised = records.map(
@@ -110,7 +113,7 @@ _FAULT, _CUT, _UNLEARNED, _LEARNED = "_fault", "_cut", "_unlearned", "_learned"
 _COUNTS = (_CUT, _UNLEARNED, _LEARNED)
 
 
-def _format_of(records: Any) -> tuple[str, tuple[str, ...]]:
+def _format_of(records: datasets.Dataset) -> tuple[str, tuple[str, ...]]:
     """The format, and the column that each side reads: the student's, and the teacher's where it has its own."""
     if not isinstance(records, datasets.Dataset):
         raise DataError(
@@ -144,7 +147,7 @@ def _format_of(records: Any) -> tuple[str, tuple[str, ...]]:
     return kind, (_FORMATS[kind][0], *teachers)
 
 
-def _check_tokenizer(tokenizer: Any, kind: str) -> None:
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
     if kind == "messages" and not tokenizer.chat_template:
         raise DataError(
             "`messages` need a chat template, but the tokenizer has none: take the tokenizer of an instruction-tuned "
@@ -154,7 +157,7 @@ def _check_tokenizer(tokenizer: Any, kind: str) -> None:
         raise DataError("A text must end with an EOS token, but the tokenizer has none; set tokenizer.eos_token.")
 
 
-def _own_limit(tokenizer: Any) -> int | None:
+def _own_limit(tokenizer: PreTrainedTokenizerBase) -> int | None:
     limit = tokenizer.model_max_length
     return int(limit) if limit < 1e9 else None  # transformers writes a huge number where it knows none
 
@@ -165,7 +168,7 @@ def _limit(name: str, given: int | None, own: int | None) -> int | None:
     return min((limit for limit in (given, own) if limit is not None), default=None)
 
 
-def _opening(tokenizer: Any) -> list[int]:
+def _opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What the tokenizer puts before a text: the BOS token, or nothing."""
     full, plain = tokenizer("a").input_ids, _encode(tokenizer, ["a"])[0]
     return list(full[: full.index(plain[0]) if plain else full.count(tokenizer.bos_token_id)])
@@ -209,14 +212,18 @@ class _Tokens:
 def _tokenise(
     batch: Mapping[str, list[Any]],
     places: list[int],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     kind: str,
     sides: Sequence[str],
     assistant: str,
     limits: Sequence[int | None],
     opening: list[int],
+    version: str,
 ) -> dict[str, list[Any]]:
-    """The token columns of a batch of records, for datasets.map. Faulty rows are marked, so that all are counted."""
+    """The token columns of a batch of records, for datasets.map. Faulty rows are marked, so that all are counted.
+
+    version: not used here; `datasets` finds the cached rows of the same arguments only.
+    """
     faults: list[str | None] = [None] * len(places)
     read: list[list[_Tokens]] = []  # by side and row
     for side in sides:
@@ -249,7 +256,9 @@ def _tokenise(
     return columns
 
 
-def _pieces(record: Mapping[str, Any], side: str, kind: str, tokenizer: Any, assistant: str) -> list[Piece]:
+def _pieces(
+    record: Mapping[str, Any], side: str, kind: str, tokenizer: PreTrainedTokenizerBase, assistant: str
+) -> list[Piece]:
     """A record as one side reads it. DataError where it cannot be used."""
     for name in (side, *_FORMATS[kind][1:]):
         if record[name] is None:
@@ -266,7 +275,11 @@ def _pieces(record: Mapping[str, Any], side: str, kind: str, tokenizer: Any, ass
 
 
 def _join(
-    tokenizer: Any, rows: Sequence[Sequence[Piece]], opening: list[int], ends: bool, faults: list[str | None]
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Sequence[Piece]],
+    opening: list[int],
+    ends: bool,
+    faults: list[str | None],
 ) -> list[_Tokens]:
     """The ids of each row's pieces; `opening` before them, and EOS behind them where `ends`."""
     kept = [[piece for piece in pieces if piece[0]] for pieces in rows]
@@ -293,30 +306,52 @@ def _join(
     return joined
 
 
-def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     if not texts:
         return []
     encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
     return [list(ids) for ids in encoded["input_ids"]]
 
 
-def _continue(tokenizer: Any, texts: list[str]) -> list[list[int] | None]:
-    """The ids of each text as what goes on after another one; None where that cannot be told.
+def _continue(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int] | None]:
+    """The ids of each text as the continuation of another one; None where they cannot be told.
 
-    Some tokenizers put a blank before whatever they read. There the text is read after a mark whose ids are cut off
-    again; a text that melts together with one mark is read after the next.
+    Some tokenizers put a blank before every text. There the text is read after a mark, whose ids are cut off again; a
+    text that merges with one mark is read after the next one. A mark that the tokenizer does not have (many have no
+    token for a new line) is of no use: what is left of it is the blank.
     """
-    first = tokenizer.convert_ids_to_tokens(_encode(tokenizer, ["a"])[0][:1])
-    if not (first and first[0].startswith(("▁", "Ġ"))):
+    if not any(_adds_blank(tokenizer, ids, "a") for ids in _encode(tokenizer, ["a", "0", "."])):
         return list(_encode(tokenizer, texts))
     found: list[list[int] | None] = [None] * len(texts)
     for mark in ("\n", ".", "a"):
+        (head,) = _encode(tokenizer, [mark])
+        if not _is_mark(tokenizer, head, mark):
+            continue
         left = [place for place, ids in enumerate(found) if ids is None]
-        head, *whole = _encode(tokenizer, [mark, *(mark + texts[place] for place in left)])
-        for place, ids in zip(left, whole, strict=True):
-            if ids[: len(head)] == head:
-                found[place] = ids[len(head) :]
+        for place, ids in zip(left, _encode(tokenizer, [mark + texts[place] for place in left]), strict=True):
+            after = ids[len(head) :]
+            if ids[: len(head)] == head and not _adds_blank(tokenizer, after, texts[place]):
+                found[place] = after
     return found
+
+
+_BLANKS = ("▁", "Ġ")
+"""How tokens are written that begin with a blank."""
+
+
+def _is_mark(tokenizer: PreTrainedTokenizerBase, ids: list[int], mark: str) -> bool:
+    """Whether ids stand for the mark, and for nothing else but a blank."""
+    if not ids or tokenizer.unk_token_id in ids:
+        return False
+    tokens = "".join(tokenizer.convert_ids_to_tokens(ids))
+    return mark in (tokens.lstrip("".join(_BLANKS)), tokenizer.decode(ids).strip(" "))
+
+
+def _adds_blank(tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str) -> bool:
+    """Whether ids begin with a blank that the text does not begin with."""
+    return not text[:1].isspace() and any(
+        token.startswith(_BLANKS) for token in tokenizer.convert_ids_to_tokens(ids[:1])
+    )
 
 
 def _unlearn_first(sides: Sequence[_Tokens]) -> None:
@@ -327,7 +362,7 @@ def _unlearn_first(sides: Sequence[_Tokens]) -> None:
                 side.learned[side.learned.index(True)] = False
 
 
-def _fault(sides: Sequence[_Tokens], tokenizer: Any, names: Sequence[str]) -> str | None:
+def _fault(sides: Sequence[_Tokens], tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> str | None:
     student, *teacher = [side.targets() for side in sides]
     if not student:
         return "none of its tokens is learned"
@@ -353,7 +388,7 @@ def _cut(sides: Sequence[_Tokens], limits: Sequence[int | None]) -> None:
         side.ids, side.learned = side.ids[:end], side.learned[:end]
 
 
-def _refuse_faults(tokenised: Any) -> None:
+def _refuse_faults(tokenised: datasets.Dataset) -> None:
     faults = arrow.column(tokenised, _FAULT)
     (bad,) = np.nonzero(faults.is_valid().to_numpy(zero_copy_only=False))
     if len(bad):
@@ -366,7 +401,7 @@ def _refuse_faults(tokenised: Any) -> None:
         )
 
 
-def _report(tokenised: Any, limits: Sequence[int | None]) -> Any:
+def _report(tokenised: datasets.Dataset, limits: Sequence[int | None]) -> datasets.Dataset:
     """The rows that something can be learned from; logs how many were truncated and dropped."""
     cut, unlearned, learned = (arrow.column(tokenised, name).to_numpy() for name in _COUNTS)
     whose = zip(limits, ("", " of the teacher"), strict=False)

@@ -22,6 +22,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX
 from limbeck.transfer import arrow
 from limbeck.transfer.text.examples import progress_bar
+from limbeck.transfer.text.versions import PACK, cache_version
 
 AT_ONCE = 1_000
 """Rows within which examples are combined."""
@@ -65,7 +66,7 @@ def pack(
             _pack,
             batched=True,
             batch_size=AT_ONCE,
-            fn_kwargs={"prefixes": prefixes, "limits": limits},
+            fn_kwargs={"prefixes": prefixes, "limits": limits, "version": cache_version(PACK)},
             remove_columns=rows.column_names,
             features=_features(prefixes),
             num_proc=num_proc,
@@ -131,8 +132,10 @@ def _features(prefixes: Sequence[str]) -> Any:
     return datasets.Features(columns | {prefix + name: ids for prefix in prefixes for name in names})
 
 
-def _pack(batch: Mapping[str, Any], prefixes: Sequence[str], limits: Sequence[int]) -> dict[str, list[Any]]:
-    """The packed rows of a batch of rows, for datasets.map."""
+def _pack(
+    batch: Mapping[str, Any], prefixes: Sequence[str], limits: Sequence[int], version: str
+) -> dict[str, list[Any]]:
+    """The packed rows of a batch of rows, for datasets.map. version: part of the fingerprint of cached rows only."""
     lengths = np.array([[len(ids) for ids in batch[prefix + "input_ids"]] for prefix in prefixes]).T  # [rows, sides]
     columns: dict[str, list[Any]] = {name: [] for name in _features(prefixes)}
     for together in _first_fit_decreasing(lengths, np.array(limits)):

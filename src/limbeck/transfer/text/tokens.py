@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from limbeck.errors import DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.transfer import arrow
+from limbeck.transfer.text.versions import ENCODE, cache_version
 
 _CUT, _WORD = "is_cut", "word"  # per text: whether it was too long; per token: the word that it begins
 
@@ -78,6 +79,7 @@ def encode(
                 f"({int(missing.sum())} such in all); remove them."
             )
     settings = {"text": list(text), "tokenizer": tokenizer, "max_length": max_length, "words": words}
+    settings["version"] = cache_version(ENCODE)
     encoded = dataset.map(
         _encode, batched=True, fn_kwargs=settings, remove_columns=dataset.column_names, desc=f"Tokenising {where}"
     )
@@ -132,8 +134,9 @@ def _encode(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     words: bool,
+    version: str,
 ) -> dict[str, list[Any]]:
-    """The token columns of a batch of texts, for datasets.map."""
+    """The token columns of a batch of texts, for datasets.map. version: part of the fingerprint of cached rows only."""
 
     def tokenise(rows: Sequence[int], most: int) -> Any:
         texts = [[batch[name][row] for row in rows] for name in text]
