@@ -18,8 +18,8 @@ from limbeck.transfer.text import examples, pack, tokens, versions
 from limbeck.transfer.text.examples import tokenise
 
 HASHES = {
-    "tokenise": (2, "2d1eac007da0499e"),
-    "pack": (2, "a32ef7d007bd545a"),
+    "tokenise": (3, "977e03834a99b289"),
+    "pack": (2, "fd7928c63f0476a3"),
     "encode": (2, "6cada5e32bb537d6"),
 }
 
@@ -32,7 +32,7 @@ TEMPLATE = (
 CHAT = [
     {"role": "user", "content": "what is the sum of two and two"},
     {"role": "assistant", "content": "<think> two and two </think> four"},
-    {"role": "user", "content": [{"type": "text", "text": "what is"}, {"type": "text", "text": " four"}]},
+    {"role": "user", "content": "what is four"},
     {"role": "assistant", "content": "the sum"},
 ]
 TEXTS = ["the sum of two and two", "", "is four", "what unknown is the four " * 9]
@@ -52,7 +52,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def records_of(kind: str) -> datasets.Dataset:
     if kind == "messages":
-        return datasets.Dataset.from_list([{"messages": CHAT[:2]}, {"messages": [CHAT[0], CHAT[3]]}])
+        chats = [CHAT[:2], [CHAT[0], CHAT[3]], CHAT[2:]]
+        return datasets.Dataset.from_list([{"messages": chat} for chat in chats])
     if kind == "prompt":
         pairs = [{"prompt": a, "completion": b} for a, b in zip(TEXTS, TEXTS[::-1], strict=True) if b]
         return datasets.Dataset.from_list([{**pair, "teacher_prompt": "what " + pair["prompt"]} for pair in pairs])
@@ -101,7 +102,8 @@ def test_cached_rows_of_another_version_are_not_used(
     module, function = {"TOKENISE": (examples, "_tokenise"), "PACK": (pack, "_pack"), "ENCODE": (tokens, "_encode")}[
         name
     ]
-    calls = []
+    calls: list[str] = []
+    version = getattr(versions, name)
     original = getattr(module, function)
 
     def counted(*arguments: Any, **settings: Any) -> Any:
@@ -126,4 +128,4 @@ def test_cached_rows_of_another_version_are_not_used(
     assert len(calls) == 1  # found in the cache
     monkeypatch.setattr(module, name, 99)
     run()
-    assert [version.split(",")[0] for version in calls] == ["2", "99"]
+    assert [found.split(",")[0] for found in calls] == [str(version), "99"]

@@ -1,4 +1,4 @@
-"""A conversation as text, and which of it the assistant says.
+"""A conversation as text, and which of it is learned: what the assistant says, its thoughts included.
 
     chat_pieces([{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}], tokenizer)
     # [("<|user|>2 + 2?<|end|><|assistant|>", False), ("4<|end|>", True)]
@@ -11,26 +11,48 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
+from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from limbeck.errors import DataError
+from limbeck.transfer.text.messages import (
+    Message,
+    joined_parts,
+    missing_in,
+    named_for,
+    part_missing_in,
+    thought_of,
+    without_nulls,
+)
 
 Piece = tuple[str, bool]
-"""Some text, and whether it is learned."""
+"""A part of a text, and whether it is learned."""
+
+Span = tuple[int, int]
+"""The first and the last + 1 character of a part of a text."""
 
 
-def chat_pieces(messages: Sequence[Mapping[str, Any]], tokenizer: Any, assistant: str = "all") -> list[Piece]:
-    """The text that the tokenizer's chat template makes of messages, in pieces: joined, they are the whole.
+def chat_pieces(
+    messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, assistant: str = "all"
+) -> list[Piece]:
+    """The text of a conversation by the tokenizer's chat template, in pieces that join to the whole.
 
-    messages: `role`, `content` and whatever else the template reads; up to the last turn of the assistant, what
-        follows is left out. assistant: whether "all" of its turns are learned or the "last".
+    Learned is what the template marks with {% generation %}; where it marks nothing, what a turn adds to the prompt
+    that asks for it. The token that ends the turn is learned with it.
 
-    Learned is what the template marks with {% generation %}; where it marks nothing, what a turn adds to the text of
-    the turns before it and of the header that asks for an answer. The token that ends the turn is learned with it.
-    DataError where there is no such turn, or it is empty, or cannot be told from the rest.
+    A thought is learned with its answer: `<think>...</think>` in the content, or a key `reasoning_content`,
+    `reasoning` or `thinking`, whichever the template reads. Templates that drop thoughts from a conversation (R1) are
+    followed by their prompt: the last turn is written after it as the model would write it.
+
+    messages: `role`, `content` (a string, or a list of parts of text) and whatever else the template reads; up to the
+        last turn of the assistant, what follows is left out. Keys without a value do not exist, at any depth: columns
+        of a data set have every key in every message.
+    assistant: whether "all" of its turns are learned, or the "last".
+
+    DataError where there is no such turn, where it is empty, cannot be told from the rest, or where the template does
+    not write all of it.
     """
-    # columns of a dataset have every key in every message; a template asks which ones there are
-    conversation = [{key: value for key, value in message.items() if value is not None} for message in messages]
+    conversation = [without_nulls(message) for message in messages]
     turns = [place for place, message in enumerate(conversation) if message.get("role") == "assistant"]
     if not turns:
         raise DataError(f"no message has the role assistant, only {sorted({str(m.get('role')) for m in conversation})}")
@@ -39,12 +61,35 @@ def chat_pieces(messages: Sequence[Mapping[str, Any]], tokenizer: Any, assistant
     for turn in turns:
         if not any(value for key, value in conversation[turn].items() if key != "role"):
             raise DataError(f"message {turn}, of the assistant, is empty")
+    template = str(tokenizer.get_chat_template())
+    conversation = [named_for(template, message) for message in conversation]
+    # Some templates print a list of parts as Python does, others read nothing but such lists.
+    ways = [joined_parts(conversation)]
+    if ways[0] != conversation:
+        ways.append(conversation)
+    errors = []
+    for way in ways:
+        try:
+            return _pieces(way, conversation, turns, tokenizer)
+        except DataError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _pieces(
+    messages: list[Message], given: list[Message], turns: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> list[Piece]:
+    """The pieces of messages. given: the same messages before the parts of their contents were joined."""
     try:
-        text, spans = (_marked if _marks_turns(tokenizer) else _grown)(conversation, turns, tokenizer)
+        text, spans = (_marked if _marks_turns(tokenizer) else _grown)(messages, turns, tokenizer)
     except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"the chat template refuses it: {error}") from error
+    for place, message in enumerate(given):
+        part = part_missing_in(message, text)
+        if part is not None:
+            raise DataError(f"the chat template does not write {part!r}, a part of message {place}, as text")
     pieces, done = [], 0
     for start, end in spans:
         pieces += [(text[done:start], False), (text[start:end], True)]
@@ -52,14 +97,16 @@ def chat_pieces(messages: Sequence[Mapping[str, Any]], tokenizer: Any, assistant
     return [*pieces, (text[done:], False)]
 
 
-def _marks_turns(tokenizer: Any) -> bool:
-    return re.search(r"\{%-?\s*generation\s*-?%\}", tokenizer.get_chat_template()) is not None
+def _marks_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return re.search(r"\{%-?\s*generation\s*-?%\}", str(tokenizer.get_chat_template())) is not None
 
 
-def _marked(messages: list[dict[str, Any]], turns: Sequence[int], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
-    """`(text, where it is learned)` of a template that marks what the assistant says."""
+def _marked(
+    messages: list[Message], turns: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, list[Span]]:
+    """`(text, learned spans)` of a template that marks what the assistant says."""
 
-    def render(some: list[dict[str, Any]]) -> tuple[str, list[tuple[int, int]]]:
+    def render(some: list[Message]) -> tuple[str, list[Span]]:
         texts, spans = render_jinja_template(
             [some],
             chat_template=tokenizer.get_chat_template(),
@@ -71,44 +118,113 @@ def _marked(messages: list[dict[str, Any]], turns: Sequence[int], tokenizer: Any
     text, spans = render(messages)
     if not spans:
         raise DataError("the chat template marks nothing in it with {% generation %}")
-    # Many templates close the mark before the token that ends the turn, which a student would then never say.
+    # Many templates close the mark before the token that ends the turn, which a student would then never write.
     closing = next((token for token in _added_tokens(tokenizer) if text.startswith(token, spans[-1][1])), "")
     closed = [(start, end + len(closing) if text.startswith(closing, end) else end) for start, end in spans]
     if len(turns) == 1 and turns[0] > 0:
         closed = closed[len(render(messages[: turns[0]])[1]) :] or closed[-1:]
+    learned = " ".join(text[start:end] for start, end in closed)
+    for turn in turns:
+        missing = missing_in(messages[turn], learned)
+        if missing is not None:
+            raise DataError(
+                f"the chat template does not mark {missing} of message {turn} with {{% generation %}}; it marks "
+                f"{_shown(learned)}"
+            )
     return text, closed
 
 
-def _grown(messages: list[dict[str, Any]], turns: Sequence[int], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
-    """`(text, where it is learned)` of any template: what each turn adds to the text before it."""
+def _grown(messages: list[Message], turns: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[Span]]:
+    """`(text, learned spans)` of any template: what each turn adds to the prompt that asks for it."""
 
-    def render(some: list[dict[str, Any]], ask: bool = False) -> str:
+    def render(some: list[Message], ask: bool = False) -> str:
         return str(tokenizer.apply_chat_template(some, tokenize=False, add_generation_prompt=ask))
 
-    text, spans = render(messages), []
+    text = render(messages)
+    spans: list[Span] = []
     for turn in turns:
         if turn == 0:
             raise DataError(
                 "its first message is the assistant's, and the chat template does not mark the assistant's turns"
             )
-        before, after = render(messages[:turn], ask=True), render(messages[: turn + 1])
-        if not (after.startswith(before) and text.startswith(after)):
-            raise DataError(
-                f"the chat template writes the messages before and after message {turn} in another way when others "
-                'follow, so that its tokens cannot be told; use assistant="last", or a template that marks what the '
-                "assistant says with {% generation %}"
-            )
-        spans.append((len(before), _end_of_turn(after, tokenizer)))
+        prompt, after = render(messages[:turn], ask=True), render(messages[: turn + 1])
+        continues = after.startswith(prompt)
+        missing = missing_in(messages[turn], after[len(prompt) :] if continues else after)
+        is_last = turn == len(messages) - 1
+        if is_last and not (continues and missing is None):
+            answered = _after_prompt(messages[turn], turn, prompt, after, missing, tokenizer)
+            if any(answered[:end] != text[:end] for _, end in spans):
+                raise DataError(_written_anew(messages, turn))
+            text = after = answered
+        elif not (continues and text.startswith(after)):
+            raise DataError(_written_anew(messages, turn))
+        elif missing is not None:
+            raise DataError(_not_written(missing, turn, after[len(prompt) :]))
+        spans.append((len(prompt), _end_of_turn(after, tokenizer)))
     return text, spans
 
 
-def _end_of_turn(text: str, tokenizer: Any) -> int:
+def _after_prompt(
+    message: Message, turn: int, prompt: str, after: str, missing: str | None, tokenizer: PreTrainedTokenizerBase
+) -> str:
+    """The last turn with its thought after the prompt that asks for it, where the template writes it in another way.
+
+    after: what the template writes up to this turn: the answer without its thought, and the end of the turn.
+    """
+    opening = re.search(r"<think>\s*$", prompt)
+    thought = thought_of(message)
+    if thought is None and opening:
+        raise DataError(
+            f"the prompt of the chat template begins a thought ({prompt[-20:]!r}), and message {turn} has none; give "
+            "it reasoning_content, or a content that begins with '<think>\\n\\n</think>\\n\\n', an empty thought"
+        )
+    header = prompt[: opening.start()] if opening else prompt
+    if thought is None or "</think>" not in str(tokenizer.get_chat_template()) or not after.startswith(header):
+        if missing is not None:
+            raise DataError(_not_written(missing, turn, after.removeprefix(header)))
+        raise DataError(
+            f"the chat template writes message {turn} in another way than its prompt asks for: the prompt ends with "
+            f"{prompt[-40:]!r}, and the conversation has {_shown(after[-len(prompt[-40:]) - 80 :])} there; use a "
+            "template that marks what the assistant says with {% generation %}"
+        )
+    place = after.find(thought.answer, len(header))
+    if place < 0 or after[len(header) : place].strip():
+        raise DataError(_not_written("the answer", turn, after[len(header) :]))
+    written = thought.written
+    if opening:
+        written = written.removeprefix("<think>")
+        written = written.lstrip("\n") if prompt.endswith("\n") else written
+    return prompt + written + after[place + len(thought.answer) :]
+
+
+def _written_anew(messages: Sequence[Message], turn: int) -> str:
+    dropped = thought_of(messages[turn]) is not None
+    why = " (it drops the thoughts of earlier turns)" if dropped else ""
+    return (
+        f"the chat template writes the messages before and after message {turn} in another way when others "
+        f'follow{why}, so that its tokens cannot be told; use assistant="last", or a template that marks what the '
+        "assistant says with {% generation %}; each answer can be the last one of a record by itself"
+    )
+
+
+def _not_written(missing: str, turn: int, span: str) -> str:
+    return (
+        f"the chat template does not write {missing} of message {turn}, only {_shown(span)}; put it into the content, "
+        "or remove it"
+    )
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 160 else f"{text[:80]}...{text[-80:]}")
+
+
+def _end_of_turn(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
     """Where the assistant stops: after the token that ends its turn; blanks behind it are the template's."""
     stripped = text.rstrip()
     return len(stripped) if stripped.endswith(_added_tokens(tokenizer)) else len(text)
 
 
-def _added_tokens(tokenizer: Any) -> tuple[str, ...]:
+def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """Control tokens such as <|im_end|>, special or not; the longest first."""
     tokens = {token.content for token in tokenizer.added_tokens_decoder.values() if token.content.strip()}
     return tuple(sorted(tokens, key=len, reverse=True))

@@ -47,10 +47,10 @@ def tokenise(
     `text`: every token is learned but the first, which nothing predicts.
     `prompt`, `completion` (strings): the completion's tokens are learned. It is tokenised as text that goes on,
         without the space that some tokenizers put before every text; a prompt should end where the model begins.
-    `messages` (a list of `role`, `content`): rendered by the tokenizer's chat template; what the assistant says is
-        learned, with the token that ends its turn. That is what the template marks with {% generation %}; where it
-        marks nothing, what it adds to its own rendering of the turns before. What follows the last assistant turn
-        is left out.
+    `messages` (a list of `role`, `content`): rendered by the tokenizer's chat template. Each turn of the assistant is
+        learned, with its thought and the token that ends it: what the template marks with {% generation %}, or,
+        where it marks nothing, what the turn adds to the prompt that asks for it. What follows the last turn of the
+        assistant is left out. A record that the template does not write as a whole is refused.
     `teacher_prompt` beside prompt and completion, or `teacher_messages` beside messages: what the teacher reads in
         their place. The learned tokens of both sides must be the same, and are compared row by row.
 

@@ -7,7 +7,7 @@ What this file does not know: the functions.
 import tokenizers
 import transformers
 
-TOKENISE = 2
+TOKENISE = 3
 PACK = 2
 ENCODE = 2
 
