@@ -3,11 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.errors import TargetError
 from limbeck.losses.divergences import forward_kl, reverse_kl
@@ -33,7 +34,10 @@ from limbeck.losses.targets import (
     softened_logits,
 )
 from limbeck.store.kinds import kind_from
+from limbeck.training.config import DistillConfig
 from limbeck.training.monitor import measured
+from limbeck.training.trainer import DistillTrainer
+from limbeck.transfer import arrays
 
 INF, NAN = math.inf, math.nan
 N, C, BAD = 6, 7, 3  # positions, classes, the row that is spoiled
@@ -355,6 +359,44 @@ def test_a_kind_with_the_required_members_alone_has_defaults_for_all_others() ->
     torch.testing.assert_close(block.inner.logits, dense.logits[3:5])
     complete: Any = ForeignComplete(dense)
     torch.testing.assert_close(softened_logits(complete, T), dense.all_log_probs(T))
+
+
+@pytest.mark.parametrize("kind", [Foreign, ForeignComplete])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_kind_of_ones_own_trains_as_dense_targets_do(kind: type[Foreign], labelled: bool, tmp_path: Path) -> None:
+    inputs = logits(3).float()
+    examples = arrays(inputs, torch.arange(N) % C if labelled else None)
+
+    class Own:
+        """A teacher that gives the targets of `kind`, or dense ones."""
+
+        def __init__(self, kind: Any):
+            self.kind = kind
+
+        def __call__(self, batch: Any) -> Any:
+            return self.kind(DenseTargets(3 * batch["inputs"]))
+
+        def fingerprint(self) -> str:
+            return "own"
+
+    runs = []
+    for wrapped in (lambda dense: dense, kind):
+        torch.manual_seed(0)
+        student = nn.Linear(C, C)
+        config = DistillConfig(
+            output_dir=str(tmp_path / "run"), learning_rate=0.1, save_strategy="no", disable_tqdm=True
+        )
+        objective = Objective(temperature=T, hard_weight=0.5 * labelled)
+        trainer = DistillTrainer(
+            student, Own(wrapped), objective, config, train_dataset=examples, eval_dataset=examples
+        )
+        trainer.train()
+        runs.append((student.weight.detach().clone(), trainer.evaluate()))
+    (expected, all_means), (found, means) = runs
+    assert torch.equal(found, expected)
+    for name in ("eval_soft_loss", "eval_loss", *(["eval_forward_kl"] if kind is ForeignComplete else [])):
+        assert means[name] == pytest.approx(all_means[name], rel=1e-6)
+    assert ("eval_agreement" in means) == (kind is ForeignComplete)
 
 
 def test_what_a_kind_of_ones_own_lacks_to_be_mixed_or_stored_is_named() -> None:

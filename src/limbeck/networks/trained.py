@@ -24,12 +24,17 @@ def objective_of(network: object) -> dict[str, Any] | None:
 
 
 def described(objective: Objective) -> dict[str, Any]:
-    """The objective as plain values: the divergence's name, the temperature, and the weights of both terms."""
+    """The objective as plain values: the divergence's name, the temperature, and the weights of its terms.
+
+    extra_weights, by the terms' names, is left out where there are no further terms.
+    """
     divergence: Any = objective.divergence
     name = getattr(divergence, "name", getattr(divergence, "__qualname__", str(divergence)))
-    return {
+    values = {
         "divergence": name,
         "temperature": float(objective.temperature),
         "soft_weight": float(objective.soft_weight),
         "hard_weight": float(objective.hard_weight),
     }
+    extra = {term.name: float(term.weight) for term in objective.extra_terms}
+    return values | ({"extra_weights": extra} if extra else {})

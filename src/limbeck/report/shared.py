@@ -142,10 +142,14 @@ def files(results: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def curves(results: Mapping[str, Any]) -> list[Figure]:
-    """Loss over steps: the soft term and the hard term apart, in training and in validation."""
-    titles = {"soft_loss": "Soft term: from the teacher", "hard_loss": "Hard term: from the labels", "loss": "Loss"}
+    """Loss over steps: each term apart, in training and in validation; the whole loss where no term was recorded."""
+    titles = {"soft_loss": "Soft term: from the teacher", "hard_loss": "Hard term: from the labels"}
+    logged = {str(name) for line in items(results, "curves", "student") if isinstance(line, Mapping) for name in line}
+    of_terms = {name for name in logged if name.endswith("_loss") and not name.startswith("eval_")}
+    further = sorted(of_terms - titles.keys() - {"train_loss"})  # which Trainer logs at the end, for the whole
+    titles |= {name: f"Term: {short(name.removesuffix('_loss'), 40)}" for name in further}
     found: list[Figure] = []
-    for part, title in titles.items():
+    for part, title in (titles | {"loss": "Loss"}).items():
         series = []
         for role in ("student", "baseline"):
             for name, split, dashed in ((part, "training", False), (f"eval_{part}", "validation", True)):

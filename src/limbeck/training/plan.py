@@ -20,7 +20,7 @@ from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, Targe
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
-from limbeck.losses.targets import SoftTargets, given_logits
+from limbeck.losses.targets import SoftTargets, given_logits, is_complete
 from limbeck.networks.asking import Batch, label_names_of, logits_of, networks_of, teacher_view
 from limbeck.networks.checks import check_label_names, check_labels, check_rows, refuse_probabilities
 from limbeck.networks.halves import base_of, is_language_model, keeps_apart, logits_are_heads
@@ -213,7 +213,7 @@ def check_batch(student: nn.Module, teacher: BaseTeacher | None, objective: Obje
         raise DataError("The weights of positions must be 0 or more, but the first batch has others; correct them.")
     if targets is not None:
         _check_targets(objective, logits.shape[-1], positions_of(batch, logits.ndim - 1), targets, batch)
-        if "labels" in batch and targets.complete and logits.shape[-1] <= MOST_ORDERED:
+        if "labels" in batch and is_complete(targets) and logits.shape[-1] <= MOST_ORDERED:
             scores = targets.all_log_probs(1.0)
             labels = batch["labels"].reshape(-1).to(scores.device)
             known = (labels >= 0) & (labels < scores.shape[-1])  # labels out of range are refused by check_classes
