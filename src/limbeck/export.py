@@ -28,6 +28,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import Batch, inputs_of, label_names_of, logits_of
 from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.halves import is_language_model
+from limbeck.networks.pixels import innermost, with_processed_pixels
 from limbeck.results import EXPORT, header
 from limbeck.teachers import fingerprint_of
 
@@ -73,6 +74,9 @@ def export_onnx(
     path = Path(path)
     own: Any = copy.deepcopy(model).cpu().float().eval()
     feed = _read_columns(own, example_batch(own) if batch is None else batch)
+    if batch is not None:
+        feed = with_processed_pixels(own, feed)
+    vars(innermost(own))["image_processor"] = None  # the file reads pixels that were processed
     count = len(next(iter(feed.values())))
     names = label_names_of(model)
     labels = None if batch is None or "labels" not in batch else batch["labels"].cpu()

@@ -54,6 +54,7 @@ from limbeck.networks.asking import (
 from limbeck.networks.checks import check_label_names, out_of_range, refuse_probabilities
 from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.modes import evaluating
+from limbeck.networks.processors import find_processor
 from limbeck.networks.tasks import require_several_classes, require_supported_tasks
 from limbeck.teachers import as_teacher, fingerprint_of
 
@@ -220,7 +221,10 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any, held_out: Any) -> Non
             "Ensemble([...])."
         )
     for role, members in models.items():
-        require_supported_tasks(networks_of_all(members) or [], role)
+        networks = networks_of_all(members) or []
+        require_supported_tasks(networks, role)
+        for network in networks:
+            find_processor(network, test, role)
     if len(test) == 0:
         raise DataError("The test set is empty; an evaluation needs at least one example.")
     if held_out is test:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
+from limbeck.networks.pixels import with_processed_pixels
 
 Batch = Mapping[str, Any]
 """The columns of a batch by name, mostly tensors `[n, ...]`; a collator or a user may add others."""
@@ -52,6 +53,7 @@ def logits_of(model: Callable[..., Any], batch: Batch) -> Tensor:
     model: a module or function that returns a tensor, or an output with `.logits` (transformers).
     """
     inputs, back = where_it_is(model, inputs_of(batch))
+    inputs = with_processed_pixels(model, dict(inputs))
     names, takes_all = _parameters(model)
     named = {k: v for k, v in inputs.items() if k in names}
     if named and "use_cache" in names:

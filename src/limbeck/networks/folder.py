@@ -17,6 +17,7 @@ from limbeck.errors import ModelError
 from limbeck.files import whole_folder
 from limbeck.networks.asking import label_names_of
 from limbeck.networks.mlp import MLP
+from limbeck.networks.processors import attach_processor, read_own_processor, write_processor
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP}
 
@@ -66,6 +67,9 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
         load_model(into, str(path / WEIGHTS))
     except (RuntimeError, SafetensorError, OSError) as error:
         raise ModelError(f"{path / WEIGHTS} does not fit into {type(into).__name__}: {error}") from error
+    processor = read_own_processor(path)
+    if processor is not None:
+        vars(into)["image_processor"] = processor
     if described.get("label_names"):
         named: Any = into  # a module of any class may have label_names, which mypy cannot know
         named.label_names = tuple(described["label_names"])
@@ -128,6 +132,7 @@ def write_model(
             untied = {name: weights[name].contiguous() for name in once.values()}
             save_file(untied, str(folder / WEIGHTS), metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_processor(student, folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
 
@@ -175,5 +180,6 @@ def _from_transformers(name: str, config: dict[str, Any] | None = None) -> nn.Mo
             f"{name} lacks weights that {type(model).__name__} needs ({', '.join(missing[:3])}; {len(missing)} in "
             "all): they would be random. Give a folder of the fine-tuned model."
         )
+    attach_processor(model, name)
     loaded: nn.Module = model.eval()
     return loaded

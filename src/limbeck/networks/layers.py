@@ -82,6 +82,8 @@ def take_layers(model: M, keep: int | Sequence[int]) -> M:
     _copy_weights(student, model, cut)
     if model.can_generate():
         student.generation_config = copy.deepcopy(model.generation_config)
+    if "image_processor" in vars(model):
+        vars(student)["image_processor"] = copy.deepcopy(vars(model)["image_processor"])
     evaluated: M = student.eval()
     return evaluated
 

@@ -22,6 +22,7 @@ from limbeck.files import in_use
 from limbeck.networks.asking import networks_of
 from limbeck.networks.checks import check_label_names
 from limbeck.networks.halves import base_of
+from limbeck.networks.processors import find_processor
 from limbeck.networks.tasks import require_supported_tasks
 from limbeck.store.asking import Labeller, ShardRows, make_current, settle, this_process
 from limbeck.store.folder import UNFINISHED, Folder
@@ -125,7 +126,10 @@ def label(
     elif options:
         raise ConfigError(f"{', '.join(options)} cannot be combined with {kind}, which has its options already.")
     teacher, rows = as_teacher(teacher), rows_of(transfer_set)
-    require_supported_tasks(networks_of(teacher) or [], "teacher")
+    networks = networks_of(teacher) or []
+    require_supported_tasks(networks, "teacher")
+    for network in networks:
+        find_processor(network, transfer_set, "teacher")
     if rows.is_language:
         _require_language(teacher, augment)
         if tokenizer is not None:

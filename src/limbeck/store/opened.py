@@ -86,6 +86,16 @@ class Labelled(Dataset):
         """The number of classes of the targets."""
         return self.manifest.classes
 
+    @property
+    def pixel_columns(self) -> tuple[str, ...]:
+        """The columns of images that are stored in 8 bits, and read as float in [0, 1]."""
+        columns = self.manifest.columns.items()
+        return tuple(
+            name
+            for name, kept in columns
+            if kept.dtype == "uint8" and len(kept.shape) in (2, 3) and not name.startswith(TARGET_PREFIX)
+        )
+
     @cached_property
     def labels(self) -> Tensor | None:
         """`[N]`, or `[N, L]`; None where there are none, and for language models, whose labels are lists."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from limbeck.losses.targets import DenseTargets, HiddenTargets, SoftTargets
 from limbeck.networks.asking import Batch, is_placed, label_names_of, logits_of, teacher_view
 from limbeck.networks.halves import head_of, hidden_of, is_language_model, logits_are_heads, require_positions
+from limbeck.networks.pixels import image_processor_of
 from limbeck.networks.positions import Positions, next_tokens
 from limbeck.teachers.protocol import BaseTeacher, require_classes
 
@@ -112,6 +113,9 @@ def network_fingerprint(network: nn.Module, weights: dict[str, Tensor]) -> str:
         described = {key: value for key, value in described.items() if key not in _OF_THE_FILE}
     digest = hashlib.sha256(type(network).__qualname__.encode())
     digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+    processor = image_processor_of(network)
+    if processor is not None:
+        digest.update(json.dumps(processor.settings, sort_keys=True, default=str).encode())
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         tensor = _loaded(network, name) if tensor.is_meta else tensor

@@ -58,7 +58,7 @@ from limbeck.files import in_use
 from limbeck.losses.linear import linear_divergence
 from limbeck.losses.objective import Counts, Loss, Objective
 from limbeck.losses.targets import Head, SoftTargets
-from limbeck.networks.asking import Batch, logits_of
+from limbeck.networks.asking import Batch, logits_of, networks_of
 from limbeck.networks.folder import write_model
 from limbeck.networks.halves import (
     head_of,
@@ -68,6 +68,7 @@ from limbeck.networks.halves import (
 )
 from limbeck.networks.mlp import MLP
 from limbeck.networks.positions import Positions, next_token_positions, positions_of
+from limbeck.networks.processors import find_processor
 from limbeck.networks.trained import note_objective
 from limbeck.teachers import as_teacher
 from limbeck.training.callbacks import MaxNorm
@@ -199,6 +200,10 @@ class DistillTrainer(Trainer):
             sets = named_sets(train_dataset, eval_dataset)
             stored_classes, augment = answering.prepare(sets, processing_class, augment)
             classes = stored_classes or classes
+        examples = train_dataset if train_dataset is not None else eval_dataset
+        find_processor(student, examples, "student")
+        for network in networks_of(answering) or []:
+            find_processor(network, examples, "teacher")
         augmented = None if augment is None else Augmented(augment)
         self.source = InOrder(tuple(stage for stage in (source, augmented) if stage is not None))
         constraint = student.max_norm if isinstance(student, MLP) else None

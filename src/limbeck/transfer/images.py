@@ -79,6 +79,8 @@ class Images:
     background: the gray level, 0 to 255, behind transparent pixels.
     """
 
+    is_pixels = True
+
     def __init__(
         self,
         dataset: datasets.Dataset,

@@ -182,6 +182,11 @@ class TransferSet(Dataset):
         """The columns of a batch, `labels` and `row_id` aside."""
         return tuple(self._columns)
 
+    @property
+    def pixel_columns(self) -> tuple[str, ...]:
+        """The columns of images that are stored in 8 bits, and gathered as float in [0, 1]."""
+        return tuple(name for name, column in self._columns.items() if getattr(column, "is_pixels", False))
+
     def __repr__(self) -> str:
         classes = "no classes" if self.num_classes is None else f"{self.num_classes} classes"
         labels = "no labels" if self.labels is None else "labels"
@@ -217,6 +222,11 @@ class _Array:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def is_pixels(self) -> bool:
+        """Whether the values are images in 8 bits."""
+        return self.values.dtype == torch.uint8 and self.values.ndim in (3, 4)
 
     def gather(self, rows: Tensor) -> Tensor:
         return self.values.index_select(0, rows)
