@@ -13,7 +13,7 @@ from transformers import set_seed
 
 from limbeck.commands import console
 from limbeck.commands.jobs import TrainingJob
-from limbeck.commands.language import refuse_options_of_language
+from limbeck.commands.language import in_float32, refuse_options_of_language
 from limbeck.commands.options import StudentOptions
 from limbeck.commands.texts import a_fifth, open_data, open_tokenizers, with_test
 from limbeck.commands.work import Work
@@ -37,6 +37,9 @@ def prepare(job: TrainingJob, student: nn.Module | None, teacher: Any, labelled_
     if student is None:
         set_seed(job.seed)  # whatever was read before, the same seed makes the same student
         student = _new_mlp(job.student, train)
+    student, note = in_float32(student)
+    if note:
+        console.say(note)
     seed = job.seed
     if labelled_set is not None and labelled_set.manifest.augmentation_seed is not None:
         seed = labelled_set.manifest.augmentation_seed  # the views that were labelled are shown again

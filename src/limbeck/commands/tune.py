@@ -64,7 +64,7 @@ def run(words: list[str]) -> None:
         if job.student.student == "mlp":
             return mlp(**sizes)
         made = copy.deepcopy(open_student(job.student.student, teacher))
-        return language.in_float32(made)[0] if writes else made
+        return language.in_float32(made)[0]
 
     train, validation = work.splits["train"], given.pop("eval_dataset")
     if validation is None:

@@ -53,7 +53,7 @@ def logits_of(model: Callable[..., Any], batch: Batch) -> Tensor:
     model: a module or function that returns a tensor, or an output with `.logits` (transformers).
     """
     inputs, back = where_it_is(model, inputs_of(batch))
-    inputs = with_processed_pixels(model, dict(inputs))
+    inputs = _in_dtype_of(model, with_processed_pixels(model, dict(inputs)))
     names, takes_all = _parameters(model)
     named = {k: v for k, v in inputs.items() if k in names}
     if named and "use_cache" in names:
@@ -76,6 +76,16 @@ def logits_of(model: Callable[..., Any], batch: Batch) -> Tensor:
             f"{type(output).__name__}."
         )
     return logits if back is None else logits.to(back)
+
+
+def _in_dtype_of(model: object, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs with float32 cast to the dtype of the model's weights, where these are in half precision."""
+    if not isinstance(model, nn.Module):
+        return inputs
+    dtype = next((weight.dtype for weight in model.parameters() if weight.is_floating_point()), torch.float32)
+    if dtype not in (torch.float16, torch.bfloat16):
+        return inputs
+    return {k: v.to(dtype) if isinstance(v, Tensor) and v.dtype == torch.float32 else v for k, v in inputs.items()}
 
 
 def is_placed(model: object) -> bool:
