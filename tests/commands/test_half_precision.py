@@ -41,7 +41,9 @@ def test_every_weight_of_a_classifier_in_bfloat16_moves(work: Path, limbeck_says
     assert "The student's weights are bfloat16: they are trained in float32" in out
     after = load("run/student").state_dict()
     assert {weight.dtype for weight in after.values()} == {torch.float32}
-    read = [name for name in before if "key.bias" not in name and "k_proj.bias" not in name]  # no gradient reaches these
+    read = [
+        name for name in before if "key.bias" not in name and "k_proj.bias" not in name
+    ]  # no gradient reaches these
     moved = sum(int((after[name] != before[name]).sum()) for name in read)
     assert moved > 0.95 * sum(before[name].numel() for name in read)
 

@@ -84,6 +84,18 @@ class Loss(NamedTuple):
         """sum / count; 0 where nothing was counted."""
         return self.sum / torch.where(self.count == 0, 1.0, self.count)
 
+    def with_batch_term(self, name: str, weight: float, value: Tensor, count: Tensor, counts: Tensor) -> "Loss":
+        """The loss with a term that has one value for a whole batch, such as a loss of the model's own.
+
+        Added up over the parts of a global batch, the term's mean is that of its values, each with its share of the
+        positions: `weight * sum(value * count) / counts`.
+
+        value: a scalar. count, counts: the numbers of positions of this batch and of the global batch.
+        """
+        share = weight * value.float() * _ratio(count, counts) * self.count
+        part = Part(value.detach().float() * count, count)
+        return Loss(self.sum + share, self.count, self.parts | {name: part})
+
 
 class _DivergenceField:
     """A field that is set to a divergence or a plain function and read as a divergence; both are typed."""

@@ -170,11 +170,29 @@ def within_forward(model: nn.Module, student: nn.Module, batch: Batch, then: Cal
     then: of the last hidden states `[B, L, H]`.
     """
 
-    def forward(**inputs: Any) -> Any:
+    def forward(**inputs: Any) -> T:
         inner = base_of(student)
         whole = inner.base_model is inner  # T5: no one module holds everything before the output layer
-        return then(_into_output_layer(inner, inputs) if whole else inner.base_model(**inputs).last_hidden_state)
+        return then(_into_output_layer(inner, inputs)[0] if whole else inner.base_model(**inputs).last_hidden_state)
 
+    return _with_forward(model, student, batch, forward)
+
+
+def within_whole_forward(model: nn.Module, student: nn.Module, batch: Batch, then: Callable[[Tensor, Any], T]) -> T:
+    """`within_forward` for a student whose forward computes more than its logits, such as the loss of its routers.
+
+    then: of the last hidden states `[B, L, H]`, and of what the student's forward returns, in which hidden states stand
+        in the place of the logits.
+    """
+
+    def forward(**inputs: Any) -> T:
+        return then(*_into_output_layer(base_of(student), inputs))
+
+    return _with_forward(model, student, batch, forward)
+
+
+def _with_forward(model: nn.Module, student: nn.Module, batch: Batch, forward: Callable[..., T]) -> T:
+    """Returns `model(**batch)` with another forward of the student."""
     attributes = vars(student)  # where accelerate keeps a forward in autocast, too
     usual = attributes.get("forward")
     attributes["forward"] = forward
@@ -188,8 +206,8 @@ def within_forward(model: nn.Module, student: nn.Module, batch: Batch, then: Cal
             attributes["forward"] = usual
 
 
-def _into_output_layer(model: Any, inputs: dict[str, Any]) -> Tensor:
-    """The input of a model's output layer, which returns its input unchanged during the call."""
+def _into_output_layer(model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+    """The input of a model's output layer, which returns it unchanged during the call, and the model's output."""
     layer, seen = model.get_output_embeddings(), []
 
     def forward(hidden: Tensor) -> Tensor:
@@ -198,11 +216,10 @@ def _into_output_layer(model: Any, inputs: dict[str, Any]) -> Tensor:
 
     layer.forward = forward
     try:
-        type(model).forward(model, **inputs)
+        output = type(model).forward(model, **inputs)
     finally:
         del layer.forward
-    hidden: Tensor = seen[0]
-    return hidden
+    return seen[0], output
 
 
 def _inputs(batch: Batch) -> dict[str, Any]:

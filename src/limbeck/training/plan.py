@@ -32,6 +32,7 @@ from limbeck.networks.positions import (
     positions_of,
     require_same_completions,
 )
+from limbeck.networks.router import checked_router_weight
 from limbeck.networks.tasks import require_several_classes, require_supported_task, require_supported_tasks
 from limbeck.teachers import BaseTeacher
 from limbeck.training.class_order import check_numbered_names, warn_of_another_order
@@ -51,6 +52,7 @@ class Plan:
     classes: the number of classes that both output layers are cut to; None where they are not cut.
     position_axes: 1 where an example is a position, 2 where every token is one.
     in_halves: whether a language model is read as last states and output layer, without the logits of a whole batch.
+    router_weight: the weight of the student's auxiliary loss of its routers; 0 where that is not added.
     checked: whether position_axes and in_halves were found with a batch; otherwise they are the defaults.
     """
 
@@ -59,6 +61,7 @@ class Plan:
     position_axes: int = 1
     in_halves: bool = False
     checked: bool = False
+    router_weight: float = 0.0
 
 
 def preflight(
@@ -88,11 +91,13 @@ def preflight(
     for examples in sets.values():
         rows = examples.dataset if hasattr(examples, "manifest") else examples  # the rows of a stored set
         check_rows(student, teacher, rows, classes)
-    in_halves = check_language_batch(student, teacher, objective, first_batch("transfer"), plan.classes)
+    batch = first_batch("transfer")
+    in_halves = check_language_batch(student, teacher, objective, batch, plan.classes)
+    router = checked_router_weight(student, lambda: on_device_of(student, batch))
     for name, examples in sets.items():
         if name != "transfer" and "position_ids" in getattr(examples, "column_names", ()):
             check_packing(student, teacher, first_batch(name))
-    return replace(plan, in_halves=in_halves, checked=True)
+    return replace(plan, in_halves=in_halves, router_weight=router, checked=True)
 
 
 def plan_of_evaluation(student: nn.Module, teacher: BaseTeacher | None, batch: Batch, plan: Plan) -> Plan:
@@ -249,7 +254,7 @@ def check_language_batch(
 
 def _check_encoded(name: str, batch: Batch) -> None:
     """DataError where an encoder-decoder has nothing to decode, or its encoder reads what its decoder must predict."""
-    if "decoder_input_ids" not in batch:
+    if "decoder_input_ids" not in batch:  # which the trainer adds where there are labels
         raise DataError(
             f"{name} is an encoder-decoder, and its batches need decoder_input_ids beside labels; use "
             "transformers.DataCollatorForSeq2Seq(tokenizer, model=student) as data_collator in Python; the command "

@@ -31,7 +31,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -65,10 +65,12 @@ from limbeck.networks.halves import (
     is_language_model,
     require_positions,
     within_forward,
+    within_whole_forward,
 )
 from limbeck.networks.mlp import MLP
 from limbeck.networks.positions import Positions, next_token_positions, positions_of
 from limbeck.networks.processors import find_processor
+from limbeck.networks.router import router_loss, router_losses
 from limbeck.networks.trained import note_objective
 from limbeck.teachers import as_teacher
 from limbeck.training.callbacks import MaxNorm
@@ -321,13 +323,18 @@ class DistillTrainer(Trainer):
         counts = None if num_items_in_batch is None else self._named(num_items_in_batch)
         logits = None
         if self.plan.in_halves:
-            loss = self._without_logits(model, inputs, partial(self._loss_of_states, counts))
+            loss = self._without_logits(
+                model, inputs, partial(self._loss_of_states, counts), self.plan.router_weight > 0
+            )
         else:
-            logits, positions = self._ask_student(model, inputs)
+            with self._router_losses(model) as found:
+                logits, positions = self._ask_student(model, inputs)
             targets = self._ask_teacher(inputs, positions)
             loss = self.objective(
                 logits, targets, positions.labels, mask=positions.mask, weights=positions.weights, counts=counts
             )
+            if found:
+                loss = self._with_router(loss, found[-1], positions, counts)
         for name, part in loss.parts.items():
             self._logged[name] = self._logged.get(name, 0) + torch.stack([part.sum, part.count])
         share = loss.mean
@@ -343,28 +350,51 @@ class DistillTrainer(Trainer):
         positions = self._positions(inputs, 1)
         return require_positions(logits, inputs, "student")[positions.rows, : self.plan.classes], positions
 
-    def _without_logits(self, model: nn.Module, inputs: Batch, then: Callable[..., T]) -> T:
+    def _router_losses(self, model: nn.Module) -> AbstractContextManager[list[Tensor]]:
+        """The auxiliary losses of the student's passes within a block; none where they are not added."""
+        if not self.plan.router_weight:
+            return nullcontext([])
+        return router_losses(self.accelerator.unwrap_model(model, keep_torch_compile=False))
+
+    def _with_router(self, loss: Loss, value: Tensor, positions: Positions, counts: Counts | None) -> Loss:
+        """The loss with the auxiliary loss of the student's routers, a scalar `value` of this batch."""
+        here = positions.counts()["soft"]  # every position
+        total = here if counts is None else counts["soft"]
+        return loss.with_batch_term("router", self.plan.router_weight, value, here, total)
+
+    def _without_logits(self, model: nn.Module, inputs: Batch, then: Callable[..., T], router: bool = False) -> T:
         """Returns `then(hidden, head, targets, positions)` for a language model, without the logits of a whole batch.
 
         hidden: the last states at the positions, `[n, H]`.
+        router: whether `then` has `router=` too, the auxiliary loss of the student's routers.
         """
         positions = self._positions(inputs, 1)
         targets = self._ask_teacher(inputs, positions)
         student = self.accelerator.unwrap_model(model, keep_torch_compile=False)
 
-        def read(hidden: Tensor) -> T:
+        def read(hidden: Tensor, **more: Tensor | None) -> T:
             head = head_of(student)
             assert head is not None  # as logits_are_heads has checked
             head = head if self.plan.classes is None else head.first(self.plan.classes)
-            return then(require_positions(hidden, inputs, "student")[positions.rows], head, targets, positions)
+            return then(require_positions(hidden, inputs, "student")[positions.rows], head, targets, positions, **more)
 
         with self.accelerator.autocast():
+            if router:
+                return within_whole_forward(
+                    model, student, inputs, lambda hidden, output: read(hidden, router=router_loss(output))
+                )
             return within_forward(model, student, inputs, read)
 
     def _loss_of_states(
-        self, counts: Counts | None, hidden: Tensor, head: Head, targets: SoftTargets | None, positions: Positions
+        self,
+        counts: Counts | None,
+        hidden: Tensor,
+        head: Head,
+        targets: SoftTargets | None,
+        positions: Positions,
+        router: Tensor | None = None,
     ) -> Loss:
-        return linear_divergence(
+        loss = linear_divergence(
             hidden,
             head,
             targets,
@@ -374,6 +404,7 @@ class DistillTrainer(Trainer):
             counts=counts,
             impl=self.impl,
         )
+        return loss if router is None else self._with_router(loss, router, positions, counts)
 
     def _measured_of_states(
         self, hidden: Tensor, head: Head, targets: SoftTargets | None, positions: Positions
