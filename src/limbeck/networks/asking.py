@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
+from limbeck.networks.padding import with_own_padding
 from limbeck.networks.pixels import with_processed_pixels
 
 Batch = Mapping[str, Any]
@@ -54,21 +55,8 @@ def logits_of(model: Callable[..., Any], batch: Batch) -> Tensor:
     """
     inputs, back = where_it_is(model, inputs_of(batch))
     inputs = _in_dtype_of(model, with_processed_pixels(model, dict(inputs)))
-    names, takes_all = _parameters(model)
-    named = {k: v for k, v in inputs.items() if k in names}
-    if named and "use_cache" in names:
-        named["use_cache"] = False  # nothing is generated, and beside a cache packed rows are read as one text
-    if takes_all and (named or not names):
-        output = model(**inputs)
-    elif named:
-        output = model(**named)
-    elif len(inputs) == 1:
-        output = model(next(iter(inputs.values())))
-    else:
-        raise ModelError(
-            f"The batch has the columns {sorted(inputs)} and {type(model).__name__} takes {sorted(names)}: name the "
-            "columns after the parameters of forward, or leave a single input column."
-        )
+    with with_own_padding(model, inputs) as own:
+        output = _called(model, own)
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
         raise ModelError(
@@ -76,6 +64,24 @@ def logits_of(model: Callable[..., Any], batch: Batch) -> Tensor:
             f"{type(output).__name__}."
         )
     return logits if back is None else logits.to(back)
+
+
+def _called(model: Callable[..., Any], inputs: Batch) -> Any:
+    """What a model returns for its inputs, which are passed by name where its forward names them."""
+    names, takes_all = _parameters(model)
+    named = {k: v for k, v in inputs.items() if k in names}
+    if named and "use_cache" in names:
+        named["use_cache"] = False  # nothing is generated, and beside a cache packed rows are read as one text
+    if takes_all and (named or not names):
+        return model(**inputs)
+    if named:
+        return model(**named)
+    if len(inputs) == 1:
+        return model(next(iter(inputs.values())))
+    raise ModelError(
+        f"The batch has the columns {sorted(inputs)} and {type(model).__name__} takes {sorted(names)}: name the "
+        "columns after the parameters of forward, or leave a single input column."
+    )
 
 
 def _in_dtype_of(model: object, inputs: dict[str, Any]) -> dict[str, Any]:
