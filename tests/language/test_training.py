@@ -314,7 +314,7 @@ def test_batches_without_labels_or_without_a_token_to_predict_are_refused(tmp_pa
     without = {name: value for name, value in batch.items() if name != "labels"}
     with pytest.raises(DataError, match=r"need labels \[B, L\].*these have \['attention_mask', 'input_ids'\]"):
         check(student, teacher, without, tmp_path)
-    with pytest.raises(DataError, match="No token of the first batch is to be predicted"):
+    with pytest.raises(DataError, match="No token of the transfer set is to be predicted"):
         check(student, teacher, batch | {"labels": torch.full_like(batch["labels"], -100)}, tmp_path)
     with pytest.raises(DataError, match="Label 99"):
         check(student, teacher, batch | {"labels": torch.full_like(batch["labels"], 99)}, tmp_path)

@@ -3,7 +3,7 @@
 What this file does not know: training, the folder of a run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -29,7 +29,8 @@ from limbeck.transfer import TransferSet, jitter
 def prepare(job: TrainingJob, student: nn.Module | None, teacher: Any, labelled_set: Labelled | None = None) -> Work:
     """What there is to train and to measure; student is None for an mlp."""
     refuse_options_of_language(job.texts)
-    splits, tokenizer = _read_data(job) if labelled_set is None else _read_labelled(job, labelled_set)
+    readers = (student, teacher)
+    splits, tokenizer = _read_data(job, readers) if labelled_set is None else _read_labelled(job, labelled_set, readers)
     train = splits["train"]
     listened_to = teacher if labelled_set is None else labelled_set.teacher
     if labelled_set is not None and teacher is None and speaks_of_all(splits["test"]):
@@ -68,11 +69,11 @@ def prepare(job: TrainingJob, student: nn.Module | None, teacher: Any, labelled_
     return Work(student, listened_to, splits, with_trainer, labelled, measure, label_names=train.label_names)
 
 
-def _read_data(job: TrainingJob) -> tuple[dict[str, TransferSet], Any]:
+def _read_data(job: TrainingJob, readers: Sequence[object]) -> tuple[dict[str, TransferSet], Any]:
     """The splits "train", "test" and, where there is one, "validation"; and the tokenizer of texts."""
     split, data = job.split, job.data
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, [job.student.student], job.teacher.teacher)
-    splits = open_data(data, tokenizer, of_teacher)
+    splits = open_data(data, tokenizer, of_teacher, readers)
     if "train" not in splits:
         raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
     if (labels := splits["train"].labels) is not None and labels.ndim > 1:
@@ -90,7 +91,7 @@ def _read_data(job: TrainingJob) -> tuple[dict[str, TransferSet], Any]:
     return splits, tokenizer
 
 
-def _read_labelled(job: TrainingJob, labelled_set: Labelled) -> tuple[dict[str, Any], Any]:
+def _read_labelled(job: TrainingJob, labelled_set: Labelled, readers: Sequence[object]) -> tuple[dict[str, Any], Any]:
     """The same of a labelled transfer set; a test of its own comes from --data."""
     split, data = job.split, job.data
     labels = labelled_set.manifest.columns.get("labels")
@@ -104,7 +105,7 @@ def _read_labelled(job: TrainingJob, labelled_set: Labelled) -> tuple[dict[str, 
         splits["train"], splits["test"] = labelled_set.split(0.2, seed=0)
         console.say(f"{len(splits['test']):,} of the labelled examples are set apart as the test.")
     else:
-        splits["test"] = with_test(open_data(data, tokenizer, of_teacher), a_fifth)[0]["test"]
+        splits["test"] = with_test(open_data(data, tokenizer, of_teacher, readers), a_fifth)[0]["test"]
     if split.validation:
         splits["train"], splits["validation"] = splits["train"].split(split.validation, seed=1)
     return splits, tokenizer

@@ -45,7 +45,7 @@ def run(words: list[str]) -> None:
         splits, said = language.open_rows(data, job.texts, [*students, *baselines], teacher, tokenizer, of_teacher)
     else:
         language.refuse_options_of_language(job.texts)
-        splits, said = open_data(data, tokenizer, of_teacher), None
+        splits, said = open_data(data, tokenizer, of_teacher, [*students, *baselines, teacher]), None
         if options.split in ("train", "test"):  # as distill has them: what it trained on is not measured as a test
             splits, said = with_test(splits, a_fifth)
     if said:

@@ -36,7 +36,7 @@ def run(words: list[str]) -> None:
     model, output = load(folder), Path(options.output_dir or os.path.relpath(folder.parent))
     batch = None
     if job.data.data and not is_language_model(model):  # which the export refuses, and says what to use
-        batch = _examples(job.data, str(folder), options.examples)
+        batch = _examples(job.data, str(folder), options.examples, model)
     report = export_onnx(model, output / f"{folder.name}.onnx", batch, int8=options.int8)
     kept = export_of(folder.name)
     write_results(report, output / kept)
@@ -52,12 +52,12 @@ def run(words: list[str]) -> None:
     console.say(f"{output}: {', '.join(files)}")
 
 
-def _examples(data: DataOptions, folder: str, most: int) -> Any:
+def _examples(data: DataOptions, folder: str, most: int, model: object) -> Any:
     """Examples of the test, from all over it."""
     if most < 2:
         raise ConfigError(f"--examples must be 2 or more, but is {most}.")
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, [folder], [])
-    splits = with_test(open_data(data, tokenizer, of_teacher), a_fifth)[0]
+    splits = with_test(open_data(data, tokenizer, of_teacher, [model]), a_fifth)[0]
     if "test" not in splits:
         raise DataError(f"{data.data} has no test split; it has {', '.join(splits)}.")
     test = splits["test"]

@@ -34,7 +34,7 @@ def run(words: list[str]) -> None:
         splits, said = language.open_rows(data, texts, [teacher], teacher, tokenizer)
     else:
         language.refuse_options_of_language(texts)
-        splits, said = with_test(open_data(data, tokenizer), a_fifth)
+        splits, said = with_test(open_data(data, tokenizer, readers=[teacher]), a_fifth)
     if options.split not in splits:
         raise DataError(f"{data.data} has no split {options.split!r}; it has {', '.join(splits)}.")
     examples = splits[options.split]

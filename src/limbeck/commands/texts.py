@@ -13,7 +13,8 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping, Sized
+import warnings
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,14 +29,23 @@ from limbeck.losses import divergences
 from limbeck.networks.asking import networks_of
 from limbeck.networks.folder import load
 from limbeck.networks.layers import take_layers
+from limbeck.networks.texts import text_limit
 from limbeck.teachers import Ensemble, as_teacher
 from limbeck.transfer import TransferSet, digits, idx, table
+
+DEFAULT_LENGTH = 128
+"""The tokens that `table` reads of a text where no number is given."""
 
 S = TypeVar("S", bound=Sized)
 
 
-def open_data(options: DataOptions, tokenizer: Any = None, teacher_tokenizer: Any = None) -> dict[str, TransferSet]:
-    """The splits of the data, by name: at least "train" or "test"."""
+def open_data(
+    options: DataOptions, tokenizer: Any = None, teacher_tokenizer: Any = None, readers: Sequence[object] = ()
+) -> dict[str, TransferSet]:
+    """The splits of the data, by name: at least "train" or "test".
+
+    readers: the models that read the data; texts are cut to what all of them can read.
+    """
     data = options.source
     if data == "digits":
         rest, test = a_fifth(digits())
@@ -59,8 +69,12 @@ def open_data(options: DataOptions, tokenizer: Any = None, teacher_tokenizer: An
     wanted |= {"label_column": options.label_column, "image_size": options.image_size}
     wanted |= {"num_classes": options.num_classes}
     wanted |= {"feature_columns": options.feature_columns or None, "column_names": options.column_names or None}
+    limit = text_limit(*readers)
     if options.max_length is not None:
         wanted["max_length"] = options.max_length
+    if limit is not None and limit < wanted.get("max_length", DEFAULT_LENGTH):
+        warnings.warn(f"Texts are cut to {limit} tokens: one of the models has no more positions.", stacklevel=2)
+        wanted["max_length"] = limit
     return table(data, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer, **wanted)
 
 

@@ -56,6 +56,7 @@ from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.modes import evaluating
 from limbeck.networks.processors import find_processor
 from limbeck.networks.tasks import require_several_classes, require_supported_tasks
+from limbeck.networks.texts import check_texts
 from limbeck.teachers import as_teacher, fingerprint_of
 
 __all__ = ["Predictions", "compare", "evaluate", "predict"]
@@ -225,6 +226,9 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any, held_out: Any) -> Non
         require_supported_tasks(networks, role)
         for network in networks:
             find_processor(network, test, role)
+    for role, members in models.items():
+        for model in members:
+            check_texts(None if role == "teacher" else model, model if role == "teacher" else None, test)
     if len(test) == 0:
         raise DataError("The test set is empty; an evaluation needs at least one example.")
     if held_out is test:

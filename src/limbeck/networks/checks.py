@@ -13,6 +13,7 @@ from limbeck.errors import DataError, ShapeError, TargetError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX, networks_of
 from limbeck.networks.halves import is_language_model, position_limit
+from limbeck.networks.texts import require_tokens
 
 ROWS_AT_A_TIME = 10_000
 
@@ -77,6 +78,7 @@ def check_rows(student: nn.Module, teacher: object, rows: Any, classes: int) -> 
     packed = {column: column.replace("input_ids", "position_ids") for _, column, _ in limits}
     packed = {column: places for column, places in packed.items() if places in rows.column_names}
     columns = {"labels"} | {packed.get(column, column) for _, column, _ in limits}
+    columns |= {prefix + "input_ids" for _, prefix, _ in readers}
     for table in rows.select_columns(sorted(columns)).with_format("arrow").iter(ROWS_AT_A_TIME):
         for who, column, limit in sorted(limits):
             if column in packed:  # as long as its longest example
@@ -89,6 +91,9 @@ def check_rows(student: nn.Module, teacher: object, rows: Any, classes: int) -> 
                     f"A row's {column} has {longest} tokens, and the {who} reads {limit}; make the rows by tokenise "
                     f"with {option}={limit} (the command: --{option} {limit})."
                 )
+        for who, prefix, model in readers:
+            if is_language_model(model):
+                require_tokens(model, who, pc.max(pc.list_flatten(table[prefix + "input_ids"])).as_py() or 0)
         highest = pc.max(pc.list_flatten(table["labels"])).as_py()
         if highest is not None and highest >= classes:
             raise DataError(

@@ -14,6 +14,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -95,6 +96,24 @@ class Labelled(Dataset):
             for name, kept in columns
             if kept.dtype == "uint8" and len(kept.shape) in (2, 3) and not name.startswith(TARGET_PREFIX)
         )
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns of a batch without `labels`, `row_id` and the targets."""
+        left_out = ("labels", "row_id")
+        return tuple(n for n in self.manifest.columns if n not in left_out and not n.startswith(TARGET_PREFIX))
+
+    def token_extent(self, column: str) -> tuple[int, int] | None:
+        """The length of the longest text of a column in tokens and its highest token id; None for other columns."""
+        kept = self.manifest.columns.get(column)
+        if kept is None or not kept.is_list or not np.issubdtype(np.dtype(kept.dtype), np.integer):
+            return None
+        lists = self.dataset.select_columns([column]).with_format("arrow")
+        longest = highest = 0
+        for table in lists.iter(_AT_ONCE):
+            longest = max(longest, pc.max(pc.list_value_length(table[column])).as_py() or 0)
+            highest = max(highest, pc.max(pc.list_flatten(table[column])).as_py() or 0)
+        return longest, highest
 
     @cached_property
     def labels(self) -> Tensor | None:

@@ -34,6 +34,7 @@ from limbeck.networks.positions import (
 )
 from limbeck.networks.router import checked_router_weight
 from limbeck.networks.tasks import require_several_classes, require_supported_task, require_supported_tasks
+from limbeck.networks.texts import check_texts
 from limbeck.teachers import BaseTeacher
 from limbeck.training.class_order import check_numbered_names, warn_of_another_order
 
@@ -84,6 +85,8 @@ def preflight(
     check_student(student, teacher, sets)
     if not plan.next_tokens:
         batch = first_batch("transfer")
+        for examples in sets.values():
+            check_texts(student, teacher, examples)
         logits = check_batch(student, teacher, objective, batch)
         check_classes(logits.shape[-1], objective, batch, sets)
         return replace(plan, position_axes=logits.ndim - 1, checked=True)
@@ -229,7 +232,7 @@ def check_language_batch(
         _check_encoded(type(student).__name__, batch)
     positions = next_token_positions(batch)
     if not len(positions.row_ids(batch)):
-        raise DataError("No token of the first batch is to be predicted: every label is -100, or stands first.")
+        raise DataError("No token of the transfer set is to be predicted: every label is -100, or stands first.")
     classes = classes or len(base_of(student).get_output_embeddings().weight)
     check_labels(batch["labels"], classes)
     if "teacher_labels" in batch:

@@ -68,7 +68,7 @@ from limbeck.networks.halves import (
     within_whole_forward,
 )
 from limbeck.networks.mlp import MLP
-from limbeck.networks.positions import Positions, next_token_positions, positions_of
+from limbeck.networks.positions import Positions, next_token_positions, next_tokens, positions_of
 from limbeck.networks.processors import find_processor
 from limbeck.networks.router import router_loss, router_losses
 from limbeck.networks.trained import note_objective
@@ -285,11 +285,19 @@ class DistillTrainer(Trainer):
         )
 
     def _first_batch(self, name: str) -> Batch:
-        """The first batch of the set of that name, as training (through the source) or an evaluation has it."""
+        """The first batch of a set with anything to learn, as training (through the source) or an evaluation has it.
+
+        name: of the set, as `named_sets` returns it.
+        """
         examples = named_sets(self.train_dataset, self.eval_dataset)[name]
         size = self.args.train_batch_size if name == "transfer" else self.args.eval_batch_size
         gather = getattr(examples, "__getitems__", lambda rows: [examples[i] for i in rows])
-        batch: Batch = self._prepare_inputs(self.data_collator(gather(list(range(min(len(examples), size))))))
+        batch: Batch = {}
+        for start in range(0, len(examples), size):
+            rows = list(range(start, min(start + size, len(examples))))
+            batch = self._prepare_inputs(self.data_collator(gather(rows)))
+            if not self.plan.next_tokens or "labels" not in batch or len(next_tokens(batch).rows):
+                break  # a batch without a token to predict, as of texts that were cut, tells nothing
         if name == "transfer":
             with torch.random.fork_rng():
                 (batch,) = self.source([batch], self.model, 0)

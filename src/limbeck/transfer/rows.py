@@ -187,6 +187,14 @@ class TransferSet(Dataset):
         """The columns of images that are stored in 8 bits, and gathered as float in [0, 1]."""
         return tuple(name for name, column in self._columns.items() if getattr(column, "is_pixels", False))
 
+    def token_extent(self, column: str) -> tuple[int, int] | None:
+        """The length of the longest text of a column in tokens and its highest token id; None for other columns."""
+        tokens: Any = self._columns.get(column)
+        if not hasattr(tokens, "extent"):
+            return None
+        extent: tuple[int, int] | None = tokens.extent(torch.arange(len(tokens)) if self._rows is None else self._rows)
+        return extent
+
     def __repr__(self) -> str:
         classes = "no classes" if self.num_classes is None else f"{self.num_classes} classes"
         labels = "no labels" if self.labels is None else "labels"
@@ -222,6 +230,12 @@ class _Array:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def extent(self, rows: Tensor) -> tuple[int, int] | None:
+        """Of tokens: the length of these rows and their highest id; None for other arrays."""
+        if self.values.ndim != 2 or self.values.is_floating_point() or not len(rows):
+            return None
+        return self.values.shape[1], int(self.values[rows].max())
 
     @property
     def is_pixels(self) -> bool:

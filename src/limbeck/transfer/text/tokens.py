@@ -48,6 +48,11 @@ class Ragged:
         places = torch.arange(int(lengths.sum())) + (self.starts[rows] - before).repeat_interleave(lengths)
         return Ragged(self.values[places], lengths, self.padding)
 
+    def extent(self, rows: Tensor) -> tuple[int, int]:
+        """The length of the longest of these rows, and their highest value."""
+        part = self.part(rows)
+        return int(part.lengths.max()), int(part.values.max())
+
     def equals(self, other: "Ragged") -> bool:
         """Whether both columns have the same rows and the same padding."""
         same_rows = torch.equal(self.lengths, other.lengths) and torch.equal(self.values, other.values)
