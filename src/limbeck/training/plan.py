@@ -257,7 +257,7 @@ def check_language_batch(
 
 def _check_encoded(name: str, batch: Batch) -> None:
     """DataError where an encoder-decoder has nothing to decode, or its encoder reads what its decoder must predict."""
-    if "decoder_input_ids" not in batch:
+    if "decoder_input_ids" not in batch:  # which the trainer adds where there are labels
         raise DataError(
             f"{name} is an encoder-decoder, and its batches need decoder_input_ids beside labels; use "
             "transformers.DataCollatorForSeq2Seq(tokenizer, model=student) as data_collator in Python; the command "
