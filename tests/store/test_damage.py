@@ -5,6 +5,8 @@ Oracle: the one file, or the one field, that was changed here; it must be named.
 
 import hashlib
 import json
+import re
+import shutil
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,8 +56,146 @@ def test_a_flipped_byte_is_found_by_its_file(made: Path) -> None:
 
 def test_a_shard_that_is_no_parquet_any_more_is_refused_when_it_is_read(made: Path) -> None:
     (made / SHARD).write_bytes(bytes((made / SHARD).stat().st_size))
-    with pytest.raises(DataError, match=r"set cannot be read: .*limbeck.verify names the damaged file"):
+    with pytest.raises(DataError, match=rf"{SHARD} has other bytes than were written"):
         _ = limbeck.open(made).dataset
+
+
+def flip(path: Path, place: int, bit: int = 0) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.37, 0.5, 0.61, 0.73, 0.88, 0.96, 0.9999])
+def test_a_flip_anywhere_in_a_shard_is_refused_when_rows_are_read(made: Path, tmp_path: Path, share: float) -> None:
+    """Pages, their headers, the footer: as far through the file as `share`."""
+    flip(made / SHARD, int(share * (made / SHARD).stat().st_size), bit=int(100 * share) % 8)
+    stored = limbeck.open(made, cache_dir=str(tmp_path / "cache"))
+    for _ in range(2):  # nothing that was damaged is cached
+        with pytest.raises(
+            DataError, match=rf"{SHARD} has other bytes than were written: its SHA-256 differs; restore"
+        ):
+            _ = stored.dataset
+    (finding,) = limbeck.verify(made)
+    assert SHARD in finding
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.6, 0.9999])
+def test_a_flip_anywhere_in_the_head_is_refused_when_it_is_read(tmp_path: Path, share: float) -> None:
+    limbeck.label(llama(), rows(), tmp_path / "set", "hidden")
+    head = tmp_path / "set" / "head.safetensors"
+    flip(head, int(share * head.stat().st_size))
+    with pytest.raises(DataError, match=r"head.safetensors has other bytes than were written"):
+        _ = limbeck.open(tmp_path / "set").teacher
+
+
+def test_bytes_are_checked_before_a_copy_is_made_and_not_again(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    sha256 = verifying.Folder.sha256
+    monkeypatch.setattr(verifying.Folder, "sha256", lambda self, name: (read.append(name), sha256(self, name))[1])
+    for _ in range(2):
+        assert len(limbeck.open(made, cache_dir=str(tmp_path / "cache")).dataset) == 50
+        assert sorted(read) == [f"part-{i:05}-of-00004.parquet" for i in range(4)]
+
+
+@pytest.mark.parametrize("name", ["../secret.parquet", "/etc/passwd", "part-00000-of-00004.parquet", "", "s3://x/y", 7])
+def test_a_shards_name_never_leads_elsewhere(made: Path, name: Any) -> None:
+    """Also with a manifest whose hash is right."""
+    shutil.copy(made / SHARD, made.parent / "secret.parquet")
+    manifest = json.loads((made / "manifest.json").read_text())
+    manifest["shards"][1]["name"] = name
+    rewrite(made, **manifest)
+    with pytest.raises(DataError, match=r"manifest.json cannot be read: .*shard"):
+        limbeck.open(made)
+    assert len(limbeck.verify(made)) == 1
+
+
+def in_its_place(path: Path, what: str) -> None:
+    """A folder, or a link to itself, where a file was."""
+    path.unlink()
+    path.mkdir() if what == "folder" else path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("what", ["folder", "loop"])
+@pytest.mark.parametrize("name", ["manifest.json", SHARD, "head.safetensors"])
+def test_what_is_no_file_is_refused_and_found(tmp_path: Path, name: str, what: str) -> None:
+    limbeck.label(llama(), rows(), tmp_path / "set", "hidden", rows_per_shard=6)
+    in_its_place(tmp_path / "set" / name, what)
+    with pytest.raises(DataError, match=name):
+        _ = limbeck.open(tmp_path / "set").dataset
+    (finding,) = limbeck.verify(tmp_path / "set")
+    assert name in finding
+
+
+@pytest.mark.parametrize("opened", ["[", '{"kind":', '{"a": [{"b": '])
+@pytest.mark.parametrize("deep", [20, 1_000, 100_000])
+def test_manifests_that_are_nested_deep_are_refused(made: Path, opened: str, deep: int) -> None:
+    closed = "".join({"[": "]", "{": "}"}[c] for c in reversed(opened) if c in "[{")
+    (made / "manifest.json").write_text(opened * deep + "0" + closed * deep)
+    with pytest.raises(DataError, match=r"manifest.json"):
+        limbeck.open(made)
+    assert len(limbeck.verify(made)) == 1
+    rewritten = json.dumps({"kind": "x"})[:-1] + ', "more": ' + "[" * deep + "]" * deep + "}"
+    (made / "manifest.json").write_text(rewritten)
+    with pytest.raises(DataError, match=r"manifest.json"):
+        limbeck.label(network(), images(), made, "top_k", k=3, rows_per_shard=16)
+
+
+ODD = [None, True, -1, 0, 1.5, 2**70, "x", "", [], {}, [None], {"x": [1]}, [{"name": 3}], float("nan")]
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+def test_odd_values_of_fields_are_refused_or_change_nothing(made: Path, value: Any) -> None:
+    """Each field in turn, with a right hash: never another error than DataError, and verify always answers."""
+    whole = (made / "manifest.json").read_text()
+    for field in json.loads(whole):
+        if field == "sha256":
+            continue
+        (made / "manifest.json").write_text(whole)
+        rewrite(made, **{field: value})
+        found = limbeck.verify(made)
+        try:
+            opened = limbeck.open(made)
+            _ = opened.dataset, opened.teacher, opened[0]
+        except DataError:
+            assert found, field
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+def test_odd_values_inside_of_fields_too(tmp_path: Path, value: Any) -> None:
+    limbeck.label(llama(), rows(), tmp_path, "hidden", rows_per_shard=6)
+    whole = json.loads((tmp_path / "manifest.json").read_text())
+    places = [("kind", key) for key in whole["kind"]] + [("head", key) for key in whole["head"]]
+    places += [("shards", 1, key) for key in whole["shards"][1]] + [("columns", "labels")]
+    places += [("columns", "labels", key) for key in whole["columns"]["labels"]]
+    for *path, last in places:
+        changed = json.loads(json.dumps(whole))
+        inner = changed
+        for key in path:
+            inner = inner[key]
+        inner[last] = value
+        rewrite(tmp_path, **changed)
+        found = limbeck.verify(tmp_path)
+        try:
+            opened = limbeck.open(tmp_path)
+            _ = opened.dataset, opened.teacher
+        except DataError:
+            assert found, (*path, last)
+
+
+def test_a_note_of_an_unfinished_set_that_is_damaged_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as cut:
+        cut.setattr("limbeck.store.writing.Writer.finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            limbeck.label(network(), images(), tmp_path, "top_k", k=3, rows_per_shard=16)
+    for name, content in ((SHARD, "{"), ("part-00002-of-00004.parquet", "[" * 100_000)):
+        (tmp_path / "unfinished" / f"{name}.json").write_text(content)
+    limbeck.label(network(), images(), tmp_path, "top_k", k=3, rows_per_shard=16)
+    assert limbeck.verify(tmp_path) == []
 
 
 def test_a_truncated_shard_is_refused_and_found(made: Path) -> None:
@@ -105,9 +245,10 @@ def test_a_head_that_changed_is_found(tmp_path: Path) -> None:
 )
 def test_a_manifest_of_another_making_is_refused(made: Path, changes: dict[str, Any], message: str) -> None:
     rewrite(made, **changes)
-    for reads in (limbeck.open, limbeck.verify):
-        with pytest.raises(DataError, match=f"manifest.json.*{message}"):
-            reads(made)
+    with pytest.raises(DataError, match=f"manifest.json.*{message}"):
+        limbeck.open(made)
+    (finding,) = limbeck.verify(made)
+    assert re.search(f"manifest.json.*{message}", finding)
 
 
 def test_a_column_of_another_type_is_refused(made: Path) -> None:
@@ -134,9 +275,10 @@ def test_a_changed_manifest_is_refused(made: Path, what: str) -> None:
     assert field in text
     end = len(field) - (field.endswith('"') and what != "a shard's hash")
     (made / "manifest.json").write_text(text.replace(field, field[:end] + "1" + field[end:], 1))
-    for reads in (limbeck.open, limbeck.verify):
-        with pytest.raises(DataError, match=r"manifest.json was changed after it was written"):
-            reads(made)
+    with pytest.raises(DataError, match=r"manifest.json was changed after it was written"):
+        limbeck.open(made)
+    (finding,) = limbeck.verify(made)
+    assert "manifest.json was changed after it was written" in finding
     with pytest.raises(DataError, match=r"manifest.json was changed after it was written"):
         limbeck.label(network(), images(), made, "top_k", k=3, rows_per_shard=16)
 

@@ -41,11 +41,13 @@ class Folder:
         return full if self.is_local else str(self._files.unstrip_protocol(full))
 
     def size(self, name: str) -> int | None:
-        """The size of a file in bytes; None where it does not exist."""
+        """The size of a file in bytes; None where it does not exist, -1 where it cannot be read."""
         try:
             return int(self._files.info(self.at(name))["size"])
         except FileNotFoundError:
             return None
+        except OSError:  # such as a link to itself
+            return -1
 
     def names(self, inside: str = "") -> list[str]:
         """The names in the folder, or in one of its subfolders, sorted; empty where it does not exist."""
@@ -60,10 +62,27 @@ class Folder:
         return self._files.open(self.at(name), "rb")
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file."""
-        with self.open(name) as file:
-            content: bytes = file.read()
-            return content
+        """The bytes of a file; DataError where it cannot be read: a folder, a link to itself, a disk that fails."""
+        try:
+            with self.open(name) as file:
+                content: bytes = file.read()
+                return content
+        except OSError as error:
+            raise DataError(f"{self.at(name)} cannot be read: {error}; restore it, or give another path.") from error
+
+    def problem(self, name: str, size: int) -> str | None:
+        """What is wrong with a file that had this size, in words; None if nothing is. Its bytes are not looked at."""
+        try:
+            found = self._files.info(self.at(name))
+        except FileNotFoundError:
+            return "is missing"
+        except OSError as error:
+            return f"cannot be read: {error}"
+        if found.get("type") == "directory":
+            return "is a folder where a file was written"
+        if found["size"] != size:
+            return f"has {found['size']:,} bytes and had {size:,} when it was written"
+        return None
 
     def sha256(self, name: str) -> str:
         """The SHA-256 of a file's bytes."""

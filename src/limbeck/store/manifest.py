@@ -16,6 +16,7 @@ from typing import Any, Self
 from limbeck.errors import DataError
 from limbeck.networks.asking import TARGET_PREFIX
 from limbeck.store.columns import ColumnFormat
+from limbeck.store.fields import is_deep, wrong_field
 from limbeck.store.kinds import Kind
 
 VERSION = 1
@@ -83,10 +84,12 @@ class Plan:
         """The plan in the bytes of a file; DataError that names the file, where it was changed or a field is wrong."""
         try:
             values = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{file} is not JSON ({error}); the stored set is damaged.") from error
         if not isinstance(values, dict):
             raise DataError(f"{file} must be a JSON object, but is a {type(values).__name__}.")
+        if is_deep(values):
+            raise DataError(f"{file} is nested deeper than a description is; the stored set is damaged.")
         version = values.get("version", VERSION)
         if version != VERSION:
             raise DataError(
@@ -103,6 +106,8 @@ class Plan:
                 f"{file} was changed after it was written: the SHA-256 of its fields is not the one that it ends with; "
                 "restore the file, or label the transfer set again."
             )
+        if wrong := wrong_field(values):
+            raise DataError(f"{file} cannot be read: {wrong}; the stored set is damaged.")
         try:
             return cls(**{name: _READ.get(name, _as_is)(values[name]) for name in wanted if name in values})
         except (TypeError, ValueError, AttributeError) as error:

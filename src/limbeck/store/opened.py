@@ -42,7 +42,7 @@ def open_stored(path: Any, cache_dir: str | None = None) -> "Labelled":
     cache_dir: where datasets writes the copy of the rows that it maps into memory; by default its own cache.
 
     DataError, naming file or field, where the set is unfinished, from a newer Limbeck, lacks a file or a part of one,
-    or has a changed manifest. `verify` checks the contents of the files.
+    or has a changed manifest. The bytes of the files are checked when they are first read; `verify` checks everything.
     """
     folder = Folder(path)
     manifest = read_manifest(folder)

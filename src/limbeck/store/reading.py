@@ -4,9 +4,13 @@ What this file does not know: teachers, batches.
 """
 
 import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from safetensors import SafetensorError
 from safetensors.torch import load
 
@@ -16,6 +20,8 @@ from limbeck.store.folder import UNFINISHED, Folder
 from limbeck.store.kinds import kind_of
 from limbeck.store.manifest import NAME, Manifest, target_columns
 from limbeck.store.writing import HEAD, PLAN
+
+OTHER_BYTES = "has other bytes than were written: its SHA-256 differs"
 
 
 def read_manifest(folder: Folder) -> Manifest:
@@ -43,7 +49,7 @@ def _require_columns_of_kind(manifest: Manifest, file: str) -> None:
     try:
         kind = kind_of(manifest.kind)
         wanted = target_columns(kind, manifest.classes, manifest.hidden_size, manifest.positions_are, views)
-    except (LimbeckError, TypeError, ValueError) as error:
+    except (LimbeckError, TypeError, ValueError, OverflowError) as error:
         why = str(error).rstrip(".")
         raise DataError(f"{file} cannot be read: {why}; the stored set is damaged.") from error
     for name in wanted | manifest.targets:
@@ -56,16 +62,10 @@ def _require_columns_of_kind(manifest: Manifest, file: str) -> None:
 
 
 def require_files(folder: Folder, manifest: Manifest) -> None:
-    """DataError for a file that is missing or has another length; `verify` checks the contents."""
+    """DataError for a file that is missing or has another length; bytes are checked where the file is read."""
     for name, size in files(manifest).items():
-        found = folder.size(name)
-        if found is None:
-            raise DataError(f"{folder.at(name)} is missing; restore it, or label the transfer set again.")
-        if found != size:
-            raise DataError(
-                f"{folder.at(name)} has {found:,} bytes and had {size:,} when it was written; restore the whole "
-                "file, or label the transfer set again."
-            )
+        if problem := folder.problem(name, size):
+            raise DataError(f"{folder.at(name)} {problem}; restore the whole file, or label the transfer set again.")
 
 
 def files(manifest: Manifest) -> dict[str, int]:
@@ -75,34 +75,52 @@ def files(manifest: Manifest) -> dict[str, int]:
 
 
 def read_rows(folder: Folder, manifest: Manifest, cache_dir: str | None = None) -> Any:
-    """All rows, in order, as a `datasets.Dataset` that is mapped into memory."""
+    """All rows, in order, as a `datasets.Dataset` that is mapped into memory.
+
+    Where datasets has no copy of them yet, every byte of the shards is checked before one is made.
+    """
     # named after the content: datasets would otherwise open what it cached of other files at the same path
     name = "labelled-" + hashlib.sha256(manifest.to_json()).hexdigest()[:16]
+    paths = [folder.at(shard.name) for shard in manifest.shards]
+    source = {"path": "parquet", "name": name, "data_files": paths, "cache_dir": cache_dir}
     quiet = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(
-            "parquet",
-            name=name,
-            data_files=[folder.at(shard.name) for shard in manifest.shards],
-            split="train",
-            cache_dir=cache_dir,
-        )
-    except datasets.exceptions.DatasetGenerationError as error:
+        if not Path(datasets.load_dataset_builder(**source).cache_dir).exists():
+            require_bytes(folder, manifest)
+        rows = datasets.load_dataset(**source, split="train")
+    except (datasets.exceptions.DatasetGenerationError, pa.ArrowException, OSError) as error:
         raise DataError(
             f"The shards of {folder} cannot be read: {error.__cause__ or error}; limbeck.verify names the damaged file."
         ) from error
     finally:
         if not quiet:
             datasets.enable_progress_bars()
+    missing = [column for column in manifest.columns if column not in rows.column_names]
+    if missing or len(rows) != manifest.rows:
+        have = f"no column {missing[0]!r}" if missing else f"{len(rows):,} rows"
+        raise DataError(f"The shards of {folder} have {have}, unlike their {NAME}; limbeck.verify names the file.")
+    return rows
+
+
+def require_bytes(folder: Folder, manifest: Manifest) -> None:
+    """DataError for a shard whose bytes are not those that were written; several are read at a time."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        found = pool.map(lambda shard: folder.sha256(shard.name), manifest.shards)
+        for shard, digest in zip(manifest.shards, found, strict=True):
+            if digest != shard.sha256:
+                raise DataError(f"{folder.at(shard.name)} {OTHER_BYTES}; restore it, or label the transfer set again.")
 
 
 def read_head(folder: Folder, manifest: Manifest) -> Head | None:
-    """The teacher's output layer, where it is stored; None elsewhere."""
+    """The teacher's output layer, where it is stored; None elsewhere. DataError where its bytes were changed."""
     if manifest.head is None:
         return None
+    content = folder.read(HEAD)
+    if hashlib.sha256(content).hexdigest() != manifest.head["sha256"]:
+        raise DataError(f"{folder.at(HEAD)} {OTHER_BYTES}; restore it, or label the transfer set again.")
     try:
-        tensors = load(folder.read(HEAD))
+        tensors = load(content)
         return Head(tensors["weight"], tensors.get("bias"), manifest.head["logit_scale"], manifest.head["softcap"])
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, ValueError) as error:
         raise DataError(f"{folder.at(HEAD)} is damaged: {error}; restore it, or label again.") from error

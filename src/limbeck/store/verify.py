@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.errors import DataError
 from limbeck.losses.targets import SoftTargets, is_partition
 from limbeck.networks.positions import next_token_positions
 from limbeck.store.asking import settle, this_process
 from limbeck.store.folder import Folder
-from limbeck.store.manifest import NEXT_TOKENS
+from limbeck.store.manifest import NAME, NEXT_TOKENS
 from limbeck.store.opened import Labelled, open_stored
 from limbeck.store.reading import read_manifest
 from limbeck.store.verifying import damage
@@ -35,10 +36,16 @@ def verify(path: Any, teacher: Any = None, *, rows: int = 32) -> list[str]:
 
     path: a local folder, or a URL that fsspec opens. teacher: as for `label`, or None. rows: how many are compared.
 
-    DataError where there is no finished set, or its manifest was changed.
+    A manifest that was changed is the only problem that is returned, since nothing can be checked without it.
+    DataError where there is no finished set.
     """
     folder = Folder(path)
-    manifest = read_manifest(folder)
+    if folder.size(NAME) is None:
+        read_manifest(folder)  # raises what it is instead
+    try:
+        manifest = read_manifest(folder)
+    except DataError as error:
+        return [str(error)]
     found = damage(folder, manifest)
     if teacher is None:
         return found

@@ -16,7 +16,7 @@ from limbeck.store.columns import to_numpy
 from limbeck.store.folder import Folder
 from limbeck.store.kinds import Kind, kind_of
 from limbeck.store.manifest import Manifest, Shard
-from limbeck.store.reading import files, read_head
+from limbeck.store.reading import OTHER_BYTES, files, read_head
 from limbeck.store.writing import HEAD
 
 AT_ONCE = 2**13  # positions that are decoded at a time
@@ -30,30 +30,41 @@ def damage(folder: Folder, manifest: Manifest) -> list[str]:
         hashes[HEAD] = manifest.head["sha256"]
     whole = set()
     for name, size in files(manifest).items():
-        there = folder.size(name)
-        if there is None:
-            found.append(f"{folder.at(name)} is missing.")
-        elif there != size:
-            found.append(f"{folder.at(name)} has {there:,} bytes and had {size:,} when it was written.")
-        elif folder.sha256(name) != hashes[name]:
-            found.append(f"{folder.at(name)} has other bytes than were written: its SHA-256 differs.")
+        if problem := _problem(folder, name, size, hashes[name]):
+            found.append(f"{folder.at(name)} {problem}.")
         else:
             whole.add(name)
     if HEAD in whole:
-        head = read_head(folder, manifest)
+        try:
+            head = read_head(folder, manifest)
+        except LimbeckError as error:
+            found.append(str(error))
     ids = []
     for shard in manifest.shards:
-        if shard.name in whole:
+        if shard.name not in whole:
+            continue
+        try:
             with folder.open(shard.name) as file:
-                table = pq.read_table(file)
-            ids.append(table.column("row_id").to_numpy())
-            found += [f"{folder.at(shard.name)}: {what}" for what in _wrong_rows(table, shard, manifest, kind, head)]
+                table = pq.read_table(file, page_checksum_verification=True)
+            wrong = _wrong_rows(table, shard, manifest, kind, head)
+            ids.append(table.column("row_id").to_numpy().astype(np.int64))
+        except Exception as error:  # of whatever reads a file that is not what its manifest describes
+            wrong = [f"it cannot be read: {type(error).__name__}: {error}."]
+        found += [f"{folder.at(shard.name)}: {what}" for what in wrong]
     known, times = np.unique(np.concatenate(ids or [np.empty(0, np.int64)]), return_counts=True)
     if (times > 1).any():
         found.append(f"{folder}: row_id {known[times > 1][0]} occurs in several rows ({(times > 1).sum()} such ids).")
-    if sum(shard.rows for shard in manifest.shards) != manifest.rows:
-        found.append(f"{folder}: the shards have {sum(s.rows for s in manifest.shards)} rows, not {manifest.rows}.")
     return found
+
+
+def _problem(folder: Folder, name: str, size: int, sha256: str) -> str | None:
+    """What is wrong with the bytes of a file, in words."""
+    if problem := folder.problem(name, size):
+        return problem
+    try:
+        return None if folder.sha256(name) == sha256 else OTHER_BYTES
+    except OSError as error:
+        return f"cannot be read: {error}"
 
 
 def _wrong_rows(table: pa.Table, shard: Shard, manifest: Manifest, kind: Kind, head: Head | None) -> list[str]:

@@ -114,8 +114,11 @@ class Writer:
         record_name = f"{UNFINISHED}/{name}.json"
         if self.folder.size(record_name) is None:
             return None
-        record: dict[str, Any] = json.loads(self.folder.read(record_name))
-        return record if self.folder.size(name) == record["bytes"] else None
+        try:
+            record: dict[str, Any] = json.loads(self.folder.read(record_name))
+            return record if self.folder.size(name) == record["bytes"] else None
+        except (DataError, ValueError, KeyError, TypeError, RecursionError):
+            return None  # as if it had not been written: the file is made again
 
 
 def require_room(folder: Folder, plan: Plan, positions: int) -> None:
