@@ -123,12 +123,13 @@ def test_a_head_gives_the_logits_in_float32(dtype: torch.dtype, grad: bool, meth
     assert (rounded.double() - truth).abs().max() > 1e-3
 
 
-def test_autocast_is_as_right(method: Method) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_is_as_right(dtype: torch.dtype, method: Method) -> None:
     objective = Objective(forward_kl, 1.0)
-    operands = near_the_teacher(1e-3, 4.0, torch.bfloat16)
+    operands = near_the_teacher(1e-3, 4.0, dtype)
     truth = run("reference", operands, objective, torch.float64)
     for impl in ("reference", "chunked"):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", dtype):
             value, *gradients = error(run(impl, operands, objective, torch.float32), truth)
         assert value < VALUE
         assert max(gradients) < GRADIENT
