@@ -15,6 +15,7 @@ from limbeck import Divergence, Head, HiddenTargets, Objective, linear_divergenc
 from limbeck.losses import matmul
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.matmul import Method, method_for
+from limbeck.training.monitor import measured_in_chunks
 
 from .test_kernel import DIVERGENCES, error, every_kernel, small_blocks
 
@@ -122,15 +123,33 @@ def test_a_head_gives_the_logits_in_float32(dtype: torch.dtype, grad: bool, meth
     assert (rounded.double() - truth).abs().max() > 1e-3
 
 
-def test_autocast_is_as_right(method: Method) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_is_as_right(dtype: torch.dtype, method: Method) -> None:
     objective = Objective(forward_kl, 1.0)
-    operands = near_the_teacher(1e-3, 4.0, torch.bfloat16)
+    operands = near_the_teacher(1e-3, 4.0, dtype)
     truth = run("reference", operands, objective, torch.float64)
     for impl in ("reference", "chunked"):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", dtype):
             value, *gradients = error(run(impl, operands, objective, torch.float32), truth)
         assert value < VALUE
         assert max(gradients) < GRADIENT
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_an_evaluation_measures_the_same(autocast: bool, method: Method) -> None:
+    """KL of every position, not of their mean alone; from hidden states of student and teacher."""
+    objective, labels = Objective(forward_kl, 1.0), torch.arange(N)
+    hidden, weight, bias, teacher = near_the_teacher(1e-2, 4.0, torch.bfloat16)
+    wide = measured_in_chunks(
+        objective, hidden.double(), Head(weight.double(), bias.double()), teacher.to(torch.float64), labels
+    )
+    if autocast:  # of weights in float32
+        hidden, weight, bias, teacher = hidden.float(), weight.float(), bias.float(), teacher.to(torch.float32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = measured_in_chunks(objective, hidden, Head(weight, bias), teacher, labels)
+    for name in ("soft_loss", "forward_kl", "reverse_kl", "nll"):
+        (off,) = error([found[name].double()], [wide[name]])
+        assert off < VALUE, (name, off)
 
 
 def test_a_matmul_that_rounds_twice_is_found_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,3 +48,15 @@ def test_a_gpu_returns_float32_from_its_half_precision_matmuls(device: torch.dev
         pytest.skip("how a GPU multiplies")
     for dtype in (torch.bfloat16, torch.float16):
         assert method_for(torch.empty(8, 8, device=device, dtype=dtype), "exact") is Method.OUT_DTYPE
+
+
+@pytest.mark.parametrize("impl", ["reference", "chunked"])
+def test_float16_with_labels_and_weights(device: torch.device, impl: str) -> None:
+    """Two terms with counts of their own, whose factors are a number and a tensor on the device."""
+    objective = Objective(forward_kl, 1.0, hard_weight=0.3)
+    given = operands(device, 1e-2, 4.0, torch.float16)
+    labels = torch.arange(len(given[0]), device=device)
+    labels[::3] = -100
+    more = {"labels": labels, "weights": torch.rand(len(labels), generator=torch.Generator().manual_seed(1)).to(device)}
+    truth = run("reference", given, objective, torch.float64, **more)
+    assert max(errors(run(impl, given, objective, torch.float16, **more), truth)) < GRADIENT

@@ -123,7 +123,7 @@ class _Chunked(torch.autograd.Function):
         count = objective.count(counts)
         factors = [objective.factor(term, counts) for term in objective.terms]
         if dtype == torch.float16:
-            unit = _largest(factors, rows.weights) / FLOAT16_GAIN
+            unit = _largest(factors, rows.weights, count.device) / FLOAT16_GAIN
         else:
             unit = torch.where(count == 0, 1.0, count)
         with torch.autocast(device, enabled=False):
@@ -152,9 +152,13 @@ class _Chunked(torch.autograd.Function):
         return (*scaled, None)
 
 
-def _largest(factors: Sequence[float | Tensor], weights: Tensor | None) -> Tensor:
+def _largest(factors: Sequence[float | Tensor], weights: Tensor | None, device: torch.device) -> Tensor:
     """The largest factor, a scalar, times the largest weight `[n]`; 1 where that is 0."""
-    largest = torch.stack([torch.as_tensor(factor).float() for factor in factors]).amax()
+    scalars = [
+        factor.float() if isinstance(factor, Tensor) else torch.full((), factor, device=device, dtype=torch.float32)
+        for factor in factors
+    ]
+    largest = torch.stack(scalars).amax()
     if weights is not None and len(weights):
         largest = largest * weights.amax()
     return torch.where(largest == 0, 1.0, largest)
