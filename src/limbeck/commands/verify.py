@@ -22,6 +22,7 @@ def run(words: list[str]) -> None:
     for finding in found:
         say(finding)
     if found:
-        raise DataError(f"{job.path} is not what was written: {len(found)} findings.")
+        findings = f"{len(found)} finding{'s' if len(found) > 1 else ''}"
+        raise DataError(f"{job.path} is not what was written: {findings}, listed above.")
     compared = " and what the teacher says of some rows" if teachers.teacher else ""
     say(f"{job.path}: every file, row and target{compared} is as it was written.")
