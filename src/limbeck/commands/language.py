@@ -19,6 +19,7 @@ from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.tokens import evaluate_language
 from limbeck.networks.asking import networks_of
+from limbeck.networks.decoding import is_encoder_decoder
 from limbeck.networks.halves import is_language_model, position_limit
 from limbeck.networks.tasks import require_supported_tasks
 from limbeck.store.opened import Labelled
@@ -139,6 +140,9 @@ def open_rows(
             first += len(records)
         found[name] = records
     splits, said = with_test(found, lambda records: part_of(records, TEST_SHARE, seed=0))
+    kinds = {is_encoder_decoder(network) for model in students for network in networks_of(model) or []}
+    if len(kinds) > 1:
+        raise ConfigError("Encoder-decoders and causal models read other rows; give models of one kind.")
     made = {
         name: tokenise(
             records,
@@ -147,6 +151,7 @@ def open_rows(
             max_length=_least(data.max_length, *map(_context_of, students)),
             teacher_max_length=_least(language.teacher_max_length, _context_of(teacher)),
             num_proc=language.num_proc,
+            encoder_decoder=True in kinds,
         )
         for name, records in splits.items()
     }

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX, device_of, networks_of
+from limbeck.networks.decoding import is_encoder_decoder
 from limbeck.networks.halves import base_of, position_limit
 from limbeck.networks.modes import evaluating
 from limbeck.teachers import as_teacher
@@ -23,8 +24,15 @@ PROMPT = 32
 """The prompt of a text that is learned from its beginning: at most this many tokens, and at most a quarter of it."""
 
 
-def prompts_of(row: Mapping[str, Any]) -> tuple[list[int], list[int], list[int]]:
-    """`(the student's prompt, the teacher's, the reference that goes on)` of a row of `tokenise`, as token ids."""
+def prompts_of(row: Mapping[str, Any], encodes: bool = False) -> tuple[list[int], list[int], list[int]]:
+    """`(the student's prompt, the teacher's, the reference that goes on)` of a row of `tokenise`, as token ids.
+
+    encodes: whether it is a row for an encoder-decoder, whose prompt is the whole source.
+    """
+    if encodes:
+        mine = np.asarray(row["input_ids"]).tolist()
+        theirs = np.asarray(row.get(TEACHER_PREFIX + "input_ids", mine)).tolist()
+        return mine, theirs, [token for token in np.asarray(row["labels"]).tolist() if token != NO_LABEL]
     ids, start = np.asarray(row["input_ids"]), _first_learned(row["labels"])
     if start <= 1:  # a text: the student continues it
         start = max(1, min(PROMPT, len(ids) // 4))
@@ -42,7 +50,7 @@ def written(model: Any, prompt: Sequence[int], most: int, ends: Sequence[int], d
     """
     network, context = _network(model)
     ids = torch.tensor([prompt], device=device_of(network))
-    encodes = bool(getattr(base_of(network).config, "is_encoder_decoder", False))
+    encodes = is_encoder_decoder(network)
     if (room := _room([network], prompt, most)) < 1:
         return []
     config = GenerationConfig(
@@ -116,8 +124,12 @@ def ends_of(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
 
 def _room(networks: Sequence[nn.Module], prompt: Sequence[int], most: int) -> int:
     """The number of tokens, `most` at most, for which all networks have room after a prompt."""
-    limits = [limit for network in networks if (limit := position_limit(network)) is not None]
-    return min([most, *(limit - len(prompt) for limit in limits)])
+    room = [most]
+    for network in networks:
+        limit = position_limit(network)
+        if limit is not None:  # a decoder with an encoder has read its start token alone
+            room.append(limit - (1 if is_encoder_decoder(network) else len(prompt)))
+    return min(room)
 
 
 def _first_learned(labels: Any) -> int:

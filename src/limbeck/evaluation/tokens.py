@@ -27,15 +27,18 @@ from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import position_statistics
 from limbeck.losses.objective import Objective
 from limbeck.losses.targets import SoftTargets
-from limbeck.networks.asking import TEACHER_PREFIX, Batch, device_of, networks_of
+from limbeck.networks.asking import TEACHER_PREFIX, Batch, device_of, networks_of, networks_of_all
 from limbeck.networks.checks import check_rows
 from limbeck.networks.cost import size_of
+from limbeck.networks.decoding import DECODED, is_encoder_decoder, require_pairs, with_decoder_inputs
 from limbeck.networks.halves import ROWS, base_of, is_language_model
 from limbeck.networks.modes import restored
 from limbeck.networks.positions import next_token_positions, next_tokens
+from limbeck.networks.tasks import require_supported_tasks
 from limbeck.results import RESULTS, header
 from limbeck.teachers import BaseTeacher, ModelTeacher, as_teacher, fingerprint_of
 from limbeck.transfer.text.collate import Pad
+from limbeck.transfer.text.pairs import PadPairs
 from limbeck.transfer.text.vocabulary import classes_to_cut_to
 
 KEPT = {"nll": "nll", "correct": "accuracy", "entropy": "entropy", "confidence": "confidence"}
@@ -94,7 +97,8 @@ def evaluate_language(
         draft = None
         if places and "teacher" in models:
             ends = ends_of(teacher, tokenizer)
-            prompts = [prompts_of(test[place])[1] for place in places]
+            encodes = is_encoder_decoder(models["student"][0])
+            prompts = [prompts_of(test[place], encodes)[1] for place in places]
             draft = speed_of_draft(teacher, models["student"][0], prompts, max_new_tokens, ends)
     roles = {role: role_results(tokens, role) | size_of(members[0]) for role, members in models.items()}
     roles["student"]["fingerprints"] = [fingerprint_of(m) for m in models["student"]]
@@ -115,6 +119,14 @@ def evaluate_language(
 
 
 def _check(models: Mapping[str, Sequence[Any]], test: Any) -> None:
+    for role, members in models.items():
+        require_supported_tasks(networks_of_all(members) or [], role)
+    kinds = {is_encoder_decoder(n) for members in models.values() for n in networks_of_all(members) or []}
+    if len(kinds) > 1:
+        raise ModelError(
+            "Encoder-decoders and causal models read other rows, and cannot be compared on one test; give models of "
+            "one kind."
+        )
     for role in ("student", "baseline"):
         for model in models.get(role, ()):
             if not is_language_model(model):
@@ -135,20 +147,21 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any) -> None:
 
 def _measure(teachers: Teachers, test: Any, batch_size: int) -> tuple[Tokens, int]:
     """The statistics of every token of the test, and the number of classes."""
-    collate, device = Pad(0), _device_of(teachers)
+    device = _device_of(teachers)
     parts: dict[str, list[list[dict[str, Tensor]]]] = {role: [[] for _ in each] for role, each in teachers.items()}
     rows: list[tuple[Tensor, Tensor]] = []
     classes = 0
     for start in range(0, len(test), batch_size):
         count = min(batch_size, len(test) - start)
-        batch = {k: v.to(device) for k, v in collate([test[start + i] for i in range(count)]).items()}
+        batch = _batch(teachers, [test[start + i] for i in range(count)], device)
         positions = next_token_positions(batch)
         at, labels = positions.rows, positions.labels
         assert at is not None  # a language model's positions have both
         assert labels is not None
         rows.append((start + at // batch["labels"].shape[1], labels))
         answers = {
-            role: [teacher(_view(role, batch), positions) for teacher in each] for role, each in teachers.items()
+            role: [teacher(_view(role, teacher, batch), positions) for teacher in each]
+            for role, each in teachers.items()
         }
         classes = _one_size(answers, labels)
         for some in (slice(i, i + ROWS) for i in range(0, len(labels), ROWS)):
@@ -174,12 +187,13 @@ def _worst_tokens(teachers: Teachers, test: Any, tokens: Tokens, tokenizer: Any)
     device, found = _device_of(teachers), []
     for token in np.argsort(-kl, kind="stable")[:EXAMPLES_SHOWN]:
         row = test[int(tokens.example[token])]
-        batch = {name: values.to(device) for name, values in Pad(0)([row]).items()}
+        batch = _batch(teachers, [row], device)
         place = int(tokens.place[token])
-        ids = row["input_ids"][: int(next_tokens(batch).places[place])]
+        source = row["labels"] if DECODED in batch else row["input_ids"]
+        ids = source[: int(next_tokens(batch).places[place])]
         expected = {}
         for role, each in teachers.items():
-            log_probs = _log_probs(each[0](_view(role, batch))[place : place + 1], role)[0]
+            log_probs = _log_probs(each[0](_view(role, each[0], batch))[place : place + 1], role)[0]
             top = log_probs.topk(min(LIKELIEST, len(log_probs)))
             expected[role] = [
                 {"token": _shown(tokenizer, [int(i)]), "id": int(i), "log_prob": float(value)}
@@ -201,7 +215,7 @@ def _worst_tokens(teachers: Teachers, test: Any, tokens: Tokens, tokenizer: Any)
 
 def _completion(models: Mapping[str, Sequence[Any]], row: Any, tokenizer: Any, most: int) -> dict[str, Any]:
     """The completion of a row's prompt by each role, beside the reference in the row."""
-    mine, theirs, reference = prompts_of(row)
+    mine, theirs, reference = prompts_of(row, is_encoder_decoder(models["student"][0]))
     wrote: dict[str, str | None] = {}
     for role, members in models.items():
         if len(networks_of(members[0]) or []) != 1:  # an ensemble has no one network that could write
@@ -225,8 +239,24 @@ def _teacher_of(role: str, model: Any, classes: int | None) -> BaseTeacher:
     return teacher if classes is None else teacher.cut(classes)
 
 
-def _view(role: str, batch: Batch) -> Batch:
-    """The columns that a role reads: all for the teacher, all but the `teacher_*` ones for others."""
+def _batch(teachers: Teachers, rows: Sequence[Mapping[str, Any]], device: torch.device) -> Batch:
+    """The rows as a batch for the first student's kind of model, causal or encoder-decoder."""
+    network = next(iter(networks_of(teachers["student"][0]) or []), None)
+    encodes = is_encoder_decoder(network)
+    batch = {name: values.to(device) for name, values in (PadPairs(0) if encodes else Pad(0))(rows).items()}
+    if encodes:
+        require_pairs(type(base_of(network)).__name__, batch)
+    return with_decoder_inputs(network, batch)
+
+
+def _view(role: str, teacher: BaseTeacher, batch: Batch) -> Batch:
+    """The columns that a model reads: all for the teacher, all but the `teacher_*` ones for others.
+
+    An encoder-decoder has decoder inputs as it makes them itself.
+    """
+    network = next(iter(networks_of(teacher) or []), None)
+    if is_encoder_decoder(network):
+        batch = with_decoder_inputs(network, {n: v for n, v in batch.items() if not n.endswith(DECODED)})
     if role == "teacher":
         return batch
     return {name: values for name, values in batch.items() if not name.startswith(TEACHER_PREFIX)}

@@ -58,12 +58,13 @@ def head_of(model: nn.Module) -> Head | None:
 
 
 def position_limit(model: nn.Module) -> int | None:
-    """The longest row that a model can read, in tokens; None for an encoder-decoder, or where it is not configured."""
+    """The longest row that a model can read, in tokens; None where it is not configured.
+
+    For an encoder-decoder, that of a source and of a target each.
+    """
     config: Any = base_of(model).config
-    if getattr(config, "is_encoder_decoder", False):
-        return None
     limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return limit
+    return limit if limit is None or limit > 0 else None  # XLNet has -1
 
 
 def hidden_of(model: nn.Module, batch: Batch) -> Tensor:

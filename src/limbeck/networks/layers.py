@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
+from limbeck.networks.modes import evaluating
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -85,21 +86,67 @@ def take_layers(model: M, keep: int | Sequence[int]) -> M:
     if "image_processor" in vars(model):
         vars(student)["image_processor"] = copy.deepcopy(vars(model)["image_processor"])
     evaluated: M = student.eval()
+    _require_running(evaluated, model, indices_of)
     return evaluated
+
+
+def _require_running(student: nn.Module, model: nn.Module, indices_of: dict[int, list[int]]) -> None:
+    """ModelError where the student fails on an input that the teacher reads.
+
+    transformers' caches need a layer of attention, for instance, and stages of vision models have sizes of their own.
+    """
+    inputs = _few_inputs(model)
+    if inputs is None or _failure(model, inputs) is not None:
+        return
+    error = _failure(student, inputs)
+    if error is not None:
+        kept = "; ".join(f"{indices} of {depth}" for depth, indices in indices_of.items())
+        raise ModelError(
+            f"A {type(model).__name__} of the layers {kept} cannot run ({type(error).__name__}: {error}). Keep at "
+            "least one layer of each kind that the model has, attention among them, by their indices; where layers "
+            "differ in size, build a smaller model from a configuration."
+        )
+
+
+def _failure(model: nn.Module, inputs: dict[str, Tensor]) -> Exception | None:
+    """What a forward raises; None where it works."""
+    try:
+        with torch.random.fork_rng(), evaluating([model]):
+            model(**inputs)
+    except Exception as error:  # the code of any model, which may raise anything
+        return error
+    return None
+
+
+def _few_inputs(model: Any) -> dict[str, Tensor] | None:
+    """A small input of a model of texts or images; None for others."""
+    device = next(model.parameters()).device
+    config, main = model.config, getattr(model, "main_input_name", None)
+    if main == "input_ids":
+        ids = torch.ones(1, 4, dtype=torch.long, device=device)
+        return {"input_ids": ids} | ({"decoder_input_ids": ids} if config.is_encoder_decoder else {})
+    if main == "pixel_values":
+        size = getattr(config, "image_size", None) or 64
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        channels = getattr(config, "num_channels", 3)
+        return {"pixel_values": torch.zeros(1, channels, height, width, device=device, dtype=model.dtype)}
+    return None
 
 
 def _stacks_and_depths(model: Any) -> tuple[dict[str, int], dict[str, int]]:
     """The lengths of the lists of layers, by path; and the configuration's words for these: `{"n_layer": 12}`."""
-    from transformers import PreTrainedConfig
-
     name = type(model).__name__
-    if parts := [key for key, value in vars(model.config).items() if isinstance(value, PreTrainedConfig)]:
+    config = _config_of_layers(model.config)
+    inside = _path_of(model, config) if config is not model.config else ""
+    parts = _parts(model.config)
+    if parts and not inside:
         raise ModelError(
-            f"{name} is made of several networks ({', '.join(parts)}), and take_layers cuts models of one; cut the one "
-            "that is to be smaller, and put them together again."
+            f"{name} is made of several networks ({', '.join(parts)}), and take_layers cuts models of one, or the text "
+            "part of a model that reads images or sound; cut the network that is to be smaller, and put them together "
+            "again."
         )
-    depths = {key: value for key in DEPTHS if isinstance(value := getattr(model.config, key, None), int) and value > 0}
-    lists = _outermost_lists(model)
+    depths = {key: value for key in DEPTHS if isinstance(value := getattr(config, key, None), int) and value > 0}
+    lists = {path: length for path, length in _outermost_lists(model).items() if path.startswith(inside)}
     stacks = {path: length for path, length in lists.items() if length in depths.values()}
     if not stacks:
         raise ModelError(
@@ -108,6 +155,27 @@ def _stacks_and_depths(model: Any) -> tuple[dict[str, int], dict[str, int]]:
             "that share their weights cannot be cut; build a smaller model from a configuration."
         )
     return stacks, {key: value for key, value in depths.items() if value in stacks.values()}
+
+
+def _parts(config: Any) -> list[str]:
+    """The names of the configurations that a configuration is made of; none for a model of one network."""
+    from transformers import PreTrainedConfig
+
+    return [key for key, value in vars(config).items() if isinstance(value, PreTrainedConfig)]
+
+
+def _config_of_layers(config: Any) -> Any:
+    """The configuration of the layers that are cut: that of the text part where a model has several."""
+    found = getattr(config, "text_config", None) if _parts(config) else None
+    return config if found is None or _parts(found) else found
+
+
+def _path_of(model: nn.Module, config: Any) -> str:
+    """The path, with a dot at its end, of the outermost part of a model that has this configuration; else ""."""
+    for path, module in model.named_modules():
+        if path and getattr(module, "config", None) is config:
+            return f"{path}."
+    return ""
 
 
 def _outermost_lists(model: nn.Module) -> dict[str, int]:
@@ -156,7 +224,8 @@ def _build(model: Any, depths: dict[str, int], indices_of: dict[int, list[int]])
     depths: the configuration's names for numbers of layers, and these numbers.
     indices_of: the indices of the layers that stay, by the number of layers that the model has.
     """
-    config = copy.deepcopy(model.config)
+    whole = copy.deepcopy(model.config)
+    config = _config_of_layers(whole)
     name = type(model).__name__
     edited: dict[str, Any] = {key: len(indices_of[depth]) for key, depth in depths.items()}
     for key, value in vars(config).items():
@@ -172,9 +241,9 @@ def _build(model: Any, depths: dict[str, int], indices_of: dict[int, list[int]])
             setattr(config, key, value)
         if as_by_default:
             config.set_output_features_output_indices(out_features=None, out_indices=None)  # the last layer's
-        opened = type(config).from_dict(config.to_dict())  # as it will be read from a folder
+        opened = _config_of_layers(type(whole).from_dict(whole.to_dict()))  # as it will be read from a folder
         with torch.random.fork_rng(devices=[]):  # its first weights are all replaced, and cost no random numbers
-            student = type(model)._from_config(config, dtype=model.dtype)
+            student = type(model)._from_config(whole, dtype=model.dtype)
     except Exception as error:  # the code of any model, which may raise anything
         raise ModelError(f"{name} cannot be built with {edited}: {type(error).__name__}: {error}") from error
     changed = [key for key, value in edited.items() if getattr(opened, key, None) != value]

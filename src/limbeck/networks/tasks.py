@@ -54,8 +54,11 @@ def unsupported_task(model: object) -> str | None:
     """The name of a network's task where it is not supported; None otherwise."""
     inner = base_of(model)
     config = getattr(inner, "config", None)
-    if config is None or is_language_model(model):
+    if config is None:
         return None
+    if is_language_model(model):
+        reads = getattr(inner, "main_input_name", "input_ids")
+        return f"writing text about {reads}" if config.is_encoder_decoder and reads != "input_ids" else None
     name = type(inner).__name__
     by_class = next((task for ending, task in UNSUPPORTED.items() if name.endswith(ending)), None)
     return by_class or PROBLEM_TYPES.get(str(getattr(config, "problem_type", None)))

@@ -23,6 +23,7 @@ from limbeck.losses.objective import Objective
 from limbeck.losses.targets import SoftTargets, given_logits, is_complete
 from limbeck.networks.asking import Batch, label_names_of, logits_of, networks_of, teacher_view
 from limbeck.networks.checks import check_label_names, check_labels, check_rows, refuse_probabilities
+from limbeck.networks.decoding import is_encoder_decoder, require_pairs
 from limbeck.networks.halves import base_of, is_language_model, keeps_apart, logits_are_heads
 from limbeck.networks.modes import evaluating
 from limbeck.networks.positions import (
@@ -228,7 +229,7 @@ def check_language_batch(
 
     classes: the number of classes that student and teacher are cut to; None where they are not cut.
     """
-    if getattr(base_of(student).config, "is_encoder_decoder", False):
+    if is_encoder_decoder(student):
         _check_encoded(type(student).__name__, batch)
     positions = next_token_positions(batch)
     if not len(positions.row_ids(batch)):
@@ -257,23 +258,12 @@ def check_language_batch(
 
 def _check_encoded(name: str, batch: Batch) -> None:
     """DataError where an encoder-decoder has nothing to decode, or its encoder reads what its decoder must predict."""
-    if "decoder_input_ids" not in batch:  # which the trainer adds where there are labels
+    if "decoder_input_ids" not in batch:
         raise DataError(
-            f"{name} is an encoder-decoder, and its batches need decoder_input_ids beside labels; use "
-            "transformers.DataCollatorForSeq2Seq(tokenizer, model=student) as data_collator in Python; the command "
-            "does not train encoder-decoders."
+            f"{name} is an encoder-decoder, and its batches need labels, or decoder_input_ids beside them; these have "
+            f"{sorted(batch)}. Make rows by limbeck.tokenise(records, tokenizer, encoder_decoder=True)."
         )
-    ids, labels = batch["input_ids"], batch["labels"]
-    if ids.shape != labels.shape:
-        return
-    learned, real = labels != NO_LABEL, batch.get("attention_mask", torch.ones_like(ids)) != 0
-    prompt = real & (learned.cumsum(-1) == 0)  # a target begins with its first token, even where it is the source
-    if bool(learned.any() and (ids == labels)[learned].all() and (prompt.any(-1) | ~learned.any(-1)).all()):
-        raise DataError(
-            f"{name} is an encoder-decoder, and its encoder reads what its decoder is to write: in the first batch the "
-            "labels are the input_ids that they stand beside, after a prompt, as limbeck.tokenise makes them for "
-            "causal models. Give rows whose input_ids are the source alone and whose labels are the target alone."
-        )
+    require_pairs(name, batch)
 
 
 def check_packing(student: nn.Module, teacher: BaseTeacher | None, batch: Batch) -> None:

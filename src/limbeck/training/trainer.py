@@ -20,8 +20,9 @@ Private methods of Trainer that are overridden, on which the upper bound of tran
     _load_best_model            a best checkpoint that was damaged is not loaded
     _save_checkpoint            the seal is written last, and older checkpoints are deleted only after it
     _save                       a student's folder as `limbeck.load` opens it, without pickled arguments
+    _prepare_inputs             adds decoder_input_ids to the batches of an encoder-decoder; called before the source
+                                and the counts read the batches of a step, too
 Private methods of Trainer that are called as they are:
-    _prepare_inputs             moves the batches of a step to the device before the source and the counts read them
     _get_output_dir             the folder that the checkpoint to be sealed is written to
 
 What this file does not know: how the loss is computed, what teachers and transfer sets are made of.
@@ -59,6 +60,7 @@ from limbeck.losses.linear import linear_divergence
 from limbeck.losses.objective import Counts, Loss, Objective
 from limbeck.losses.targets import Head, SoftTargets
 from limbeck.networks.asking import Batch, logits_of, networks_of
+from limbeck.networks.decoding import is_encoder_decoder, with_decoder_inputs
 from limbeck.networks.folder import write_model
 from limbeck.networks.halves import (
     head_of,
@@ -82,6 +84,7 @@ from limbeck.training.outcome import broken_tensors, in_words
 from limbeck.training.plan import Plan, named_sets, plan_of_evaluation, preflight
 from limbeck.training.sources import Augmented, InOrder, Source
 from limbeck.transfer.text.collate import Pad
+from limbeck.transfer.text.pairs import PadPairs
 from limbeck.transfer.text.vocabulary import classes_to_cut_to
 
 log = logging.getLogger("limbeck")
@@ -212,7 +215,9 @@ class DistillTrainer(Trainer):
         extra = [MaxNorm(constraint)] if constraint else []
         self.plan = Plan(next_tokens=is_language_model(student), classes=classes)
         if data_collator is None and self.plan.next_tokens:
-            data_collator = Pad(0)  # any token will do: padding is masked
+            data_collator = (
+                PadPairs(0) if is_encoder_decoder(student) else Pad(0)
+            )  # any token will do: padding is masked
         super().__init__(
             model=student,
             args=args,
@@ -446,6 +451,11 @@ class DistillTrainer(Trainer):
         if self.accelerator.reduce(count, "sum") > 0:
             step, rate = self.state.global_step, self.args.learning_rate
             raise DivergedError(in_words(broken, self.state.log_history, step, rate))
+
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
+        """The batch on the device; for an encoder-decoder with `decoder_input_ids`, made of its labels."""
+        batch: Batch = super()._prepare_inputs(inputs)
+        return with_decoder_inputs(self.accelerator.unwrap_model(self.model), batch) if self.plan.next_tokens else batch
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device

@@ -27,6 +27,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX
 from limbeck.transfer import arrow
 from limbeck.transfer.text.chat import Piece, chat_pieces
+from limbeck.transfer.text.pairs import tokenise_pairs
 from limbeck.transfer.text.versions import TOKENISE, cache_version
 
 log = logging.getLogger("limbeck")
@@ -41,6 +42,7 @@ def tokenise(
     teacher_max_length: int | None = None,
     num_proc: int | None = None,
     progress: bool = False,
+    encoder_decoder: bool = False,
 ) -> datasets.Dataset:
     """A dataset of token ids from one of records, whose columns decide the format:
 
@@ -66,6 +68,9 @@ def tokenise(
         tokens, so does the other.
     num_proc: of `Dataset.map`, which also keeps the result: of records from files, the next call finds it.
     progress: whether to show its progress bar.
+    encoder_decoder: whether the rows are for an encoder-decoder. Records then have `prompt`, the source, and
+        `completion`, the target; `input_ids` are those of the source and `labels` those of the target, both with the
+        tokenizer's own special tokens, and max_length holds for each.
 
     Columns: `row_id` (the record's own `row_id`, else its place), `input_ids` and `labels` of one length (labels are
     the ids themselves, not shifted, and -100 where a token is not learned), `length` (of input_ids), and
@@ -75,6 +80,14 @@ def tokenise(
     """
     if assistant not in ("all", "last"):
         raise ConfigError(f'assistant must be "all" or "last", but is {assistant!r}.')
+    if encoder_decoder:
+        with progress_bar(progress):
+            made, cut = tokenise_pairs(
+                records, tokenizer, max_length=max_length, teacher_max_length=teacher_max_length, num_proc=num_proc
+            )
+        if cut:
+            log.warning("%d of %d records had a source or a target that was too long, and was cut.", cut, len(made))
+        return made
     kind, sides = _format_of(records)
     _check_tokenizer(tokenizer, kind)
     own = _own_limit(tokenizer)

@@ -10,6 +10,7 @@ import transformers
 TOKENISE = 3
 PACK = 2
 ENCODE = 2
+PAIRS = 1
 
 
 def cache_version(number: int) -> str:
