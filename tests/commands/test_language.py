@@ -470,3 +470,15 @@ def test_tune_measures_what_distill_then_trains(teacher: str, limbeck_says: Any)
     )
     for name in ("nll", "accuracy", "forward_kl"):
         assert best[name]["mean"] == pytest.approx(logged[f"eval_{name}"], rel=1e-5)
+
+
+def test_evaluate_measures_the_validation_split_of_data_without_a_test(teacher: str, limbeck_says: Any) -> None:
+    Path("data").mkdir()
+    _jsonl("data/train.jsonl", PAIRS[:40])
+    _jsonl("data/validation.jsonl", PAIRS[40:47])
+    for split, examples in (("validation", 7), ("test", 7), ("train", 40)):
+        words = ["evaluate", "--data", "data", "--student", teacher, "--split", split, "--output", f"{split}.json"]
+        code, out, err = limbeck_says(*words)
+        assert (code, err) == (0, "")
+        assert ("its validation split is the test" in out) == (split != "validation")
+        assert limbeck.read_results(f"{split}.json")["test"]["examples"] == examples

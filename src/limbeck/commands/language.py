@@ -114,11 +114,15 @@ def open_rows(
     teacher: Any,
     tokenizer: Any,
     teacher_tokenizer: Any = None,
+    make_test: bool = True,
 ) -> tuple[dict[str, Any], str | None]:
-    """The splits of the data as rows of token ids (`limbeck.tokenise`), with row ids of their own and a test.
+    """Returns the splits of the data as rows of token ids (`limbeck.tokenise`), and a note on how the test was made.
 
-    Cut to what all students can read. And what was done where a test had to be made: of records, so that it is the
-    same one whatever is cut off or dropped for the sake of a model.
+    Rows are truncated to the shortest context of the students. The test is split off before tokenisation, so that it
+    does not depend on what is truncated or dropped for one model. The note is None where no test was made.
+
+    make_test: where the data has no test split, turn its validation split, or a part of train, into one; False
+        leaves the splits as the data has them.
     """
     if data.data == "digits":
         raise ConfigError("The digits are pictures, and a language model learns from text; give --data.")
@@ -138,7 +142,9 @@ def open_rows(
             records = records.add_column("row_id", list(range(first, first + len(records))))
             first += len(records)
         found[name] = records
-    splits, said = with_test(found, lambda records: part_of(records, TEST_SHARE, seed=0))
+    splits, note = dict(found), None
+    if make_test:
+        splits, note = with_test(found, lambda records: part_of(records, TEST_SHARE, seed=0))
     made = {
         name: tokenise(
             records,
@@ -150,7 +156,7 @@ def open_rows(
         )
         for name, records in splits.items()
     }
-    return made, said
+    return made, note
 
 
 def _records_of(data: DataOptions) -> dict[str, Dataset]:
