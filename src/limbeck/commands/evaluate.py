@@ -43,7 +43,7 @@ def run(words: list[str]) -> None:
     if writes:
         language.refuse_options_of_classes(data)
         if job.texts.packing:
-            raise ConfigError("Examples are measured one by one; leave --packing out.")
+            raise ConfigError("Examples are measured one by one and cannot be packed; remove --packing.")
         splits, note = language.open_rows(
             data, job.texts, [*students, *baselines], teacher, tokenizer, of_teacher, make_test=makes_test
         )

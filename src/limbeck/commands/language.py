@@ -31,16 +31,16 @@ OF_CLASSES = ("image_column", "label_column", "feature_columns", "num_classes", 
 """Options that mean nothing for text that is written."""
 
 TEST_SHARE, MOST_TESTED = 0.1, 1000
-"""Of data of one split, so many examples are the test."""
+"""The share of a single split that is set apart as the test."""
 
 
 def prepare(job: TrainingJob, student: nn.Module, teacher: Any, labelled_set: Labelled | None = None) -> Work:
     """What there is to train and to measure."""
     data, split, texts = job.data, job.split, job.texts
     refuse_options_of_classes(data, split)
-    student, said = in_float32(student)
-    if said:
-        console.say(said)
+    student, note = in_float32(student)
+    if note:
+        console.say(note)
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, [job.student.student], job.teacher.teacher)
     splits: dict[str, Any]
     if labelled_set is not None:
@@ -48,11 +48,11 @@ def prepare(job: TrainingJob, student: nn.Module, teacher: Any, labelled_set: La
         if of_teacher is None and labelled_set.manifest.tokenizer is not None:
             of_teacher = tokenizer  # student and baseline are cut to its tokens, as the stored targets are
     if labelled_set is None or data.data is not None:
-        splits, said = open_rows(data, texts, [student], teacher, tokenizer, of_teacher)
+        splits, note = open_rows(data, texts, [student], teacher, tokenizer, of_teacher)
         if labelled_set is None and "train" not in splits:
             raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
-        if said:
-            console.say(said)
+        if note:
+            console.say(note)
         if labelled_set is not None:
             splits = {"train": labelled_set, "test": splits["test"]}
     else:
@@ -192,7 +192,7 @@ def _as_dataset(records: Any, source: str, split: str) -> Dataset:
 
 
 def _check_labelled(labelled_set: Labelled, job: TrainingJob) -> None:
-    """ConfigError where a labelled transfer set is not of text, or options speak of text that is not read."""
+    """Raises ConfigError if a stored set does not hold text, or for options of reading text where none is read."""
     data, texts = job.data, job.texts
     labels = labelled_set.manifest.columns.get("labels")
     if labels is None or not labels.is_list:
@@ -200,14 +200,14 @@ def _check_labelled(labelled_set: Labelled, job: TrainingJob) -> None:
             f"{job.split.transfer_set} holds examples of classes; give --student a classifier, or an mlp."
         )
     if texts.packing:
-        raise ConfigError("A labelled transfer set is trained on row by row; leave --packing out.")
+        raise ConfigError("A stored set is trained on row by row and cannot be packed; remove --packing.")
     if data.data is None:
         reading = {"max_length": data.max_length, "text_column": data.text_column}
         reading |= {"teacher_max_length": texts.teacher_max_length}
         reading |= {"assistant": texts.assistant if texts.assistant != LanguageOptions.assistant else None}
         for name, value in reading.items():
             if value is not None:
-                raise ConfigError(f"--{name} is about how --data is read, and there is none; leave it out.")
+                raise ConfigError(f"--{name} changes how --data is read, but no --data is given; remove it.")
 
 
 def part_of(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
@@ -225,28 +225,32 @@ def part_of(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
 
 
 def refuse_options_of_classes(data: DataOptions, more: SplitOptions | LabelOptions | None = None) -> None:
-    """ConfigError for options that mean nothing for language models."""
+    """Raises ConfigError for options that apply only to classifiers."""
     for options in (data, more):
         for f in fields(options) if options is not None else ():
             if f.name in OF_CLASSES and getattr(options, f.name):
-                raise ConfigError(f"--{f.name} has no meaning for language models; leave it out.")
+                raise ConfigError(
+                    f"--{f.name} applies only to classifiers, but the model is a language model; remove it."
+                )
 
 
 def refuse_options_of_language(language: LanguageOptions) -> None:
-    """ConfigError for options that mean nothing for classifiers."""
+    """Raises ConfigError for options that apply only to language models."""
     for f in fields(language):
         if getattr(language, f.name) != f.default:
-            raise ConfigError(f"--{f.name} is for language models, and this student is none; leave it out.")
+            raise ConfigError(
+                f"--{f.name} applies only to language models, but the student is a classifier; remove it."
+            )
 
 
 def in_float32(student: nn.Module) -> tuple[nn.Module, str | None]:
-    """A student whose weights can take small steps; and what was done, where they could not."""
+    """Returns the student in float32 if it is trained in half precision, and a note on the conversion, or None."""
     dtypes = {parameter.dtype for parameter in student.parameters() if parameter.requires_grad}
     if not dtypes & {torch.bfloat16, torch.float16}:
         return student, None
     name = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-    said = f"The student's weights are {name}: they are trained in float32, where small steps are not lost."
-    return student.float(), said + " Give --bf16 to multiply in bfloat16."
+    note = f"The student's weights are {name}: they are trained in float32, where small steps are not lost."
+    return student.float(), note + " Give --bf16 to multiply in bfloat16."
 
 
 def _context_of(model: Any) -> int | None:
