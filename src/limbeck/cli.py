@@ -6,8 +6,8 @@
     limbeck evaluate --data D --student S              measure students against a teacher and baselines
     limbeck report RUN                                 the run as one page, for a browser
     limbeck label --data D --teacher T                 run the teacher once, for any number of students
-    limbeck verify PATH                                whether a labelled transfer set is what was written
-    limbeck info PATH                                  what a labelled transfer set says of itself
+    limbeck verify PATH                                check a stored set against what was written
+    limbeck info PATH                                  print the manifest of a stored set
     limbeck export RUN --to onnx                       a student as an ONNX file, checked
     limbeck paper EXPERIMENT                           the experiments of the 2015 paper
 
@@ -29,8 +29,8 @@ COMMANDS = {
     "evaluate": "measure students against a teacher and against baselines",
     "report": "draw a run's results as one page that opens in any browser",
     "label": "run a teacher once and keep what it says, for any number of students",
-    "verify": "check that a labelled transfer set is what was written",
-    "info": "show what a labelled transfer set says of itself",
+    "verify": "check that a stored set is what was written",
+    "info": "print the manifest of a stored set",
     "export": "write a student as an ONNX file that predicts the same, and say what it costs",
     "paper": "run an experiment of the 2015 paper on this machine, its figures beside ours",
 }

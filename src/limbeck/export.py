@@ -61,7 +61,7 @@ def export_onnx(
         are any, serve to count how many are right.
     tolerance: the largest difference of a logit that is let pass, as a share of the largest logit or of 1.
 
-    The batch axis is free, and so is the length of texts: the file is asked in other sizes than it was made with.
+    The batch axis is free, and so is the length of texts: the file is checked at other sizes than it was traced with.
     Returns sizes, milliseconds per example, and differences, JSON-ready. ModelError where the network cannot be
     exported or the file's logits are not torch's, and then nothing is written; ConfigError without the extra `export`.
     """
@@ -190,8 +190,8 @@ def _write(model: nn.Module, feed: Feed, path: Path) -> int:
             )
         except Exception as error:  # whatever the network does that cannot be traced
             cause = error.__cause__ or error
-            said = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-            raise ModelError(f"torch.onnx.export cannot export this {type(model).__name__}: {said}") from error
+            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+            raise ModelError(f"torch.onnx.export cannot export this {type(model).__name__}: {reason}") from error
         from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
         ClearMetadataAndDocStringPass()(program.model)  # which line of which file on this machine made each node
@@ -219,35 +219,35 @@ def _other_sizes(feed: Feed) -> list[Feed]:
     return parts
 
 
-def _check(wanted: Tensor, said: Tensor, tolerance: float) -> None:
+def _check(wanted: Tensor, logits: Tensor, tolerance: float) -> None:
     """ModelError where logits are not those that are wanted, or another class comes out that was not level with it."""
-    if wanted.shape != said.shape:
-        raise ModelError(f"The ONNX file gives logits {list(said.shape)} where torch gives {list(wanted.shape)}.")
+    if wanted.shape != logits.shape:
+        raise ModelError(f"The ONNX file gives logits {list(logits.shape)} where torch gives {list(wanted.shape)}.")
     allowed = tolerance * max(1.0, float(wanted.abs().max()))
-    apart = _largest_difference(said, wanted)
+    apart = _largest_difference(logits, wanted)
     if not apart <= allowed:  # nan too
         raise ModelError(
             f"The ONNX file's logits are {apart:.2g} from torch's, and {allowed:.2g} is let pass, so nothing was "
             "written. Does the network draw random numbers, or depend on the values of its inputs?"
         )
-    top = wanted.amax(-1) - wanted.gather(-1, said.argmax(-1, keepdim=True)).squeeze(-1)
+    top = wanted.amax(-1) - wanted.gather(-1, logits.argmax(-1, keepdim=True)).squeeze(-1)
     if bool((top > 2 * allowed).any()):
         raise ModelError("The ONNX file predicts other classes than torch does, so nothing was written.")
 
 
-def _largest_difference(said: Tensor, wanted: Tensor) -> float:
-    return float((said - wanted).abs().max())
+def _largest_difference(logits: Tensor, wanted: Tensor) -> float:
+    return float((logits - wanted).abs().max())
 
 
 def _judged(ask: Callable[[Feed], Tensor], feed: Feed, wanted: Tensor, labels: Tensor | None) -> dict[str, Any]:
-    """What is said of these examples against torch, how much of it is right, and what it costs."""
-    said = ask(feed)
-    predicted, accuracy = said.argmax(-1), None
+    """Returns the difference from torch on these examples, the accuracy, and the latency."""
+    logits = ask(feed)
+    predicted, accuracy = logits.argmax(-1), None
     if labels is not None and labels.shape == predicted.shape and bool((known := labels != NO_LABEL).any()):
         accuracy = float((predicted == labels)[known].double().mean())
     timed = {n: {name: x[torch.arange(n) % len(x)] for name, x in feed.items()} for n in TIMED}
     return {
-        "largest_difference": _largest_difference(said, wanted),
+        "largest_difference": _largest_difference(logits, wanted),
         "same_prediction": float((predicted == wanted.argmax(-1)).double().mean()),
         "accuracy": accuracy,
         "latency_ms": {f"batch_{n}": latency_ms(ask, part, n, SECONDS) for n, part in timed.items()},

@@ -165,12 +165,12 @@ def tune(
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train()
-            said = trainer.evaluate()
-            measured = {name: said[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in said}
+            metrics = trainer.evaluate()
+            measured = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
         except DivergedError:
             measured = {measure: math.nan}  # ranked last
         if measure not in measured:
-            needs = "a teacher that speaks of every class" if measure == "forward_kl" else "labels"
+            needs = "a teacher with targets over every class" if measure == "forward_kl" else "labels"
             raise DataError(f"{measure} needs validation data with {needs}; give it, or choose by another measure.")
         seconds = round(time.perf_counter() - started, 3)
         named = {"temperature": candidate[0], "hard_weight": candidate[1], "seed": seed}
@@ -318,23 +318,23 @@ def _results(
 
 def _sentence(best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], measure: str) -> str:
     """What was found, and what could not be told from it."""
-    said = f"Best by {measure}: T = {best['temperature']:g}, hard_weight {best['hard_weight']:g}."
+    best_pair = f"Best by {measure}: T = {best['temperature']:g}, hard_weight {best['hard_weight']:g}."
     compared = [row for row in rows if row.get("against_best", {}).get("word")]
     alike = [row for row in compared if row["against_best"]["word"] != "worse"]
     if len(rows) == 1:
-        return f"{said} Nothing else was tried."
+        return f"{best_pair} Nothing else was tried."
     if not compared:
-        return f"{said} With fewer than three seeds, nothing is said of how far chance could have moved it."
+        return f"{best_pair} With fewer than three seeds there is no confidence interval."
     if not alike:
-        return f"{said} Every other candidate that was trained as often is shown to be worse."
+        return f"{best_pair} Every other candidate that was trained as often is shown to be worse."
     named = "; ".join(f"T = {row['temperature']:g}, hard_weight {row['hard_weight']:g}" for row in alike)
-    return f"{said} Not shown to be worse: {named}."
+    return f"{best_pair} Not shown to be worse: {named}."
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
     """The mean, each value, and Student's interval of the mean where there are seeds enough; None for what is unknown.
 
-    It speaks of other seeds, on the same validation examples.
+    The interval is over seeds, on the same validation examples.
     """
     known = [value for value in values if value is not None]
     mean = float(np.mean(known)) if known and len(known) == len(values) else None

@@ -267,7 +267,7 @@ def test_a_labelled_transfer_set_needs_no_teacher(teachers: list[str], limbeck_s
     assert (code, err) == (0, "")
     assert json.loads(Path("c/results.json").read_text())["test"]["examples"] == len(test)
     for more, said_ in (
-        (["--transfer_set", "said", "--labelled", "50"], "--labelled takes labels away from --data"),
+        (["--transfer_set", "said", "--labelled", "50"], "--labelled removes labels from --data"),
         (["--transfer_set", "nowhere"], "nowhere is not a stored set"),
         (["--transfer_set", "said", "--jitter", "1"], "remove augment (--jitter), label augmented views"),
     ):
@@ -447,7 +447,7 @@ def test_settings_that_help_does_not_show_are_kept_too(capsys: pytest.CaptureFix
         (
             ["distill", "--student", "take_layers:2"],
             1,
-            "cuts a student from its teacher, and there is none; give --teacher",
+            "copies layers of the teacher, but no teacher is given; give --teacher",
         ),
         (["distill", "--student", "take_layers", "--teacher", "T"], 1, "take_layers:6, or which, take_layers:0,2,5"),
         (["distill", "--student", "take_layers:2", "--teacher", "T"], 1, "cuts transformers models, but got MLP"),

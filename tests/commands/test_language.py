@@ -216,9 +216,9 @@ def test_a_labelled_transfer_set_needs_no_teacher(
     short = _saved("short", tokenizer, max_position_embeddings=4)
     limbeck.label(limbeck.mlp([64, 10]), limbeck.digits(), "classes", kind="dense")
     refused = [
-        ([*run, "--packing"], "row by row; leave --packing out"),
+        ([*run, "--packing"], "row by row and cannot be packed; remove --packing"),
         ([*run, "--data", "digits"], "The digits are pictures"),
-        ([*run, "--max_length", "9"], "--max_length is about how --data is read, and there is none"),
+        ([*run, "--max_length", "9"], "--max_length changes how --data is read, but no --data is given"),
         (["distill", "--transfer_set", "said", "--student", short, *QUICK], "and the student reads 4"),
         (["distill", "--transfer_set", "classes", "--student", student, *QUICK], "classes holds examples of classes"),
         (
@@ -427,8 +427,8 @@ def test_what_cannot_work_is_refused_before_training(teacher: str, make_tokenize
     _jsonl("few.jsonl", PAIRS[:2])
     refused = [
         (run, "the student is an mlp; give --student a language model, or take_layers:6"),
-        ([*cut, "--jitter", "2"], "--jitter has no meaning for language models"),
-        ([*cut, "--image_size", "8"], "--image_size has no meaning for language models"),
+        ([*cut, "--jitter", "2"], "--jitter applies only to classifiers"),
+        ([*cut, "--image_size", "8"], "--image_size applies only to classifiers"),
         ([*cut, "--data", "empty.jsonl"], "1 of 55 rows cannot be learned from (row_id 60)"),
         ([*cut, "--data", "nothing.jsonl"], "There is no file or folder nothing.jsonl"),
         ([*cut, "--data", "few.jsonl"], "2 examples are too few to set some apart"),
@@ -445,7 +445,7 @@ def test_what_cannot_work_is_refused_before_training(teacher: str, make_tokenize
             [*cut, "--save_strategy", "epoch", "--early_stopping", "1", "--validation", "0"],
             "give --validation a share above 0",
         ),
-        (["distill", "--packing"], "--packing is for language models, and this student is none"),
+        (["distill", "--packing"], "--packing applies only to language models, but the student is a classifier"),
     ]
     assert len(tokenizer) == len(AutoTokenizer.from_pretrained(teacher))
     for words, said in refused:
@@ -470,3 +470,15 @@ def test_tune_measures_what_distill_then_trains(teacher: str, limbeck_says: Any)
     )
     for name in ("nll", "accuracy", "forward_kl"):
         assert best[name]["mean"] == pytest.approx(logged[f"eval_{name}"], rel=1e-5)
+
+
+def test_evaluate_measures_the_validation_split_of_data_without_a_test(teacher: str, limbeck_says: Any) -> None:
+    Path("data").mkdir()
+    _jsonl("data/train.jsonl", PAIRS[:40])
+    _jsonl("data/validation.jsonl", PAIRS[40:47])
+    for split, examples in (("validation", 7), ("test", 7), ("train", 40)):
+        words = ["evaluate", "--data", "data", "--student", teacher, "--split", split, "--output", f"{split}.json"]
+        code, out, err = limbeck_says(*words)
+        assert (code, err) == (0, "")
+        assert ("its validation split is the test" in out) == (split != "validation")
+        assert limbeck.read_results(f"{split}.json")["test"]["examples"] == examples

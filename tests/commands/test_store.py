@@ -100,7 +100,10 @@ def test_a_language_model_labels_records(tmp_path: Path, limbeck_says: Says) -> 
     assert labelled.manifest.positions == 27 * 3  # two words and the end
     assert "81 next tokens" in said
     code, _, wrong = limbeck_says(*command, "--jitter", "1", "--output_dir", str(tmp_path / "views"))
-    assert (code, wrong) == (1, "limbeck label: --jitter has no meaning for language models; leave it out.")
+    assert (code, wrong) == (
+        1,
+        "limbeck label: --jitter applies only to classifiers, but the model is a language model; remove it.",
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,7 @@ def test_a_language_model_labels_records(tmp_path: Path, limbeck_says: Says) -> 
         ([], "give --teacher"),
         (["--kind", "dense", "--k", "3"], "dense takes dtype, but got k"),
         (["--split", "validation"], "no split 'validation'"),
-        (["--packing"], "--packing is for language models"),
+        (["--packing"], "--packing applies only to language models"),
         (["--views", "2"], "give one (--jitter; in Python augment=), or views=1"),
     ],
 )

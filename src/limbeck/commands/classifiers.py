@@ -81,9 +81,9 @@ def _read_data(job: TrainingJob, readers: Sequence[object]) -> tuple[dict[str, T
             "The examples of this data have a label per token, and the command judges one class per example; train a "
             "token classifier in Python, with limbeck.DistillTrainer."
         )
-    splits, said = with_test(splits, a_fifth)
-    if said:
-        console.say(said)
+    splits, note = with_test(splits, a_fifth)
+    if note:
+        console.say(note)
     if "validation" not in splits and split.validation:
         splits["train"], splits["validation"] = splits["train"].split(split.validation, seed=1)
     if split.labelled is not None:
@@ -92,13 +92,13 @@ def _read_data(job: TrainingJob, readers: Sequence[object]) -> tuple[dict[str, T
 
 
 def _read_labelled(job: TrainingJob, labelled_set: Labelled, readers: Sequence[object]) -> tuple[dict[str, Any], Any]:
-    """The same of a labelled transfer set; a test of its own comes from --data."""
+    """Returns the same splits of a stored set; a separate test comes from --data."""
     split, data = job.split, job.data
     labels = labelled_set.manifest.columns.get("labels")
     if labels is not None and labels.is_list:
         raise ConfigError(f"{split.transfer_set} holds text to be written; give --student a language model.")
     if split.labelled is not None:
-        raise ConfigError("--labelled takes labels away from --data, not from a labelled transfer set; leave it out.")
+        raise ConfigError("--labelled removes labels from --data, not from a stored set; remove it.")
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, [job.student.student], job.teacher.teacher)
     splits: dict[str, Any] = {"train": labelled_set}
     if data.data is None:
@@ -121,7 +121,7 @@ def _keep_labels(train: TransferSet, labelled: int) -> TransferSet:
 
 
 def speaks_of_all(examples: Any) -> bool:
-    """Whether examples carry what a teacher said of every class, of themselves as they are."""
+    """Whether the examples hold a teacher's targets over every class, for the inputs as stored."""
     of = getattr(examples, "manifest", None)
     return of is not None and of.kind["kind"] in ("dense", "hidden") and of.augmentation is None
 

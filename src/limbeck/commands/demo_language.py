@@ -2,7 +2,7 @@
 
 The teacher, a small Llama that reads bytes, has learned from the text. Two students half as deep and half as wide,
 from the same initial weights and in the same steps: the baseline learns from the text, the distilled one from the
-teacher's soft targets. Both are measured on topics that nobody was trained on; several seeds.
+teacher's soft targets. Both are measured on topics that no model was trained on; several seeds.
 
 What is left: the student, results.json, report.html (the same as a page) and log.jsonl.
 
@@ -49,7 +49,7 @@ DISTILLED = Objective(temperature=1.0)
 
 
 def demonstrate_language(folder: Path, seeds: int) -> dict[str, Any]:
-    """Trains a teacher, and per seed both students; returns the results, and leaves what is said above."""
+    """Trains a teacher, and per seed both students; returns the results, and writes the files listed above."""
     torch.set_num_threads(1)  # as for the other demo: the nets are small
     gc.freeze()  # Trainer collects garbage at every start, and need not look at the libraries each time
     tokenizer = ByT5Tokenizer(extra_ids=0)  # a token is a byte: it needs no file

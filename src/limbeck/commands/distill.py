@@ -116,7 +116,7 @@ def _run(words: list[str], held: ExitStack) -> None:
 
 
 def _read_tuned(path: str, words: list[str]) -> dict[str, Any] | None:
-    """The search that explains the run; one that a file of options names and that is gone is done without."""
+    """Returns the search that explains the run; None where the options file names a search that no longer exists."""
     file = Path(path, RESULTS) if Path(path).is_dir() else Path(path)
     if not file.exists() and not any(word.partition("=")[0] == "--tuned" for word in words):
         console.say(f"Note: there is no {file}, so the report will not say how T and hard_weight were chosen.")

@@ -38,29 +38,33 @@ def run(words: list[str]) -> None:
         options = job.evaluate
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, options.student, job.teacher.teacher)
     splits: dict[str, Any]
+    # A named split is measured as the data has it; train and test are those of `distill`, which makes a missing test.
+    makes_test = options.split in ("train", "test")
     if writes:
         language.refuse_options_of_classes(data)
         if job.texts.packing:
-            raise ConfigError("Examples are measured one by one; leave --packing out.")
-        splits, said = language.open_rows(data, job.texts, [*students, *baselines], teacher, tokenizer, of_teacher)
+            raise ConfigError("Examples are measured one by one and cannot be packed; remove --packing.")
+        splits, note = language.open_rows(
+            data, job.texts, [*students, *baselines], teacher, tokenizer, of_teacher, make_test=makes_test
+        )
     else:
         language.refuse_options_of_language(job.texts)
-        splits, said = open_data(data, tokenizer, of_teacher, [*students, *baselines, teacher]), None
-        if options.split in ("train", "test"):  # as distill has them: what it trained on is not measured as a test
-            splits, said = with_test(splits, a_fifth)
-    if said:
-        console.say(said)
+        splits, note = open_data(data, tokenizer, of_teacher, [*students, *baselines, teacher]), None
+        if makes_test:
+            splits, note = with_test(splits, a_fifth)
+    if note:
+        console.say(note)
     if options.split not in splits:
         raise DataError(f"{data.data} has no split {options.split!r}; it has {', '.join(splits)}.")
     test = splits[options.split]
-    asked: dict[str, Any] = {"baseline": baselines, "teacher": teacher, "batch_size": options.batch_size}
+    arguments: dict[str, Any] = {"baseline": baselines, "teacher": teacher, "batch_size": options.batch_size}
     if writes:
-        results = evaluate_language(students, test, tokenizer=tokenizer, teacher_tokenizer=of_teacher, **asked)
+        results = evaluate_language(students, test, tokenizer=tokenizer, teacher_tokenizer=of_teacher, **arguments)
     else:
-        asked["held_out"] = splits.get("validation") if options.split != "validation" else None
+        arguments["held_out"] = splits.get("validation") if options.split != "validation" else None
         if tokenizer is not None:
-            asked["show"] = lambda row: tokenizer.decode(row["input_ids"], skip_special_tokens=True)
-        results = evaluate(students, test, **asked)
+            arguments["show"] = lambda row: tokenizer.decode(row["input_ids"], skip_special_tokens=True)
+        results = evaluate(students, test, **arguments)
     results["settings"] = job.values()  # with the batch size that was used
     Path(options.output).parent.mkdir(parents=True, exist_ok=True)
     write_results(results, options.output)

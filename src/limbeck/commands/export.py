@@ -1,4 +1,4 @@
-"""`limbeck export`: a student as an ONNX file, checked, measured and, where asked for, in 8 bits.
+"""`limbeck export`: a student as an ONNX file, checked, measured and, on request, quantised to 8 bits.
 
 What is left beside the student's folder: student.onnx, student.int8.onnx, export.json (docs/export.md).
 """

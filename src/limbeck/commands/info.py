@@ -1,4 +1,4 @@
-"""`limbeck info PATH`: what a labelled transfer set says of itself."""
+"""`limbeck info PATH`: prints the manifest of a stored set."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from limbeck.store.opened import open
 
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
-    parser = new_parser("info", "What a labelled transfer set says of itself.", "PATH")
+    parser = new_parser("info", "Print the manifest of a stored set.", "PATH")
     parser.add_argument("path", type=str, help="its folder or URL")
     console.print(table(open(read_job(InfoJob, parser, words).path).manifest))
 

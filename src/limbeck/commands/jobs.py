@@ -154,7 +154,7 @@ class ExportJob(Job):
 
 @dataclass(frozen=True)
 class VerifyJob(Job):
-    """What `limbeck verify` is to do; rows: how many the teacher is asked about."""
+    """The options of `limbeck verify`; rows: how many rows are recomputed with the teacher."""
 
     groups = ("teacher",)
     path: str
@@ -217,7 +217,7 @@ class TrainingJob(Job):
 
     @property
     def has_targets(self) -> bool:
-        """Whether there are soft targets to learn from: a teacher's, or those of a labelled transfer set."""
+        """Whether there are soft targets to learn from: a teacher's, or those of a stored set."""
         return bool(self.teacher.teacher or self.split.transfer_set)
 
     @property
@@ -226,7 +226,7 @@ class TrainingJob(Job):
         return False
 
     def for_language_models(self) -> Self:
-        """The same with a language model's defaults; rows of a labelled transfer set are not grouped by length."""
+        """The same with a language model's defaults; rows of a stored set are not grouped by length."""
         left_out = "train_sampling_strategy" if self.split.transfer_set else None
         return self.with_defaults({k: v for k, v in LANGUAGE_DEFAULTS.items() if k != left_out})
 
@@ -296,7 +296,7 @@ class TuneJob(TrainingJob):
 def read_job(kind: type[J], parser: ArgumentParser, words: list[str]) -> J:
     """The job that words and YAML files describe; says what is wrong with them and exits with 2 where it cannot.
 
-    Beside a labelled transfer set there is no data unless it is named: a part of the set is the test.
+    With a stored set there is no data unless it is named: a part of the set is the test.
     """
     return _resolved(kind, read(parser, words), read(parser, words, defaults=False))
 

@@ -1,4 +1,4 @@
-"""`limbeck label`: a teacher asked once about every example; `limbeck distill --transfer_set` needs it no more."""
+"""`limbeck label`: stores the teacher's targets for every example, for `limbeck distill --transfer_set`."""
 
 from typing import Any
 
@@ -31,10 +31,10 @@ def run(words: list[str]) -> None:
         language.refuse_options_of_classes(data, options)
         if texts.packing:
             raise ConfigError("Examples are labelled one by one; leave --packing out.")
-        splits, said = language.open_rows(data, texts, [teacher], teacher, tokenizer)
+        splits, note = language.open_rows(data, texts, [teacher], teacher, tokenizer)
     else:
         language.refuse_options_of_language(texts)
-        splits, said = with_test(open_data(data, tokenizer, readers=[teacher]), a_fifth)
+        splits, note = with_test(open_data(data, tokenizer, readers=[teacher]), a_fifth)
     if options.split not in splits:
         raise DataError(f"{data.data} has no split {options.split!r}; it has {', '.join(splits)}.")
     examples = splits[options.split]
@@ -54,8 +54,8 @@ def run(words: list[str]) -> None:
         **given,
     )
     if PartialState().is_main_process:
-        if said:
-            console.say(said)
+        if note:
+            console.say(note)
         console.console.print(table(labelled.manifest))
         console.say(
             f"{options.output_dir}: limbeck distill --transfer_set {options.output_dir} trains a student on it."

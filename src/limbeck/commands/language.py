@@ -32,16 +32,16 @@ OF_CLASSES = ("image_column", "label_column", "feature_columns", "num_classes", 
 """Options that mean nothing for text that is written."""
 
 TEST_SHARE, MOST_TESTED = 0.1, 1000
-"""Of data of one split, so many examples are the test."""
+"""The share of a single split that is set apart as the test."""
 
 
 def prepare(job: TrainingJob, student: nn.Module, teacher: Any, labelled_set: Labelled | None = None) -> Work:
     """What there is to train and to measure."""
     data, split, texts = job.data, job.split, job.texts
     refuse_options_of_classes(data, split)
-    student, said = in_float32(student)
-    if said:
-        console.say(said)
+    student, note = in_float32(student)
+    if note:
+        console.say(note)
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, [job.student.student], job.teacher.teacher)
     splits: dict[str, Any]
     if labelled_set is not None:
@@ -49,11 +49,11 @@ def prepare(job: TrainingJob, student: nn.Module, teacher: Any, labelled_set: La
         if of_teacher is None and labelled_set.manifest.tokenizer is not None:
             of_teacher = tokenizer  # student and baseline are cut to its tokens, as the stored targets are
     if labelled_set is None or data.data is not None:
-        splits, said = open_rows(data, texts, [student], teacher, tokenizer, of_teacher)
+        splits, note = open_rows(data, texts, [student], teacher, tokenizer, of_teacher)
         if labelled_set is None and "train" not in splits:
             raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
-        if said:
-            console.say(said)
+        if note:
+            console.say(note)
         if labelled_set is not None:
             splits = {"train": labelled_set, "test": splits["test"]}
     else:
@@ -115,11 +115,15 @@ def open_rows(
     teacher: Any,
     tokenizer: Any,
     teacher_tokenizer: Any = None,
+    make_test: bool = True,
 ) -> tuple[dict[str, Any], str | None]:
-    """The splits of the data as rows of token ids (`limbeck.tokenise`), with row ids of their own and a test.
+    """Returns the splits of the data as rows of token ids (`limbeck.tokenise`), and a note on how the test was made.
 
-    Cut to what all students can read. And what was done where a test had to be made: of records, so that it is the
-    same one whatever is cut off or dropped for the sake of a model.
+    Rows are truncated to the shortest context of the students. The test is split off before tokenisation, so that it
+    does not depend on what is truncated or dropped for one model. The note is None where no test was made.
+
+    make_test: where the data has no test split, turn its validation split, or a part of train, into one; False
+        leaves the splits as the data has them.
     """
     if data.data == "digits":
         raise ConfigError("The digits are pictures, and a language model learns from text; give --data.")
@@ -139,10 +143,12 @@ def open_rows(
             records = records.add_column("row_id", list(range(first, first + len(records))))
             first += len(records)
         found[name] = records
-    splits, said = with_test(found, lambda records: part_of(records, TEST_SHARE, seed=0))
     kinds = {is_encoder_decoder(network) for model in students for network in networks_of(model) or []}
     if len(kinds) > 1:
-        raise ConfigError("Encoder-decoders and causal models read other rows; give models of one kind.")
+        raise ConfigError("Encoder-decoders and causal models read different rows; give models of one kind.")
+    splits, note = dict(found), None
+    if make_test:
+        splits, note = with_test(found, lambda records: part_of(records, TEST_SHARE, seed=0))
     made = {
         name: tokenise(
             records,
@@ -155,7 +161,7 @@ def open_rows(
         )
         for name, records in splits.items()
     }
-    return made, said
+    return made, note
 
 
 def _records_of(data: DataOptions) -> dict[str, Dataset]:
@@ -191,7 +197,7 @@ def _as_dataset(records: Any, source: str, split: str) -> Dataset:
 
 
 def _check_labelled(labelled_set: Labelled, job: TrainingJob) -> None:
-    """ConfigError where a labelled transfer set is not of text, or options speak of text that is not read."""
+    """Raises ConfigError if a stored set does not hold text, or for options of reading text where none is read."""
     data, texts = job.data, job.texts
     labels = labelled_set.manifest.columns.get("labels")
     if labels is None or not labels.is_list:
@@ -199,14 +205,14 @@ def _check_labelled(labelled_set: Labelled, job: TrainingJob) -> None:
             f"{job.split.transfer_set} holds examples of classes; give --student a classifier, or an mlp."
         )
     if texts.packing:
-        raise ConfigError("A labelled transfer set is trained on row by row; leave --packing out.")
+        raise ConfigError("A stored set is trained on row by row and cannot be packed; remove --packing.")
     if data.data is None:
         reading = {"max_length": data.max_length, "text_column": data.text_column}
         reading |= {"teacher_max_length": texts.teacher_max_length}
         reading |= {"assistant": texts.assistant if texts.assistant != LanguageOptions.assistant else None}
         for name, value in reading.items():
             if value is not None:
-                raise ConfigError(f"--{name} is about how --data is read, and there is none; leave it out.")
+                raise ConfigError(f"--{name} changes how --data is read, but no --data is given; remove it.")
 
 
 def part_of(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
@@ -224,28 +230,32 @@ def part_of(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
 
 
 def refuse_options_of_classes(data: DataOptions, more: SplitOptions | LabelOptions | None = None) -> None:
-    """ConfigError for options that mean nothing for language models."""
+    """Raises ConfigError for options that apply only to classifiers."""
     for options in (data, more):
         for f in fields(options) if options is not None else ():
             if f.name in OF_CLASSES and getattr(options, f.name):
-                raise ConfigError(f"--{f.name} has no meaning for language models; leave it out.")
+                raise ConfigError(
+                    f"--{f.name} applies only to classifiers, but the model is a language model; remove it."
+                )
 
 
 def refuse_options_of_language(language: LanguageOptions) -> None:
-    """ConfigError for options that mean nothing for classifiers."""
+    """Raises ConfigError for options that apply only to language models."""
     for f in fields(language):
         if getattr(language, f.name) != f.default:
-            raise ConfigError(f"--{f.name} is for language models, and this student is none; leave it out.")
+            raise ConfigError(
+                f"--{f.name} applies only to language models, but the student is a classifier; remove it."
+            )
 
 
 def in_float32(student: nn.Module) -> tuple[nn.Module, str | None]:
-    """A student whose weights can take small steps; and what was done, where they could not."""
+    """Returns the student in float32 if it is trained in half precision, and a note on the conversion, or None."""
     dtypes = {parameter.dtype for parameter in student.parameters() if parameter.requires_grad}
     if not dtypes & {torch.bfloat16, torch.float16}:
         return student, None
     name = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-    said = f"The student's weights are {name}: they are trained in float32, where small steps are not lost."
-    return student.float(), said + " Give --bf16 to multiply in bfloat16."
+    note = f"The student's weights are {name}: they are trained in float32, where small steps are not lost."
+    return student.float(), note + " Give --bf16 to multiply in bfloat16."
 
 
 def _context_of(model: Any) -> int | None:

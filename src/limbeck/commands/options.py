@@ -74,7 +74,7 @@ class SplitOptions:
 
     transfer_set: str | None = _option(
         None,
-        "train on a labelled transfer set (limbeck label), with what the teacher said there: no --teacher is needed; "
+        "train on a stored set (limbeck label) and its targets: no --teacher is needed; "
         "--data then gives the test, or a part of the set is set apart",
     )
     validation: float = _option(
@@ -183,7 +183,7 @@ class EvaluateOptions:
 class LabelOptions:
     """What is kept."""
 
-    output_dir: str = _option("runs/labelled", "the folder, or an fsspec URL, that the labelled transfer set goes to")
+    output_dir: str = _option("runs/labelled", "the folder, or an fsspec URL, that the stored set is written to")
     split: str = _option("train", "the split of the data that is labelled")
     kind: str = _option("top_k", "top_k, dense, hidden (causal language models) or sampled; docs/store.md says which")
     k: int | None = _option(None, "classes that are kept of each position, of top_k and sampled; by default 64")
@@ -192,7 +192,7 @@ class LabelOptions:
     temperature: float | None = _option(None, "of top_k and sampled, the one that will be trained at; by default 1")
     jitter: int = _option(0, "label views of the images, shifted by up to this many pixels; training replays them")
     views: int = _option(1, "how many epochs' views are labelled, where there is --jitter")
-    batch_size: int = _option(32, "examples that the teacher is asked about at once")
+    batch_size: int = _option(32, "examples per forward pass of the teacher")
     rows_per_shard: int | None = _option(None, "examples in a file; by default as many as make about 256 MB")
     seed: int = _option(0, "of samples and views")
 

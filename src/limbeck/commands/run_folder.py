@@ -94,8 +94,10 @@ def remove_exports(folder: Path, models: Mapping[str, nn.Module]) -> None:
         made = [path for path in files_of(folder / f"{name}.onnx") if path.exists()] + [record]
         for path in made:
             path.unlink()
-        gone = ", ".join(path.name for path in made)
-        console.say(f"Note: {gone} were of the {name} before, and are gone; limbeck export makes them anew.")
+        removed = ", ".join(path.name for path in made)
+        console.say(
+            f"Note: {removed} belonged to the previous {name} and have been removed; limbeck export writes new ones."
+        )
 
 
 def export_of(model: str) -> str:

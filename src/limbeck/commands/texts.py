@@ -132,7 +132,7 @@ def open_student(text: str, teacher: Any) -> Any:
     if not is_cut(text):
         return open_model(text)
     if teacher is None:
-        raise ConfigError(f"{text} cuts a student from its teacher, and there is none; give --teacher.")
+        raise ConfigError(f"{text} copies layers of the teacher, but no teacher is given; give --teacher.")
     networks = networks_of(teacher) or []
     if len(networks) != 1:
         raise ConfigError(

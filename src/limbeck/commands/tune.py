@@ -130,8 +130,8 @@ def _table(found: Mapping[str, Any], held_out: int) -> Table:
     for row in ranked(tried, measure, best):
         values = ["" if row[name]["mean"] is None else f"{row[name]['mean']:.4f}" for name in shown]
         against = row.get("against_best")
-        said = "the best" if row is best else ""
+        against_best = "the best" if row is best else ""
         if against is not None and against["low"] is not None:
-            said = f"{against['low']:+.4f} to {against['high']:+.4f}"
-        table.add_row(f"{row['temperature']:g}", f"{row['hard_weight']:g}", str(row["seeds"]), *values, said)
+            against_best = f"{against['low']:+.4f} to {against['high']:+.4f}"
+        table.add_row(f"{row['temperature']:g}", f"{row['hard_weight']:g}", str(row["seeds"]), *values, against_best)
     return table

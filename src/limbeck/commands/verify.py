@@ -1,4 +1,4 @@
-"""`limbeck verify PATH`: whether a labelled transfer set is what was written, and the teacher who spoke."""
+"""`limbeck verify PATH`: checks the files of a stored set, and its targets against the teacher."""
 
 from limbeck.commands.console import hush, say
 from limbeck.commands.jobs import VerifyJob, read_job
@@ -11,11 +11,11 @@ from limbeck.store.verify import verify
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
     hush()
-    parser = new_parser("verify", "Check every byte, row and target of a labelled transfer set.", "PATH")
+    parser = new_parser("verify", "Check every byte, row and target of a stored set.", "PATH")
     parser.add_argument("path", type=str, help="its folder or URL")
     parser.add_argument("--teacher", type=str, nargs="+", default=[], help="compare what this teacher says now")
     parser.add_argument("--mean", type=str, default="arithmetic", help="of an ensemble's probabilities")
-    parser.add_argument("--rows", type=int, default=32, help="how many rows the teacher is asked about")
+    parser.add_argument("--rows", type=int, default=32, help="how many rows to recompute with the teacher")
     job = read_job(VerifyJob, parser, words)
     teachers = job.teacher
     found = verify(job.path, open_teacher(teachers.teacher, teachers.mean), rows=job.rows)

@@ -59,7 +59,7 @@ def advise(results: Mapping[str, Any]) -> list[Advice]:
     ]
     found.sort(key=lambda advice: advice.kind != "bad")
     if not found:
-        text = "Nothing that was measured speaks against shipping this student."
+        text = "No measurement argues against shipping this student."
         found = [Advice("good", "No objection", text)]
     return found
 
@@ -71,7 +71,7 @@ def _of_the_verdict(results: Mapping[str, Any]) -> list[Advice]:
     if word is None:
         text = (
             "Train the same student on the labels alone (limbeck distill --baseline) and give it to the evaluation: "
-            "without it nobody knows what the teacher was worth."
+            "without it the gain from the teacher is unknown."
         )
         return [Advice("warning", "There is no baseline", text)]
     writes = at(results, "task") == "language"

@@ -15,7 +15,7 @@ FILES = ("results.json", "tune.json")
 """What a run's folder may hold, the first of them that it does."""
 
 MOST = 1e300
-"""A number beyond this is none."""
+"""A number larger than this is read as missing."""
 
 ROLES = ("teacher", "student", "baseline")
 

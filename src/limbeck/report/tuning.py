@@ -68,7 +68,7 @@ def ranked(rows: list[Any], measure: str, best: Any) -> list[Any]:
 
 
 def _advise(found: Mapping[str, Any]) -> list[Advice]:
-    """What speaks against the choice, or one good word."""
+    """Returns the warnings about the choice, or one line that there are none."""
     best, rows, measure = at(found, "best"), _tried(found), at(found, "measure")
     if best is None or not rows or measure not in tuple(MEASURES):
         text = "The same command goes on with it; what was trained is not trained again."
