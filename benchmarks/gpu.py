@@ -5,7 +5,8 @@ Run with a python that has torch, nothing installed: `PYTHONPATH=src python3 ben
     floor            the matmuls alone: the student's logits, the gradients of hidden and of weight, and the teacher's
                      logits where the targets are its hidden states; each over all rows at once
     auto, chunked, compiled    `impl` of linear_divergence
-    naive            `impl="reference"`: all logits, autograd
+    fast             "auto" with `precision="fast"`: rounded logits
+    naive            `impl="reference"`, `precision="fast"`: all logits, rounded to bfloat16, autograd
     naive compiled   the same lines within torch.compile
     trl, liger       where they can be imported, and only for what they compute
 
@@ -21,6 +22,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +35,7 @@ from limbeck.losses.targets import Head, HiddenTargets, SparseTargets
 
 T, KEPT, WARM = 2.0, 64, 2
 DIVERGENCES = {"forward_kl": forward_kl, "jensen_shannon(0.5)": jensen_shannon(0.5)}
-WAYS = ["auto", "chunked", "compiled", "naive", "naive compiled", "trl", "liger"]
+WAYS = ["auto", "chunked", "compiled", "fast", "naive", "naive compiled", "trl", "liger"]
 
 Gradients = tuple[Tensor, ...]
 
@@ -244,13 +246,23 @@ class Problem:
             return self.trl()
         if way == "liger":
             return self.liger()
-        impl = "reference" if way == "naive" else way
+        impl = {"naive": "reference", "fast": "auto"}.get(way, way)
+        precision = "fast" if way in ("naive", "fast") else "exact"
+        targets = self.rounded_targets() if precision == "fast" else self.targets
 
         def run() -> Gradients:
-            loss = limbeck.linear_divergence(self.hidden, self.weight, self.targets, self.objective, impl=impl)
+            loss = limbeck.linear_divergence(
+                self.hidden, self.weight, targets, self.objective, precision=precision, impl=impl
+            )
             return self.gradients(loss.mean)
 
         return run
+
+    def rounded_targets(self) -> HiddenTargets | SparseTargets:
+        """The targets, whose logits are rounded to bfloat16 where they come from hidden states."""
+        if isinstance(self.targets, SparseTargets):
+            return self.targets
+        return replace(self.targets, head=replace(self.targets.head, precision="fast"))
 
     def gradients(self, loss: Tensor) -> Gradients:
         return torch.autograd.grad(loss, (self.hidden, self.weight))
@@ -258,7 +270,7 @@ class Problem:
     def plain(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """The naive lines."""
         log_probs = ((hidden @ weight.T).float() / T).log_softmax(-1)
-        return T**2 * self.divergence(*self.targets.events(log_probs, T)).mean()
+        return T**2 * self.divergence(*self.rounded_targets().events(log_probs, T)).mean()
 
     def trl(self) -> Callable[[], Gradients] | None:
         """TRL's kernel, for hidden states."""
