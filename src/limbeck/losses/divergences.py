@@ -394,6 +394,33 @@ logit_matching = Divergence(
     "logit_matching", _logit_matching, _logit_matching_slope, allows_zero=False, text=_logit_matching.__doc__
 )
 
+_BUILT_IN: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "forward_kl": (_forward_kl, _teacher_slope),
+    "reverse_kl": (_reverse_kl, _reverse_kl_slope),
+    "cross_entropy": (_cross_entropy, _teacher_slope),
+    "total_variation": (_total_variation, _total_variation_slope),
+    "logit_matching": (_logit_matching, _logit_matching_slope),
+    "jensen_shannon": (_jensen_shannon, _jensen_shannon_slope),
+    "skewed_kl": (_skewed_kl, _skewed_kl_slope),
+    "skewed_reverse_kl": (_skewed_reverse_kl, _skewed_reverse_kl_slope),
+}
+
+
+def built_in(divergence: Divergence) -> tuple[str, float] | None:
+    """(name, share) of a built-in divergence, by which a kernel selects its code; None for any other.
+
+    share: the parameter of the divergence, 0 without one.
+    """
+    value, slope, share = divergence.value, divergence.slope, 0.0
+    if isinstance(slope, _Widened):
+        slope = slope.function
+    if isinstance(value, _AtShare) and isinstance(slope, _AtShare) and value.share == slope.share:
+        value, slope, share = value.function, slope.function, value.share
+    for name, functions in _BUILT_IN.items():
+        if value is functions[0] and slope is functions[1]:
+            return name, share
+    return None
+
 
 def _weighted_difference(log_weight: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
     """weight * (log_a - log_b) at each event, and 0 at an event of weight zero.
