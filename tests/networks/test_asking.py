@@ -232,3 +232,23 @@ def test_the_networks_of_modules_teachers_and_users_classes() -> None:
     assert networks_of(Holder(members=[a, Holder(model=b)])) == [a, b]
     assert networks_of(Holder(members=[a, Holder()])) is None
     assert networks_of(Holder()) is None
+
+
+class Holder:
+    """A user's class, which lists nothing."""
+
+    def __init__(self, **attributes: object) -> None:
+        vars(self).update(attributes)
+
+
+def test_the_networks_of_modules_teachers_and_users_classes() -> None:
+    a, b = nn.Linear(2, 3), nn.Linear(2, 3)
+    assert networks_of(a) == [a]
+    both = Ensemble([a, Ensemble([b])])
+    assert networks_of(both) == both.networks == [a, b]
+    assert networks_of(both.cut(2)) == [a, b]
+    assert networks_of(Ensemble([a, lambda batch: batch["inputs"]])) is None
+    assert networks_of(Holder(model=a)) == networks_of(Holder(teacher=Holder(model=a))) == [a]
+    assert networks_of(Holder(members=[a, Holder(model=b)])) == [a, b]
+    assert networks_of(Holder(members=[a, Holder()])) is None
+    assert networks_of(Holder()) is None

@@ -411,14 +411,13 @@ def built_in(divergence: Divergence) -> tuple[str, float] | None:
 
     share: the parameter of the divergence, 0 without one.
     """
-    value, slope, share = divergence.value, divergence.slope, 0.0
-    if isinstance(slope, _Widened):
-        slope = slope.function
-    if isinstance(value, _AtShare) and isinstance(slope, _AtShare) and value.share == slope.share:
-        value, slope, share = value.function, slope.function, value.share
-    for name, functions in _BUILT_IN.items():
-        if value is functions[0] and slope is functions[1]:
-            return name, share
+    slope = divergence.slope
+    found = [divergence.value, slope.function if isinstance(slope, _Widened) else slope]
+    shares = [function.share if isinstance(function, _AtShare) else 0.0 for function in found]
+    functions = [function.function if isinstance(function, _AtShare) else function for function in found]
+    for name, (value, slope_function) in _BUILT_IN.items():
+        if functions[0] is value and functions[1] is slope_function and shares[0] == shares[1]:
+            return name, shares[0]
     return None
 
 

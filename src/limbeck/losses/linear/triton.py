@@ -16,8 +16,7 @@ from limbeck.errors import ObjectiveError
 from limbeck.losses.divergences import built_in
 from limbeck.losses.linear.problem import Settings
 from limbeck.losses.matmul import Product, summed
-from limbeck.losses.targets import DenseTargets, HiddenTargets, SoftTargets
-from limbeck.losses.targets.hidden import LayerTargets
+from limbeck.losses.targets import SoftTargets, is_unbounded, unbounded_logits
 from limbeck.losses.terms import HardTerm, SoftTerm, Term
 
 BLOCK = 4096
@@ -105,11 +104,9 @@ def _teacher_logits(targets: SoftTargets | None) -> tuple[Tensor | None, Tensor 
     """Logits `[m, C]` whose classes lie side by side, and the bias, scale and soft cap that are to be applied."""
     if targets is None:
         return None, None, 1.0, None
-    if isinstance(targets, LayerTargets):
-        return *_plain(targets.product), targets.logit_scale, targets.softcap
-    assert isinstance(targets, DenseTargets)
-    logits = targets.logits
-    return logits if logits.stride(1) == 1 else logits.contiguous(), None, 1.0, None
+    product, scale, cap = unbounded_logits(targets)
+    logits, bias = _plain(product)
+    return logits if logits.stride(1) == 1 else logits.contiguous(), bias, scale, cap
 
 
 def _widest(student: Tensor, teacher: Tensor | None, share: Tensor) -> torch.dtype:
@@ -124,7 +121,9 @@ def supports(terms: tuple[Term, ...], targets: SoftTargets | None) -> bool:
     if any(kind not in (SoftTerm, HardTerm) for kind in kinds) or len(set(kinds)) < len(kinds):
         return False
     soft = [term for term in terms if isinstance(term, SoftTerm)]
-    return not soft or (type(targets) in (DenseTargets, HiddenTargets) and built_in(soft[0].divergence) is not None)
+    if not soft:
+        return True
+    return targets is not None and is_unbounded(targets) and built_in(soft[0].divergence) is not None
 
 
 def require(device: torch.device) -> None:
