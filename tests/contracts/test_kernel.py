@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -40,7 +41,8 @@ from limbeck.losses.divergences import (
     skewed_reverse_kl,
     total_variation,
 )
-from limbeck.losses.linear import chunked
+from limbeck.losses.linear import chunked, triton
+from limbeck.losses.linear.problem import Settings
 from limbeck.losses.matmul import Product
 
 
@@ -55,7 +57,20 @@ def traced() -> Iterator[None]:
     chunked._compiled.cache_clear()
 
 
-KERNELS: dict[str, Callable[[], AbstractContextManager[None]]] = {"chunked": nullcontext, "compiled": traced}
+@contextmanager
+def interpreted() -> Iterator[None]:
+    """Triton's kernel in its interpreter, several blocks of classes; what it does not support goes the compiled way."""
+    pytest.importorskip("triton")
+    with traced(), np.errstate(all="ignore"), pytest.MonkeyPatch.context() as patch:  # it computes with numpy
+        patch.setattr(triton, "BLOCK", 128)
+        yield
+
+
+KERNELS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "chunked": nullcontext,
+    "compiled": traced,
+    "triton": interpreted,
+}
 """Values of `impl`, and the context that the tests of each run in."""
 
 pytestmark = pytest.mark.filterwarnings("error:torch.compile failed")
@@ -230,7 +245,7 @@ def test_compiled_code_equals_float64_autograd(
 
 @pytest.mark.parametrize("divergence", [d for d in DIVERGENCES if isinstance(d, Divergence)], ids=repr)
 def test_every_built_in_divergence_compiles(divergence: Divergence) -> None:
-    settings = chunked._Settings(Objective(divergence, T).terms, 1.0, None, True)
+    settings = Settings(Objective(divergence, T).terms, 1.0, None, True)
     logits, said = torch.randn(4, 300), DenseTargets(torch.randn(4, 300))
     share = torch.ones(4)
     eager = logits.clone()
@@ -378,8 +393,8 @@ def test_parts_of_the_output_layer_beside_the_whole_are_refused(beside: dict[str
 
 
 def test_an_unknown_implementation_is_refused() -> None:
-    with pytest.raises(ObjectiveError, match="auto, reference, chunked, compiled, not 'triton'"):
-        linear_divergence(torch.randn(2, 3), torch.randn(4, 3), torch.randn(2, 4), Objective(), impl="triton")
+    with pytest.raises(ObjectiveError, match="auto, reference, chunked, compiled, triton, not 'cuda'"):
+        linear_divergence(torch.randn(2, 3), torch.randn(4, 3), torch.randn(2, 4), Objective(), impl="cuda")
 
 
 def test_two_dtypes_are_refused() -> None:

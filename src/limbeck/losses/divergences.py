@@ -394,6 +394,32 @@ logit_matching = Divergence(
     "logit_matching", _logit_matching, _logit_matching_slope, allows_zero=False, text=_logit_matching.__doc__
 )
 
+_BUILT_IN: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "forward_kl": (_forward_kl, _teacher_slope),
+    "reverse_kl": (_reverse_kl, _reverse_kl_slope),
+    "cross_entropy": (_cross_entropy, _teacher_slope),
+    "total_variation": (_total_variation, _total_variation_slope),
+    "logit_matching": (_logit_matching, _logit_matching_slope),
+    "jensen_shannon": (_jensen_shannon, _jensen_shannon_slope),
+    "skewed_kl": (_skewed_kl, _skewed_kl_slope),
+    "skewed_reverse_kl": (_skewed_reverse_kl, _skewed_reverse_kl_slope),
+}
+
+
+def built_in(divergence: Divergence) -> tuple[str, float] | None:
+    """(name, share) of a built-in divergence, by which a kernel selects its code; None for any other.
+
+    share: the parameter of the divergence, 0 without one.
+    """
+    slope = divergence.slope
+    found = [divergence.value, slope.function if isinstance(slope, _Widened) else slope]
+    shares = [function.share if isinstance(function, _AtShare) else 0.0 for function in found]
+    functions = [function.function if isinstance(function, _AtShare) else function for function in found]
+    for name, (value, slope_function) in _BUILT_IN.items():
+        if functions[0] is value and functions[1] is slope_function and shares[0] == shares[1]:
+            return name, shares[0]
+    return None
+
 
 def _weighted_difference(log_weight: Tensor, log_a: Tensor, log_b: Tensor) -> Tensor:
     """weight * (log_a - log_b) at each event, and 0 at an event of weight zero.

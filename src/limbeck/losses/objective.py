@@ -381,7 +381,8 @@ def count_positions(
 def _counts(
     rows: int, device: torch.device | str, labels: Tensor | None, weights: Tensor | None, terms: Sequence[Term]
 ) -> Counts:
-    every = weights.sum() if weights is not None else torch.tensor(float(rows), device=device)
+    # torch.tensor would wait for the device
+    every = weights.sum() if weights is not None else torch.full((), float(rows), device=device)
     if labels is None:
         with_label = torch.zeros_like(every)
     else:

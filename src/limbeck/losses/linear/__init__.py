@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import ObjectiveError, ShapeError
-from limbeck.losses.linear import chunked, reference
+from limbeck.losses.linear import chunked, reference, triton
 from limbeck.losses.linear.problem import Problem
 from limbeck.losses.objective import Counts, Loss, Objective
 from limbeck.losses.targets import Head, SoftTargets
 
 __all__ = ["linear_divergence"]
 
-IMPLEMENTATIONS = ("auto", "reference", "chunked", "compiled")
+IMPLEMENTATIONS = ("auto", "reference", "chunked", "compiled", "triton")
 
 
 def linear_divergence(
@@ -55,8 +55,10 @@ def linear_divergence(
         The terms of the loss.
     impl : str
         "reference", the lines above; "chunked", chunks of rows whose gradients are computed in the forward pass, so
-        that nothing is computed twice; "compiled", the same with torch.compile for the elementwise work. "auto" takes
-        "compiled" for 16,384 classes and more where torch.compile works, else "chunked".
+        that nothing is computed twice; "compiled", the same with torch.compile for the elementwise work; "triton", the
+        same with a Triton kernel for it, where the divergence is built in and the targets are logits or hidden states,
+        and "compiled" for others. "auto" takes "triton" on CUDA where Triton works; elsewhere, and for what its kernel
+        does not support, "compiled" for 16,384 classes and more where torch.compile works, else "chunked".
 
     Returns
     -------
@@ -99,5 +101,8 @@ def linear_divergence(
     problem = Problem(hidden, head, targets, objective, labels, mask, weights, counts)
     if impl == "reference":
         return reference.linear_divergence(problem)
-    compiled = impl == "compiled" or (impl == "auto" and len(weight) >= chunked.WORTH_COMPILING)
-    return chunked.linear_divergence(problem, compiled)
+    if impl == "triton":
+        triton.require(hidden.device)
+    fused = impl == "triton" or (impl == "auto" and hidden.is_cuda and triton.works_on(hidden.device))
+    compiled = impl in ("compiled", "triton") or (impl == "auto" and len(weight) >= chunked.WORTH_COMPILING)
+    return chunked.linear_divergence(problem, compiled, fused)

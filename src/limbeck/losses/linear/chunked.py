@@ -12,13 +12,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from limbeck.losses.linear import triton
 from limbeck.losses.linear.memory import keep_freed_memory
-from limbeck.losses.linear.problem import Problem
+from limbeck.losses.linear.problem import Problem, Settings
 from limbeck.losses.matmul import (
     Product,
     add_d_weight,
@@ -67,8 +68,12 @@ _Backward = Callable[..., tuple[Tensor | None, ...]]
 once_differentiable: Callable[[_Backward], _Backward] = torch.autograd.function.once_differentiable
 
 
-def linear_divergence(problem: Problem, compiled: bool = False) -> Loss:
-    """The loss of a problem; compiled: whether torch.compile compiles what is done to each logit."""
+def linear_divergence(problem: Problem, compiled: bool = False, fused: bool = False) -> Loss:
+    """The loss of a problem.
+
+    What is done to each logit: fused, by Triton's kernel, where it supports the problem; else compiled, by
+    torch.compile, where that can; else by one operation after the other.
+    """
     hidden, head, objective, counts = problem.hidden, problem.head, problem.objective, problem.counts
     rows = objective.align(
         hidden.shape[:-1],
@@ -86,7 +91,8 @@ def linear_divergence(problem: Problem, compiled: bool = False) -> Loss:
     flat = flat if rows.indices is None else flat[rows.indices]
     if counts is not None:
         objective.require_counts(counts)
-    run = _Run(head, rows, objective, counts_here if counts is None else counts, compiled, torch.is_grad_enabled())
+    divisors = counts_here if counts is None else counts
+    run = _Run(head, rows, objective, divisors, compiled, fused, torch.is_grad_enabled())
     apply: Callable[..., tuple[Tensor, ...]] = _Chunked.apply
     total, *sums = apply(flat, head.weight, head.bias, run)
     by_name = {term.name: term_sum for term, term_sum in zip(objective.terms, sums, strict=True)}
@@ -97,7 +103,8 @@ def linear_divergence(problem: Problem, compiled: bool = False) -> Loss:
 class _Run:
     """What `_Chunked` needs beside the tensors that get a gradient.
 
-    counts: that the terms are divided by. with_gradient: whether grad mode was on at the call.
+    counts: that the terms are divided by. compiled, fused: how logits are compared; see `linear_divergence`.
+    with_gradient: whether grad mode was on at the call.
     """
 
     head: Head
@@ -105,6 +112,7 @@ class _Run:
     objective: Objective
     counts: Counts
     compiled: bool
+    fused: bool
     with_gradient: bool
 
 
@@ -133,7 +141,7 @@ class _Chunked(torch.autograd.Function):
             needed = [run.with_gradient and needs for needs in ctx.needs_input_grad[:3]]  # true under no_grad too
             gradients = _Gradients.like(hidden, head, *needed)
             scales = [factor / unit for factor in factors]
-            sums = _over_chunks(hidden.to(dtype), head, rows, objective, scales, gradients, run.compiled)
+            sums = _over_chunks(hidden.to(dtype), replace(run, head=head, rows=rows), scales, gradients)
             total = objective.total(sums, counts).sum
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias, unit)
         ctx.dtypes, ctx.spent = [None if x is None else x.dtype for x in (hidden, weight, bias)], False
@@ -211,19 +219,12 @@ class _Gradients:
             add_d_weight(d_logits, hidden, self.weight, first=chunk.start == 0)
 
 
-def _over_chunks(
-    hidden: Tensor,
-    head: Head,
-    rows: Rows,
-    objective: Objective,
-    scales: list[Tensor],
-    gradients: _Gradients,
-    compiled: bool,
-) -> dict[str, Tensor]:
+def _over_chunks(hidden: Tensor, run: _Run, scales: list[Tensor], gradients: _Gradients) -> dict[str, Tensor]:
     """The sum of each term over all rows, by name; fills the gradients.
 
     scales: per term, the factor of its value in the gradient of a row of weight 1.
     """
+    head, rows, objective = run.head, run.rows, run.objective
     n, classes, on_cpu = len(hidden), len(head.weight), hidden.device.type == "cpu"
     targets, labels = rows.targets, rows.labels if objective.needs_labels else None
     wide = wide_dtype(hidden.dtype)
@@ -231,16 +232,20 @@ def _over_chunks(
     terms = tuple(term if targets is None else term.for_targets(targets) for term in objective.terms)
     values = [torch.zeros_like(weights) for _ in terms]
     shares = [weights * scale.to(wide) for scale in scales]
-    settings = _Settings(terms, head.logit_scale, head.softcap, gradients.needed())
+    settings = Settings(terms, head.logit_scale, head.softcap, gradients.needed())
     chunk_rows = max(1, min(n, _chunk_rows(head, targets)))
     buffer = head.buffer(chunk_rows)
     gradient_buffer = buffer.gradient_buffer() if settings.with_gradient else None
     read = None if targets is None else chunk_reader(targets, chunk_rows)
     if on_cpu:
         keep_freed_memory()
-    compiled = compiled and all(term.compiles(targets) for term in terms)
-    compare = _compiled() if compiled else _compare
-    block_rows = _block_rows(classes) if on_cpu else chunk_rows if compiled else GPU_BLOCK_LOGITS // classes + 1
+    fused = run.fused and triton.supports(terms, targets)
+    compiled = run.compiled and not fused and all(term.compiles(targets) for term in terms)
+    compare = triton.compare if fused else _compiled() if compiled else _compare
+    if fused or (compiled and not on_cpu):
+        block_rows = chunk_rows
+    else:
+        block_rows = _block_rows(classes) if on_cpu else GPU_BLOCK_LOGITS // classes + 1
     for start in range(0, n, chunk_rows):
         chunk = slice(start, min(start + chunk_rows, n))
         logits = buffer.multiply(hidden[chunk])
@@ -250,7 +255,7 @@ def _over_chunks(
             block = slice(first, min(first + block_rows, chunk.stop - start))
             here = slice(start + block.start, start + block.stop)
             # on a CPU, another number of rows would be compiled anew
-            whole = block.stop - block.start == block_rows or not on_cpu
+            whole = block.stop - block.start == block_rows or fused or not on_cpu
             values_here = (compare if whole else _compare)(
                 some_rows(logits, block),
                 None if gradient_buffer is None else d_logits[block],
@@ -265,22 +270,13 @@ def _over_chunks(
     return {term.name: (value * weights).sum() for term, value in zip(terms, values, strict=True)}
 
 
-class _Settings(NamedTuple):
-    """What is the same for every row. A tuple, since torch.compile traces tuples."""
-
-    terms: tuple[Term, ...]
-    logit_scale: float
-    softcap: float | None
-    with_gradient: bool
-
-
 def _compare(
     logits: Product,
     d_logits: Tensor | None,
     targets: SoftTargets | None,
     labels: Tensor | None,
     shares: tuple[Tensor, ...],
-    settings: _Settings,
+    settings: Settings,
 ) -> tuple[Tensor, ...]:
     """The value of each term at a block of rows, `[r]`.
 

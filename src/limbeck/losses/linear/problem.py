@@ -1,11 +1,13 @@
-"""One call of `linear_divergence`: what every implementation is given."""
+"""What every implementation of `linear_divergence` is given, and what its elementwise part is."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from limbeck.losses.objective import Counts, Objective
 from limbeck.losses.targets import Head, SoftTargets
+from limbeck.losses.terms import Term
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,3 +26,12 @@ class Problem:
     mask: Tensor | None = None
     weights: Tensor | None = None
     counts: Counts | None = None
+
+
+class Settings(NamedTuple):
+    """What is the same for every row of logits. A tuple, since torch.compile traces tuples."""
+
+    terms: tuple[Term, ...]
+    logit_scale: float
+    softcap: float | None
+    with_gradient: bool

@@ -18,9 +18,11 @@ from limbeck.losses.targets.defaults import (
     is_compilable,
     is_complete,
     is_partition,
+    is_unbounded,
     logit_bytes,
     softened_logits,
     spread,
+    unbounded_logits,
 )
 from limbeck.losses.targets.dense import DenseTargets, as_targets
 from limbeck.losses.targets.hidden import Head, HiddenTargets, bounded
@@ -50,8 +52,10 @@ __all__ = [
     "is_compilable",
     "is_complete",
     "is_partition",
+    "is_unbounded",
     "logit_bytes",
     "member_weights",
     "softened_logits",
     "spread",
+    "unbounded_logits",
 ]

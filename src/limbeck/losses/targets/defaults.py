@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from limbeck.losses.matmul import Product
 from limbeck.losses.targets.hidden import Head
 from limbeck.losses.targets.protocol import SoftTargets
 
@@ -44,6 +45,23 @@ def is_partition(targets: SoftTargets) -> bool:
 def is_compilable(targets: SoftTargets) -> bool:
     """Whether torch.compile is known to work on `events` and `spread`: `compilable`; by default False."""
     return bool(getattr(targets, "compilable", False))
+
+
+def is_unbounded(targets: SoftTargets) -> bool:
+    """Whether what `chunk_reader` reads of targets has `unbounded_logits`: `unbounded`; by default False.
+
+    A class has to define it itself: one derived from a built-in kind may give its events in another way.
+    """
+    return bool(vars(type(targets)).get("unbounded", False))
+
+
+def unbounded_logits(targets: Any) -> tuple[Product, float, float | None]:
+    """Logits `[m, C]` of a chunk, and the scale and soft cap to apply; their softmax is what the student is to learn.
+
+    Only of targets that `is_unbounded` is true of.
+    """
+    parts: tuple[Product, float, float | None] = targets.unbounded_logits()
+    return parts
 
 
 def softened_logits(targets: SoftTargets, temperature: float) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from limbeck.errors import ShapeError, TargetError
 from limbeck.losses.divergences import Divergence
+from limbeck.losses.matmul import Product
 from limbeck.losses.numbers import tempered, widened
 from limbeck.losses.targets.protocol import REQUIRED, EveryClass, SoftTargets, TensorRows
 
@@ -18,6 +19,7 @@ class DenseTargets(EveryClass, TensorRows):
 
     logits: Tensor
     compilable: ClassVar[bool] = True
+    unbounded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.logits.ndim != 2:
@@ -43,6 +45,10 @@ class DenseTargets(EveryClass, TensorRows):
     def given_logits(self) -> list[Tensor]:
         """The logits, which should not be probabilities."""
         return [self.logits]
+
+    def unbounded_logits(self) -> tuple[Product, float, float | None]:
+        """The logits, whose scale is 1 and which have no cap."""
+        return Product(self.logits), 1.0, None
 
     def softened_logits(self, temperature: float) -> Tensor:
         """`v / T` `[n, C]` in float32 or wider."""

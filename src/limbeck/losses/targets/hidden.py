@@ -92,6 +92,7 @@ class HiddenTargets(EveryClass, TensorRows):
     hidden: Tensor
     head: Head
     compilable: ClassVar[bool] = True
+    unbounded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.hidden.ndim != 2:
@@ -167,6 +168,7 @@ class LayerTargets(EveryClass):
     logit_scale: float = 1.0
     softcap: float | None = None
     compilable: ClassVar[bool] = True
+    unbounded: ClassVar[bool] = True
 
     @property
     def num_classes(self) -> int:
@@ -187,6 +189,10 @@ class LayerTargets(EveryClass):
     def all_log_probs(self, temperature: float) -> Tensor:
         """`log_softmax(v / T)` `[m, C]`."""
         return tempered(bounded(summed(self.product), self.logit_scale, self.softcap), temperature)
+
+    def unbounded_logits(self) -> tuple[Product, float, float | None]:
+        """The matmul's result, its scale and its soft cap."""
+        return self.product, self.logit_scale, self.softcap
 
     def bad_rows(self, divergence: Divergence) -> Tensor:
         """Rows with nan, +inf or only -inf; with any -inf, where the divergence is infinite there."""
