@@ -528,3 +528,11 @@ def test_the_plan_counts_the_labels_of_each_class(limbeck_says: Any) -> None:
     options = ("--student", "mlp", "--hidden", "4", "--max_steps", "1", "--output_dir", "run")
     code, out, _ = limbeck_says("distill", "--data", "train.csv", *options)
     assert (code, "Labels: 43 of 65 training examples (NA: 22, cat: 21)." in out) == (0, True), out
+
+
+def test_labels_that_are_numbers_stay_by_num_classes(limbeck_says: Any) -> None:
+    Path("train.csv").write_text("x,label\n" + "".join(f"{i % 7},{1 + i % 3}\n" for i in range(60)))
+    options = ("--data", "train.csv", "--hidden", "4", "--max_steps", "1")
+    for more, counted in (((), "(1: "), (("--num_classes", "5"), "(0: 0, 1: ")):
+        code, out, _ = limbeck_says("distill", *options, *more, "--output_dir", f"run{len(more)}")
+        assert (code, f"training examples {counted}" in out) == (0, True), out

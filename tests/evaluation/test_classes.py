@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -532,3 +533,12 @@ def test_probabilities_in_the_place_of_logits_are_refused() -> None:
         limbeck.evaluate(softened, examples, latency=False)
     with pytest.raises(TargetError, match=r"teacher returns probabilities .* leave its softmax out"):
         limbeck.evaluate(net, examples, teacher=softened, latency=False)
+
+
+def test_a_test_set_of_other_classes_than_the_outputs_is_refused() -> None:
+    """Labels 1 to 3 of a table have become 0 to 2; to a network of five outputs they are other classes."""
+    table = datasets.Dataset.from_dict({"x": [1.0, 2.0, 3.5, 4.0], "label": [1, 2, 3, 1]})
+    with pytest.raises(ShapeError, match=r"The test set has 3 classes and the student 5 outputs.* num_classes="):
+        evaluate(mlp([1, 4, 5]), limbeck.table(table)["train"], latency=False)
+    kept = limbeck.table(table, num_classes=5)["train"]
+    assert evaluate(mlp([1, 4, 5]), kept, latency=False)["test"]["classes"] == 5
