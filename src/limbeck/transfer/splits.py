@@ -66,7 +66,7 @@ def load_splits(source: Source, column_names: Sequence[str] | None = None) -> di
             return _load(str(path), None, column_names)
         return _load_files(files, column_names)
     except StopIteration as error:  # datasets finds no row to tell the columns from
-        raise DataError(f"{text} cannot be read: it is empty.") from error
+        raise DataError(f"{text} cannot be read: there is nothing in it.") from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, DataError):
             raise
