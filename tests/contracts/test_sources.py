@@ -121,18 +121,35 @@ def test_the_student_stays_as_it_is(tmp_path: Path, row: Row) -> None:
 
 
 class Gradients(TrainerCallback):
-    """The gradients before each optimizer step."""
+    """The gradients before each optimizer step, and those of the objective on all that the source returned for it."""
 
     def __init__(self) -> None:
         self.steps: list[list[Tensor]] = []
+        self.expected: list[list[Tensor]] = []
+        self._final: list[Batch] = []
+
+    def watch(self, trainer: DistillTrainer) -> None:
+        """Records what the trainer's source returns."""
+        self.teacher, source = trainer.teacher, trainer.source
+
+        def watched(batches: list[Batch], student: nn.Module, epoch: int) -> list[Batch]:
+            self._final = source(batches, student, epoch)
+            return self._final
+
+        trainer.source = watched  # type: ignore[assignment]
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self.steps.append([p.grad.clone() for p in model.parameters()])
+        batch = {name: torch.cat([part[name] for part in self._final]) for name in self._final[0]}
+        given = {name: batch.get(name) for name in ("labels", "mask", "weights")}
+        with torch.enable_grad():
+            loss = BOTH(model(batch["inputs"]), self.teacher(batch), **given).mean
+            self.expected.append(list(torch.autograd.grad(loss, list(model.parameters()))))
 
 
 @every_source
 def test_the_gradient_is_the_same_however_it_is_accumulated(tmp_path: Path, row: Row) -> None:
-    """Positions are counted as the source returns them."""
+    """Positions are counted as the source returns them: the objective on all of a step's final batches says so."""
     source, examples, teacher = row.make(tmp_path)
     runs = []
     for size, accumulation in ((8, 1), (4, 2), (2, 4)):
@@ -160,8 +177,9 @@ def test_the_gradient_is_the_same_however_it_is_accumulated(tmp_path: Path, row:
             callbacks=[gradients := Gradients()],
             **(row.argument or {"source": source}),
         )
+        gradients.watch(trainer)
         trainer.train()
-        runs.append(gradients.steps)
+        runs += [gradients.expected, gradients.steps]
     assert len(runs[0]) == 4
     assert any(gradient.abs().max() > 0 for gradient in runs[0][0])
     for other in runs[1:]:

@@ -20,6 +20,7 @@ from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.class_verdict import MOST_CLASSES_KEPT
 from limbeck.evaluation.classes import evaluate
+from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import inputs_of
 from limbeck.networks.mlp import mlp
 from limbeck.store.opened import Labelled
@@ -136,9 +137,9 @@ def _per_class(train: Any, classes: int) -> list[int] | None:
 
 
 def _labelled_rows(train: TransferSet) -> Any:
-    if train.labels is None or not (train.labels != -100).any():
+    if train.labels is None or not (train.labels != NO_LABEL).any():
         raise ConfigError("--baseline and --labelled need labels, but the training set has none.")
-    return (train.labels != -100).reshape(len(train), -1).any(1)
+    return (train.labels != NO_LABEL).reshape(len(train), -1).any(1)
 
 
 def refuse_options_of_mlp(options: StudentOptions) -> None:

@@ -16,13 +16,13 @@ from accelerate.utils import parse_flag_from_env
 from limbeck.errors import ConfigError, ShapeError, TargetError
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.targets import Head, SoftTargets, hidden_states
-from limbeck.networks.asking import TARGET_PREFIX, device_of, is_placed, networks_of
+from limbeck.networks.asking import TARGET_PREFIX, Batch, device_of, is_placed, networks_of
 from limbeck.networks.positions import Positions, next_token_positions
 from limbeck.networks.tasks import require_several_classes
 from limbeck.store.columns import ColumnFormat, to_arrow, to_numpy
 from limbeck.store.kinds import Kind
 from limbeck.store.manifest import NEXT_TOKENS, Plan, target_columns
-from limbeck.store.opened import Batch, batch_of
+from limbeck.store.opened import batch_of
 from limbeck.store.rows import Rows
 from limbeck.teachers import BaseTeacher
 from limbeck.transfer import draws

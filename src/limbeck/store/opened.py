@@ -29,7 +29,6 @@ from limbeck.store.teacher import StoredTeacher
 from limbeck.transfer.rows import as_input, random_part
 from limbeck.transfer.text.collate import Pad
 
-Batch = dict[str, Tensor]
 Read = Callable[[str], tuple[np.ndarray, np.ndarray | None]]
 """A column's name -> its values and, of lists, the length of each: what `to_numpy` returns."""
 
@@ -129,7 +128,7 @@ class Labelled(Dataset):
     def __len__(self) -> int:
         return self.manifest.rows if self._dataset is None else len(self._dataset)
 
-    def __getitems__(self, places: Sequence[int]) -> Batch:
+    def __getitems__(self, places: Sequence[int]) -> dict[str, Tensor]:
         """The batch of the examples at these places; DataError where a place is out of range or none is given."""
         there = self._there(places)
         if not len(there):
@@ -142,7 +141,7 @@ class Labelled(Dataset):
         rows = self._rows[there]
         return batch_of(lambda name: self._chunks(name).at(rows), self.manifest.columns)
 
-    def __getitem__(self, place: int) -> Batch:
+    def __getitem__(self, place: int) -> dict[str, Tensor]:
         """One example, without the batch's axis; its targets `[positions, ...]` where it has several."""
         batch = self.__getitems__([range(len(self))[place]])
         whole = self.manifest.positions_are == "examples"
@@ -239,7 +238,7 @@ class Labelled(Dataset):
         )
 
 
-def batch_of(read: Read, columns: Mapping[str, ColumnFormat]) -> Batch:
+def batch_of(read: Read, columns: Mapping[str, ColumnFormat]) -> dict[str, Tensor]:
     """The batch of some rows, the same for the teacher that answers once and for every student.
 
     read: a column's values and lengths, by name. columns: how each is stored; labels that are lists are a language
@@ -263,7 +262,7 @@ def batch_of(read: Read, columns: Mapping[str, ColumnFormat]) -> Batch:
 _OF_TEXTS = ("input_ids", "labels", TEACHER_PREFIX + "input_ids", TEACHER_PREFIX + "labels")
 
 
-def _padded(read: Read, columns: Mapping[str, ColumnFormat]) -> Batch:
+def _padded(read: Read, columns: Mapping[str, ColumnFormat]) -> dict[str, Tensor]:
     """The padded batch of rows of `tokenise`."""
     rows: list[dict[str, Any]] = [{"row_id": i} for i in read("row_id")[0].tolist()]
     for name in _OF_TEXTS:
@@ -275,9 +274,9 @@ def _padded(read: Read, columns: Mapping[str, ColumnFormat]) -> Batch:
     return Pad(0)(rows)  # the padding is masked
 
 
-def _examples(read: Read, columns: Mapping[str, ColumnFormat]) -> Batch:
+def _examples(read: Read, columns: Mapping[str, ColumnFormat]) -> dict[str, Tensor]:
     """The batch of rows of a TransferSet, as the set itself would give it."""
-    batch: Batch = {}
+    batch: dict[str, Tensor] = {}
     for name, layout in columns.items():
         if name.startswith(TARGET_PREFIX):
             continue

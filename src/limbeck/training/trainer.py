@@ -230,6 +230,8 @@ class DistillTrainer(Trainer):
             optimizers=optimizers,
         )
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the global counts itself
+        if not self.is_deepspeed_enabled:  # transformers 5.2 also has accelerate divide each loss by the accumulation
+            self.accelerator.gradient_accumulation_steps = 1
         if self.teacher is not None:
             self.teacher.to(self.args.device)
         self._resumed_with: list[int] = []  # patience of each EarlyStoppingCallback, which a checkpoint brings too
