@@ -6,7 +6,7 @@ What this file does not know: how a number came about.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import torch
@@ -24,13 +24,23 @@ from rich.progress import (
     Progress as Bar,
 )
 from rich.table import Table
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from limbeck.files import write_whole
 from limbeck.losses.objective import Objective
 from limbeck.training.config import DistillConfig
 
 console = Console(highlight=False, soft_wrap=True)
+
+AnyTrainer = TypeVar("AnyTrainer", bound=Trainer)
 
 COMPLETIONS, WIDTH = 2, 100
 """How many of the completions are printed, and how much of each; results.json has them all."""
@@ -170,16 +180,27 @@ class Progress(TrainerCallback):
             transient=True,
         )
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Starts the bar, where training does: also in the middle, after resuming."""
         self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, note="")
         self.bar.start()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Moves the bar."""
         self.bar.update(self.task, completed=state.global_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
         """Shows the latest losses."""
         shown = [
             f"{k.removeprefix('eval_')} {v:.4g}" for k, v in (logs or {}).items() if k in ("loss", "eval_accuracy")
@@ -187,7 +208,9 @@ class Progress(TrainerCallback):
         if shown:
             self.bar.update(self.task, note=", ".join(shown))
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Clears the bar."""
         self.bar.stop()
 
@@ -198,7 +221,7 @@ class LogFile(TrainerCallback):
     def __init__(self, path: Path):
         self.path = path
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Writes what has been logged since the run's first step, resumed or not."""
         if state.is_world_process_zero:
             write_whole(self.path, "".join(json.dumps(line) + "\n" for line in state.log_history))
@@ -207,13 +230,15 @@ class LogFile(TrainerCallback):
 class OftenEnough(TrainerCallback):
     """A run is logged twenty times, so that a short one has its curve, and no more seldom than every 50 steps."""
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """The steps between two logs, rounded down."""
         state.logging_steps = max(1, min(50, state.max_steps // 20))
 
 
-def quiet(trainer: Any) -> Any:
-    """A trainer whose progress is shown by our own bar, not by Trainer's bars and printed dicts."""
+def quiet(trainer: AnyTrainer) -> AnyTrainer:
+    """Removes Trainer's progress bar and printed dicts, which `Progress` replaces; returns the trainer."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
