@@ -4,7 +4,8 @@ Run with a python that has torch, nothing installed: `PYTHONPATH=src python3 ben
 
     floor            the matmuls alone: the student's logits, the gradients of hidden and of weight, and the teacher's
                      logits where the targets are its hidden states; each over all rows at once
-    auto, chunked, compiled    `impl` of linear_divergence
+    auto, triton, compiled, chunked    `impl` of linear_divergence; auto takes triton where that works
+    triton:BLOCK:WARPS         the same with other sizes of the kernel's programs, only by --ways
     fast             "auto" with `precision="fast"`: rounded logits
     naive            `impl="reference"`, `precision="fast"`: all logits, rounded to bfloat16, autograd
     naive compiled   the same lines within torch.compile
@@ -31,11 +32,13 @@ from torch import Tensor
 
 import limbeck
 from limbeck.losses.divergences import Divergence, forward_kl, jensen_shannon
+from limbeck.losses.linear import triton
 from limbeck.losses.targets import Head, HiddenTargets, SparseTargets
 
 T, KEPT, WARM = 2.0, 64, 2
+SIZES = triton.BLOCK, triton.WARPS
 DIVERGENCES = {"forward_kl": forward_kl, "jensen_shannon(0.5)": jensen_shannon(0.5)}
-WAYS = ["auto", "chunked", "compiled", "fast", "naive", "naive compiled", "trl", "liger"]
+WAYS = ["auto", "triton", "compiled", "chunked", "fast", "naive", "naive compiled", "trl", "liger"]
 
 Gradients = tuple[Tensor, ...]
 
@@ -246,11 +249,13 @@ class Problem:
             return self.trl()
         if way == "liger":
             return self.liger()
-        impl = {"naive": "reference", "fast": "auto"}.get(way, way)
+        impl, *sizes = {"naive": "reference", "fast": "auto"}.get(way, way).split(":")
+        block, warps = map(int, sizes or SIZES)
         precision = "fast" if way in ("naive", "fast") else "exact"
         targets = self.rounded_targets() if precision == "fast" else self.targets
 
         def run() -> Gradients:
+            triton.BLOCK, triton.WARPS = block, warps
             loss = limbeck.linear_divergence(
                 self.hidden, self.weight, targets, self.objective, precision=precision, impl=impl
             )

@@ -25,7 +25,7 @@ from limbeck.losses.divergences import (
     skewed_kl,
     total_variation,
 )
-from limbeck.losses.linear import chunked
+from limbeck.losses.linear import chunked, triton
 
 N, CLASSES, WIDTH, CHUNK, T = 300, 5003, 64, 128, 2.0
 SLACK = {torch.float32: 3e-5, torch.bfloat16: 1e-4}
@@ -128,6 +128,62 @@ def test_compiled(device: torch.device, divergence: Any, name: str, dtype: torch
         check(device, "compiled", divergence, name, dtype, softcap=softcap)
 
 
+@pytest.mark.parametrize("softcap", [None, 5.0], ids=["plain", "capped"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["dense", "hidden"])
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda d: d.name)
+def test_triton(device: torch.device, divergence: Any, name: str, dtype: torch.dtype, softcap: float | None) -> None:
+    pytest.importorskip("triton")
+    check(device, "triton", divergence, name, dtype, softcap=softcap)
+
+
+def test_triton_is_what_auto_chooses(device: torch.device) -> None:
+    pytest.importorskip("triton")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Triton's kernel does not run")
+        assert triton.works_on(device)
+    problem, objective = Problem(device), Objective(forward_kl, T, hard_weight=0.3)
+    chosen, named = (problem.run(impl, "hidden", objective, torch.bfloat16) for impl in ("auto", "triton"))
+    if device.type == "cuda":
+        assert all(torch.equal(a, b) for a, b in zip(chosen, named, strict=True))
+
+
+@pytest.mark.parametrize("divergence", [forward_kl, jensen_shannon(0.5)], ids=lambda d: d.name)
+def test_a_step_never_waits_for_the_gpu_and_can_be_a_cuda_graph(device: torch.device, divergence: Any) -> None:
+    """Without a mask: which rows it drops has to be known on the CPU."""
+    if device.type != "cuda":
+        pytest.skip("a CPU has no queue")
+    pytest.importorskip("triton")
+    problem, objective = Problem(device), Objective(divergence, T, hard_weight=0.3)
+    hidden, weight, bias = (leaf.bfloat16().requires_grad_() for leaf in problem.leaves)
+    teacher, labels = problem.teacher.to(torch.bfloat16), problem.labels
+
+    def step() -> list[Tensor]:
+        loss = linear_divergence(hidden, weight, teacher, objective, labels, bias=bias, impl="triton").mean
+        return [loss.detach(), *torch.autograd.grad(loss, (hidden, weight, bias))]
+
+    expected = [x.clone() for x in step()]
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        step()
+    side.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for x in captured:
+        x.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    for found, wanted in zip(captured, expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_many_classes_take_what_auto_chooses(device: torch.device, name: str) -> None:
     """As many classes as language models have, few rows."""
@@ -139,7 +195,7 @@ def test_many_classes_take_what_auto_chooses(device: torch.device, name: str) ->
         assert ours <= 1.5 * theirs + SLACK[torch.bfloat16], (found, naive)
 
 
-@pytest.mark.parametrize("impl", ["reference", "chunked", "compiled"])
+@pytest.mark.parametrize("impl", ["reference", "chunked", "compiled", "triton"])
 def test_autocast_multiplies_float32_leaves_in_bfloat16(device: torch.device, impl: str) -> None:
     problem, objective = Problem(device), Objective(forward_kl, T, hard_weight=0.3)
     truth = problem.run("reference", "hidden", objective, torch.float64)
@@ -148,7 +204,7 @@ def test_autocast_multiplies_float32_leaves_in_bfloat16(device: torch.device, im
     assert max(found) <= NAIVE[torch.bfloat16], found
 
 
-@pytest.mark.parametrize("impl", ["chunked", "compiled"])
+@pytest.mark.parametrize("impl", ["chunked", "compiled", "triton"])
 def test_no_rows_give_zero(device: torch.device, impl: str) -> None:
     problem = Problem(device)
     problem.mask = torch.zeros_like(problem.mask)
@@ -156,7 +212,8 @@ def test_no_rows_give_zero(device: torch.device, impl: str) -> None:
     assert all(not x.any() for x in found)
 
 
-def test_less_memory_than_the_logits(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("impl", ["chunked", "triton"])
+def test_less_memory_than_the_logits(device: torch.device, impl: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if device.type != "cuda":
         pytest.skip("peak memory is counted on CUDA only")
     monkeypatch.setattr(chunked, "CHUNK_ROWS", {"cuda": 64})
@@ -166,6 +223,6 @@ def test_less_memory_than_the_logits(device: torch.device, monkeypatch: pytest.M
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    linear_divergence(hidden, weight, teacher, Objective(forward_kl, T), impl="chunked").mean.backward()
+    linear_divergence(hidden, weight, teacher, Objective(forward_kl, T), impl=impl).mean.backward()
     torch.cuda.synchronize()
     assert torch.cuda.max_memory_allocated() - before < 4096 * 32_768 * 2

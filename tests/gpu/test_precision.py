@@ -26,7 +26,7 @@ def operands(device: torch.device, kl: float, deviation: float, dtype: torch.dty
     return [each.to(device) for each in near_the_teacher(kl, deviation, dtype)]
 
 
-@pytest.mark.parametrize("impl", ["reference", "chunked", "compiled"])
+@pytest.mark.parametrize("impl", ["reference", "chunked", "compiled", "triton"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=repr)
 def test_value_and_gradients_near_the_teacher(

@@ -82,7 +82,7 @@ class Loss(NamedTuple):
     @property
     def mean(self) -> Tensor:
         """sum / count; 0 where nothing was counted."""
-        return self.sum / torch.where(self.count == 0, 1.0, self.count)
+        return self.sum / not_zero(self.count)
 
     def with_batch_term(self, name: str, weight: float, value: Tensor, count: Tensor, counts: Tensor) -> "Loss":
         """The loss with a term that has one value for a whole batch, such as a loss of the model's own.
@@ -391,9 +391,14 @@ def _counts(
     return Counts(**{term.name: with_label if term.needs_labels else every for term in terms})
 
 
+def not_zero(count: Tensor) -> Tensor:
+    """The count, and 1 where it is 0. torch.where would copy the number to the device, and wait for that."""
+    return count.masked_fill(count == 0, 1.0)
+
+
 def _ratio(count: Tensor, divisor: Tensor) -> Tensor:
     """count / divisor, and 0 where the divisor, a term's count, is 0."""
-    return torch.where(divisor == 0, 0.0, count / torch.where(divisor == 0, 1.0, divisor))
+    return (count / not_zero(divisor)).masked_fill(divisor == 0, 0.0)
 
 
 def _as_divergence(given: Divergence | PositionFunction) -> Divergence:

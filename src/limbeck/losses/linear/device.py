@@ -24,7 +24,7 @@ WIDE = {torch.float32: tl.float32, torch.float64: tl.float64}
 """Triton's names of the dtypes of the arithmetic."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def compare(
     z_ptr,
     z_stride,
