@@ -16,6 +16,7 @@ Each command builds its parser when it is used, so that `limbeck --help` imports
 
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -42,7 +43,8 @@ Knowledge distillation: a small model learns to behave like a big one.
 commands:
 {chr(10).join(f"  {name:<10} {text}" for name, text in COMMANDS.items())}
 
-limbeck COMMAND --help shows the options that matter first. limbeck --version prints {__version__}.
+limbeck COMMAND --help shows the options that matter first; --debug shows the traceback of an error.
+limbeck --version prints {__version__}.
 """
 
 
@@ -67,13 +69,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"limbeck: there is no command {words[0]!r}.{hint} The commands are {', '.join(COMMANDS)}.", file=sys.stderr
         )
         return 2
+    from limbeck.commands.failures import message_of, takes_debug
     from limbeck.commands.signals import Stopped, next_step, stops_as_interrupts
 
+    words, debug = takes_debug(words)
     try:
         with stops_as_interrupts():
             import_module(f"limbeck.commands.{words[0]}").run(words[1:])
-    except LimbeckError as error:
-        print(f"limbeck {words[0]}: {error}", file=sys.stderr)
+    except Exception as error:
+        if debug:
+            traceback.print_exception(error)
+        message = str(error) if isinstance(error, LimbeckError) else message_of(error, words[1:])
+        print(f"limbeck {words[0]}: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
         stopped = interrupt if isinstance(interrupt, Stopped) else Stopped(signal.SIGINT)

@@ -38,7 +38,9 @@ class DataOptions:
         "of them by split. For language models, records of text, prompt and completion, or messages; a callable "
         "returns them as a list of dicts or a datasets.Dataset, or a dict of those by split",
     )
-    text_column: str | None = _option(None, "which column holds the text, where it cannot be guessed")
+    text_column: str | None = _option(
+        None, "which column holds the text, where it cannot be guessed; first,second for pairs of texts"
+    )
     image_column: str | None = _option(None, "which column holds the image, where it cannot be guessed")
     label_column: str | None = _option(None, "which column holds the label, where it cannot be guessed")
     feature_columns: list[str] = _option(list, "which columns hold the numbers; by default all but the label's")

@@ -65,7 +65,9 @@ def open_data(
     if path.is_dir() and any(path.glob("*idx[13]-ubyte*")):
         return idx(path)
     disable_progress_bars()  # of reading: training has its own
-    wanted: dict[str, Any] = {"text_column": options.text_column, "image_column": options.image_column}
+    text_column = options.text_column
+    pair = text_column.split(",") if text_column is not None and "," in text_column else None
+    wanted: dict[str, Any] = {"text_column": pair or text_column, "image_column": options.image_column}
     wanted |= {"label_column": options.label_column, "image_size": options.image_size}
     wanted |= {"num_classes": options.num_classes}
     wanted |= {"feature_columns": options.feature_columns or None, "column_names": options.column_names or None}

@@ -180,6 +180,9 @@ def _from_transformers(name: str, config: dict[str, Any] | None = None) -> nn.Mo
             f"{name} lacks weights that {type(model).__name__} needs ({', '.join(missing[:3])}; {len(missing)} in "
             "all): they would be random. Give a folder of the fine-tuned model."
         )
+    for part in model.modules():  # states and logits are read by name
+        if getattr(getattr(part, "config", None), "return_dict", True) is False:
+            part.config.return_dict = True
     attach_processor(model, name)
     loaded: nn.Module = model.eval()
     return loaded

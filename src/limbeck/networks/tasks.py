@@ -33,13 +33,18 @@ PROBLEM_TYPES = {"regression": "regression", "multi_label_classification": "mult
 
 
 def require_supported_task(model: object, who: str) -> None:
-    """Raises ModelError where a network's task is not supported, naming the task.
+    """Raises ModelError where a network's task is not supported, naming the task, or where it returns tuples.
 
     A network is supported if it is a classifier of examples or of tokens (one class each), or a language model. Of a
     network that is not transformers' nothing is known here, and it passes.
 
     model: any object. who: the role of the model for the message, such as "student".
     """
+    if getattr(getattr(base_of(model), "config", None), "return_dict", True) is False:
+        raise ModelError(
+            f"The {who}, {type(base_of(model)).__name__}, returns tuples, whose items have no names "
+            "(config.return_dict is False); set model.config.return_dict = True."
+        )
     task = unsupported_task(model)
     if task is not None:
         raise ModelError(

@@ -1,6 +1,7 @@
 """DistillConfig: transformers' TrainingArguments with the defaults of distillation, and the settings it refuses."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass, field, fields
 
 import torch
 from transformers import TrainingArguments
@@ -27,7 +28,17 @@ class DistillConfig(TrainingArguments):
     def __post_init__(self) -> None:
         if not torch.accelerator.is_available():
             self.use_cpu = True  # Trainer accepts bf16 on a CPU only with use_cpu
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except (ValueError, ImportError, OSError) as error:  # an option of Trainer that cannot be used here
+            where = ""
+            if isinstance(error, json.JSONDecodeError):
+                texts = [f.name for f in fields(self) if str(getattr(self, f.name)).lstrip().startswith("{")]
+                where = f" ({', '.join(texts)} must be JSON)"
+            message = " ".join(str(error).split())
+            raise ConfigError(
+                f"transformers' Trainer cannot use these settings{where}: {message.rstrip('.')}. Change or remove them."
+            ) from error
         refuse_arguments(self)
         if self.label_names is None:
             self.label_names = ["labels"]
@@ -38,6 +49,8 @@ def refuse_arguments(args: TrainingArguments) -> None:
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         if getattr(args, name) < 1:
             raise ConfigError(f"{name} must be 1 or more, but is {getattr(args, name)}.")
+    _refuse_lengths(args)
+    _refuse_rates(args)
     if args.logging_nan_inf_filter:
         raise ConfigError("logging_nan_inf_filter hides a loss of nan behind an average; set it to False.")
     if args.remove_unused_columns:
@@ -52,3 +65,42 @@ def refuse_arguments(args: TrainingArguments) -> None:
             "batch_eval_metrics and eval_do_concat_batches=False are for user-defined metrics, which need the logits; "
             "an evaluation collects only statistics of each position. Remove them."
         )
+
+
+def _refuse_lengths(args: TrainingArguments) -> None:
+    """Raises ConfigError for lengths and intervals that Trainer would take as others, or as none."""
+    if args.max_steps < -1 or args.max_steps == 0:
+        raise ConfigError(
+            f"max_steps must be 1 or more, or -1 for as many as num_train_epochs takes, but is {args.max_steps}."
+        )
+    if args.max_steps == -1 and not args.num_train_epochs > 0:
+        raise ConfigError(f"num_train_epochs must be above 0, but is {args.num_train_epochs}.")
+    for what in ("logging", "eval", "save"):
+        steps = getattr(args, f"{what}_steps")
+        if getattr(args, f"{what}_strategy") == "steps" and steps is not None and not steps > 0:
+            raise ConfigError(
+                f"{what}_steps must be above 0 where {what}_strategy is steps, but is {steps}: 1 or more counts steps, "
+                f"a fraction below 1 is a share of the training. For none, set {what}_strategy to no."
+            )
+    if args.warmup_steps > 1 and args.warmup_steps != int(args.warmup_steps):
+        raise ConfigError(
+            f"warmup_steps must be a whole number of steps, or a fraction below 1 of the training, but is "
+            f"{args.warmup_steps}."
+        )
+    if args.dataloader_num_workers < 0:
+        raise ConfigError(f"dataloader_num_workers must be 0 or more, but is {args.dataloader_num_workers}.")
+    for name in ("seed", "data_seed"):
+        seed = getattr(args, name)
+        if seed is not None and not 0 <= seed < 2**32:
+            raise ConfigError(f"{name} must be from 0 to 2**32 - 1, but is {seed}.")
+
+
+def _refuse_rates(args: TrainingArguments) -> None:
+    """Raises ConfigError for numbers of the optimizer that are negative or nan."""
+    for name in ("learning_rate", "weight_decay", "max_grad_norm", "adam_epsilon"):
+        value = getattr(args, name)
+        if value is not None and not value >= 0:  # also nan
+            raise ConfigError(f"{name} must be 0 or more, but is {value}.")
+    for name in ("adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(args, name) < 1:
+            raise ConfigError(f"{name} must be at least 0 and below 1, but is {getattr(args, name)}.")

@@ -102,6 +102,11 @@ def _guess_inputs(data: datasets.Dataset, columns: Sequence[str]) -> tuple[tuple
     raise DataError(
         f"The inputs could not be guessed among {list(columns)} (images {images}, texts {texts}, numbers {numbers}); "
         "give image_column=, text_column= or feature_columns=."
+        + (
+            " Two texts are read as a pair: text_column=(first, second), or --text_column first,second."
+            if len(texts) == 2
+            else ""
+        )
     )
 
 

@@ -15,7 +15,7 @@ import json
 import logging
 import mmap
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,8 +32,10 @@ _READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".p
 _SPLITS = {
     "train": re.compile(r"train(ing)?([-_.].*)?"),
     "validation": re.compile(r"(dev|valid|validation|val)([-_.].*)?"),
-    "test": re.compile(r"test(ing)?([-_.].*)?"),
+    "test": re.compile(r"(test(ing)?|eval(uation)?)([-_.].*)?"),
 }
+_HELD_OUT = re.compile(r"(.*[-_. ])?(hold|held)[-_ ]?out([-_. ].*)?", re.IGNORECASE)
+"""Names of files that are meant for no training, but name no split."""
 
 # Without these, pandas takes NA, None, null, nan, ... as missing.
 _ONLY_EMPTY_IS_MISSING = {"keep_default_na": False, "na_values": [""]}
@@ -79,7 +81,12 @@ def load_splits(source: Source, column_names: Sequence[str] | None = None) -> di
 
 def _load(name: str, configuration: str | None, column_names: Sequence[str] | None) -> dict[str, datasets.Dataset]:
     """The splits of a folder, or of a data set on the hub."""
+    if Path(name).is_dir() and glob.has_magic(name):
+        raise DataError(f"The name of the folder {name} has one of [ ] * ?, which stand for patterns; rename it.")
     builder = datasets.load_dataset_builder(name, configuration)
+    if Path(name).is_dir():
+        by_split = builder.config.data_files or {}
+        _check_names(Path(name), {split: [Path(url) for url in urls] for split, urls in by_split.items()})
     if hasattr(builder.config, "keep_default_na"):  # a folder of CSV or TSV files
         urls = [str(url) for of_split in (builder.config.data_files or {}).values() for url in of_split]
         options = _csv_options([Path(url) for url in urls if Path(url).exists()], column_names)
@@ -88,21 +95,64 @@ def _load(name: str, configuration: str | None, column_names: Sequence[str] | No
     return dict(builder.as_dataset())
 
 
+def _check_names(folder: Path, by_split: Mapping[str, Sequence[Path]]) -> None:
+    """DataError where a held-out file of a folder would be trained on; logs which tables are not read."""
+    used = [file for files in by_split.values() for file in files if file.suffix.lower() in _READERS]
+    if not used:  # a folder of images
+        return
+    _refuse_held_out(by_split.get("train", []))
+    kinds = {_READERS[file.suffix.lower()] for file in used}
+    names = {file.name for file in used}
+    found = sorted(file.name for file in folder.iterdir() if _READERS.get(file.suffix.lower()) in kinds)
+    if ignored := [name for name in found if name not in names]:
+        log.warning(
+            "Of %s only the files that name a split are read; %s %s left out.",
+            folder,
+            ", ".join(ignored[:5]),
+            "is" if len(ignored) == 1 else "are",
+        )
+
+
+def _refuse_held_out(training: Sequence[Path]) -> None:
+    """DataError where one of several training files is named as one that is held out."""
+    held_out = [file.name for file in training if _HELD_OUT.fullmatch(file.stem)]
+    if held_out and len(training) > 1:
+        raise DataError(
+            f"{held_out[0]} would be trained on, as its name is that of no split; rename it to test{_ending(training)} "
+            f"or validation{_ending(training)}, or leave it out."
+        )
+
+
+def _ending(files: Sequence[Path]) -> str:
+    return files[0].suffix.lower()
+
+
 def _load_files(files: Sequence[Path], column_names: Sequence[str] | None) -> dict[str, datasets.Dataset]:
     readers = {_READERS.get(file.suffix.lower()) for file in files}
     if len(readers) > 1 or None in readers:
         raise DataError(
             f"Files must be of one kind out of {sorted(_READERS)}, but these are {[file.name for file in files[:5]]}."
         )
-    by_split: dict[str, list[str]] = {}
+    by_split: dict[str, list[Path]] = {}
+    unnamed: list[str] = []
     for file in files:
         fitting = [split for split, pattern in _SPLITS.items() if pattern.fullmatch(file.stem)]
-        by_split.setdefault(fitting[0] if fitting else "train", []).append(str(file))
+        by_split.setdefault(fitting[0] if fitting else "train", []).append(file)
+        if not fitting:
+            unnamed.append(file.name)
+    _refuse_held_out(by_split.get("train", []))
+    if unnamed and len(unnamed) < len(files):
+        raise DataError(
+            f"{', '.join(unnamed[:5])} would be trained on: of these {len(files)} files, some are named after their "
+            f"split (train.*, validation.*, test.*) and {'this one is' if len(unnamed) == 1 else 'these are'} not. "
+            "Rename, or leave out, what is not training data."
+        )
     (reader,) = readers
     options = _csv_options(files, column_names) if reader == "csv" else {}
     if reader == "json":
         _refuse_null_lines(files)
-    return dict(datasets.load_dataset(reader, data_files=by_split, **options))
+    escaped = {split: [glob.escape(str(file)) for file in of_split] for split, of_split in by_split.items()}
+    return dict(datasets.load_dataset(reader, data_files=escaped, **options))
 
 
 def _csv_options(files: Sequence[Path], column_names: Sequence[str] | None) -> dict[str, Any]:

@@ -103,6 +103,7 @@ def tokenise(
         "opening": [] if kind == "messages" else _opening(tokenizer),
         "version": cache_version(TOKENISE),
     }
+    _require_row_ids(records)
     with progress_bar(progress):
         tokenised = records.map(
             _tokenise,
@@ -124,6 +125,25 @@ _TEACHERS = {"messages": "teacher_messages", "prompt": "teacher_prompt"}
 # Of each row, for the one who counts: what is wrong with it; tokens and learned tokens cut off; learned ones left.
 _FAULT, _CUT, _UNLEARNED, _LEARNED = "_fault", "_cut", "_unlearned", "_learned"
 _COUNTS = (_CUT, _UNLEARNED, _LEARNED)
+
+
+def _require_row_ids(records: datasets.Dataset) -> None:
+    """DataError where the records have row_ids that are missing or are not whole numbers."""
+    if "row_id" not in records.column_names:
+        return
+    kind = records.features["row_id"]
+    if not str(getattr(kind, "dtype", kind)).startswith(("int", "uint")):
+        raise DataError(
+            f"The column 'row_id' must hold a whole number for each record, but has the type "
+            f"{getattr(kind, 'dtype', kind)}; give it another name, and rows are numbered by their place."
+        )
+    values = arrow.column(records, "row_id")
+    if values.null_count:
+        missing = values.is_null().index(True).as_py()
+        raise DataError(
+            f"The column 'row_id' must hold a whole number for each record, but that of record {missing} is missing "
+            f"({values.null_count} in all); fill it, or give the column another name."
+        )
 
 
 def _format_of(records: datasets.Dataset) -> tuple[str, tuple[str, ...]]:
