@@ -443,7 +443,7 @@ def test_what_cannot_work_is_refused_before_training(teacher: str, make_tokenize
         ([*cut, "--data", "broken.jsonl"], "broken.jsonl cannot be read"),
         (
             [*cut, "--save_strategy", "epoch", "--early_stopping", "1", "--validation", "0"],
-            "give --validation a share above 0",
+            "set --validation to a share above 0",
         ),
         (["distill", "--packing"], "--packing applies only to language models, but the student is a classifier"),
     ]
