@@ -83,10 +83,14 @@ HOLD = """
 import os, sys, time
 from limbeck.files import in_use
 with in_use(sys.argv[1]):
-    if "fork" in sys.argv and os.fork() == 0:
-        os.close(1)
-        time.sleep(60)
-        os._exit(0)
+    if "fork" in sys.argv:
+        told, tells = os.pipe()
+        if os.fork() == 0:
+            os.close(1)
+            os.write(tells, b".")  # a new child closes its copy of the lock before this
+            time.sleep(60)
+            os._exit(0)
+        os.read(told, 1)
     print("held", flush=True)
     time.sleep(60)
 """

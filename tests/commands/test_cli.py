@@ -304,7 +304,7 @@ def test_what_is_exported_goes_with_its_student(limbeck_says: Any) -> None:
     assert (code, "Note" in out, "As a file" in Path("run/report.html").read_text()) == (0, False, True)
     Path("run/baseline.onnx").write_text("mine, of limbeck.export_onnx, which leaves no record")
     code, out, _ = limbeck_says(*same, "--max_steps", "6", "--resume")
-    assert (code, "student.onnx, student.int8.onnx, export.json were of the student before" in out) == (0, True)
+    assert (code, "student.onnx, student.int8.onnx, export.json belonged to the previous student" in out) == (0, True)
     assert sorted(path.name for path in Path("run").glob("*onnx*")) == ["baseline.onnx", "student.onnx.mine"]
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.errors import ObjectiveError
-from limbeck.losses.numbers import wide_dtype, widened
+from limbeck.losses.numbers import autocast_dtype, wide_dtype, widened
 
 PRECISIONS = ("exact", "fast")
 
@@ -74,8 +74,7 @@ def some_rows(product: Product, rows: slice) -> Product:
 def linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, precision: str) -> Tensor:
     """Logits `[..., C]` of hidden states `[..., H]`, differentiable; in float32 or wider with precision "exact"."""
     device = hidden.device.type
-    autocast = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
+    dtype = autocast_dtype(device) or weight.dtype
     if precision == "fast" or dtype == wide_dtype(dtype):
         return F.linear(hidden, weight, bias)
     with torch.autocast(device, enabled=False):

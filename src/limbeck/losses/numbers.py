@@ -20,6 +20,13 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.float64 else torch.float32
 
 
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """The dtype of autocast's matmuls on this type of device where autocast is enabled; None elsewhere."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
 def tempered(logits: Tensor, temperature: float) -> Tensor:
     """`log_softmax(logits / T)` `[..., C]`, in float32 or wider: the one softening of student and teacher alike."""
     return (widened(logits) * (1 / temperature)).log_softmax(-1)

@@ -1,11 +1,11 @@
 """The objective of `hidden @ weight.T`, without ever storing the `[n, C]` logits."""
 
-import torch
 from torch import Tensor
 
 from limbeck.errors import ObjectiveError, ShapeError
 from limbeck.losses.linear import chunked, reference, triton
 from limbeck.losses.linear.problem import Problem
+from limbeck.losses.numbers import autocast_dtype
 from limbeck.losses.objective import Counts, Loss, Objective
 from limbeck.losses.targets import Head, SoftTargets
 
@@ -69,6 +69,7 @@ def linear_divergence(
     --------
     >>> import torch
     >>> from limbeck import Objective, linear_divergence
+    >>> import torch
     >>> hidden = torch.eye(2).requires_grad_()
     >>> loss = linear_divergence(hidden, torch.eye(2), torch.zeros(2, 2), Objective(temperature=1.0))
     >>> round(loss.mean.item(), 4)
@@ -94,7 +95,7 @@ def linear_divergence(
             f"hidden is {list(hidden.shape)} and the output layer's weight is [C, H] = {list(weight.shape)}; the last "
             "axis of hidden must be H, so give the states that this layer reads, or weight.T if it is stored [H, C]."
         )
-    if hidden.dtype != weight.dtype and not torch.is_autocast_enabled(hidden.device.type):
+    if hidden.dtype != weight.dtype and autocast_dtype(hidden.device.type) is None:
         raise ShapeError(
             f"hidden is {hidden.dtype} and weight {weight.dtype}; cast one of them, or call this under torch.autocast."
         )

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.losses.linear import triton
 from limbeck.losses.linear.memory import keep_freed_memory
 from limbeck.losses.linear.problem import Problem, Settings
+from limbeck.losses.linear.triton import compare as fused_compare
+from limbeck.losses.linear.triton import supports
 from limbeck.losses.matmul import (
     Product,
     add_d_weight,
@@ -29,7 +30,7 @@ from limbeck.losses.matmul import (
     some_rows,
     summed,
 )
-from limbeck.losses.numbers import NO_LABEL, wide_dtype
+from limbeck.losses.numbers import NO_LABEL, autocast_dtype, wide_dtype
 from limbeck.losses.objective import Counts, Loss, Objective, Rows, not_zero
 from limbeck.losses.targets import (
     Head,
@@ -123,8 +124,8 @@ class _Chunked(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, run: _Run) -> tuple[Tensor, ...]:
         objective, counts, rows = run.objective, run.counts, run.rows
         device = hidden.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
+        autocast = autocast_dtype(device)
+        dtype = autocast or weight.dtype
         # Stored are the gradients of sum / count, since that is what backward is usually called on: it then multiplies
         # by 1, which rounds nothing a second time. In float16, small gradients would underflow before the loss scaler
         # has enlarged them.
@@ -136,8 +137,8 @@ class _Chunked(torch.autograd.Function):
             unit = not_zero(count)
         with torch.autocast(device, enabled=False):
             head = replace(run.head, weight=weight, bias=bias).to(dtype)
-            if rows.targets is not None and autocast:
-                rows = replace(rows, targets=autocast_to(rows.targets, dtype))
+            if rows.targets is not None and autocast is not None:
+                rows = replace(rows, targets=autocast_to(rows.targets, autocast))
             needed = [run.with_gradient and needs for needs in ctx.needs_input_grad[:3]]  # true under no_grad too
             gradients = _Gradients.like(hidden, head, *needed)
             scales = [factor / unit for factor in factors]
@@ -239,9 +240,9 @@ def _over_chunks(hidden: Tensor, run: _Run, scales: list[Tensor], gradients: _Gr
     read = None if targets is None else chunk_reader(targets, chunk_rows)
     if on_cpu:
         keep_freed_memory()
-    fused = run.fused and triton.supports(terms, targets)
+    fused = run.fused and supports(terms, targets)
     compiled = run.compiled and not fused and all(term.compiles(targets) for term in terms)
-    compare = triton.compare if fused else _compiled() if compiled else _compare
+    compare = fused_compare if fused else _compiled() if compiled else _compare
     if fused or (compiled and not on_cpu):
         block_rows = chunk_rows
     else:
