@@ -69,7 +69,6 @@ def linear_divergence(
     --------
     >>> import torch
     >>> from limbeck import Objective, linear_divergence
-    >>> import torch
     >>> hidden = torch.eye(2).requires_grad_()
     >>> loss = linear_divergence(hidden, torch.eye(2), torch.zeros(2, 2), Objective(temperature=1.0))
     >>> round(loss.mean.item(), 4)

@@ -172,6 +172,6 @@ def interpreted() -> bool:
 @cache
 def _device() -> Any:
     """The module of the kernel; imported late, as it imports Triton."""
-    from limbeck.losses.linear import device
+    import limbeck.losses.linear.device as device
 
     return device
