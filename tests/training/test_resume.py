@@ -552,6 +552,7 @@ def test_a_checkpoint_holds_the_student_and_no_arguments_or_teacher(tmp_path: Pa
     assert sorted(path.name for path in checkpoint.iterdir()) == [
         "config.json",
         "limbeck_checkpoint.json",
+        "limbeck_model.json",
         "model.safetensors",
         "optimizer.pt",
         "rng_state.pth",

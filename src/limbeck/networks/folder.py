@@ -1,14 +1,16 @@
-"""A student in a folder: model.safetensors and config.json, and nothing that names code to import.
+"""A student in a folder: model.safetensors, config.json and their seal, and nothing that names code to import.
 
 What this file does not know: checkpoints of a run in progress (those are the trainer's).
 """
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
 
@@ -16,13 +18,15 @@ from limbeck._version import __version__
 from limbeck.errors import ModelError
 from limbeck.files import whole_folder
 from limbeck.networks.asking import label_names_of
+from limbeck.networks.configs import CONFIG, read_config, require_built_in, require_counts, require_model_folder
+from limbeck.networks.misfits import describe_misfit, odd_fields
 from limbeck.networks.mlp import MLP
 from limbeck.networks.processors import attach_processor, read_own_processor, write_processor
+from limbeck.networks.seal import require_as_sealed, seal
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP}
 
 WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 
 
 @runtime_checkable
@@ -39,7 +43,8 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
     folder: what `save`, a run of Limbeck or transformers' `save_pretrained` wrote; a name that is no folder is
         looked up on the Hugging Face hub.
     into: the module to load the weights into, for a network of the user's class; folders never name code to import.
-    Raises ModelError where the folder is not a model, or not the one of `into`.
+    Raises ModelError where the folder is not a model or not the one of `into`, where its files are not those that were
+    saved, and where its configuration names code of the hub.
     """
     path = Path(folder)
     if not path.is_dir():
@@ -48,21 +53,19 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
         if path.exists() or near or text.startswith((".", "/", "~")) or text.count("/") > 1:
             raise ModelError(f"{folder} is not a folder; a model is a folder with {CONFIG} and {WEIGHTS}.")
         return _from_transformers(str(folder))
-    config = _read_config(path)
+    require_model_folder(path)
+    require_as_sealed(path)
+    config = read_config(path)
     if into is None and "limbeck" not in config:
         return _from_transformers(str(path), config)
     described = config.get("limbeck", {})
+    if not isinstance(described, Mapping):
+        raise ModelError(f"{path / CONFIG}: limbeck must be an object, but is {described!r:.80}.")
+    names = described.get("label_names")
+    if not (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))):
+        raise ModelError(f"{path / CONFIG}: limbeck.label_names must be a list of names, but is {names!r:.80}.")
     if into is None:
-        architecture = ARCHITECTURES.get(described.get("architecture"))
-        if architecture is None:
-            raise ModelError(
-                f"{path} holds the weights of {described.get('class', 'a network')}, which Limbeck cannot "
-                f"build: build that network and pass it, limbeck.load({str(folder)!r}, into=network)."
-            )
-        try:
-            into = architecture(**config["settings"])
-        except (KeyError, TypeError) as error:
-            raise ModelError(f"{path / CONFIG} does not describe the network that it names: {error}.") from error
+        into = _own_network(path, config, described)
     try:
         load_model(into, str(path / WEIGHTS))
     except (RuntimeError, SafetensorError, OSError) as error:
@@ -70,9 +73,9 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
     processor = read_own_processor(path)
     if processor is not None:
         vars(into)["image_processor"] = processor
-    if described.get("label_names"):
+    if names:
         named: Any = into  # a module of any class may have label_names, which mypy cannot know
-        named.label_names = tuple(described["label_names"])
+        named.label_names = tuple(names)
     return into.eval()
 
 
@@ -135,50 +138,87 @@ def write_model(
     write_processor(student, folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
+    if (folder / CONFIG).is_file():  # adapters alone have none, and `load` does not read them
+        seal(folder)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    found = sorted(p.name for p in path.iterdir())[:8]
-    if not (path / CONFIG).is_file():
-        inside = [p.parent.name for p in sorted(path.glob(f"*/{CONFIG}"))]
-        hint = f" Did you mean {path / inside[0]}?" if inside else ""
-        raise ModelError(f"{path} is not a model: it has no {CONFIG} (found: {', '.join(found) or 'nothing'}).{hint}")
-    if not any(path.glob("*.safetensors")):
-        raise ModelError(f"{path} is not a model: it has no .safetensors file (found: {', '.join(found)}).")
+def _own_network(path: Path, config: Mapping[str, Any], described: Mapping[str, Any]) -> nn.Module:
+    """The network of an architecture of Limbeck's own, with fresh weights; it is as large as those in the file."""
+    name = described.get("architecture")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        of = described.get("class", "a network")
+        raise ModelError(
+            f"{path} holds the weights of {of!s:.80}, which Limbeck cannot build ({CONFIG}: limbeck.architecture is "
+            f"{name!r:.80}): build that network and pass it, limbeck.load({str(path)!r}, into=network)."
+        )
+    settings = config.get("settings")
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path / CONFIG} is not JSON: {error}.") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path / CONFIG} must hold an object with the model's settings.")
-    return config
+        if not isinstance(settings, Mapping):
+            raise ModelError(f"settings must be an object, but is {settings!r:.80}")
+        with torch.device("meta"):  # takes no memory, whatever the sizes
+            shapes = {name: list(x.shape) for name, x in ARCHITECTURES[name](**settings).state_dict().items()}
+    except (ModelError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ModelError(f"{path / CONFIG} does not describe the network that it names (settings): {error}.") from error
+    try:
+        with safe_open(path / WEIGHTS, framework="pt") as file:
+            saved = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path / WEIGHTS} cannot be read as weights: {error}.") from error
+    if saved != shapes:
+        other = next(n for n in sorted({*saved, *shapes}) if saved.get(n) != shapes.get(n))
+        raise ModelError(
+            f"{path / WEIGHTS} does not fit into {ARCHITECTURES[name].__name__} as {path / CONFIG} describes it: "
+            f"{other} is {saved.get(other, 'missing')} in the file, and {shapes.get(other, 'missing')} by the settings "
+            f"{', '.join(f'{key} = {value!r:.80}' for key, value in settings.items())}."
+        )
+    return ARCHITECTURES[name](**settings)
 
 
 def _from_transformers(name: str, config: dict[str, Any] | None = None) -> nn.Module:
+    """A model of transformers from its folder, whose config.json is given, or from the hub."""
     import transformers
 
+    folder = None if config is None else Path(name)
+    where = name if folder is None else str(folder / CONFIG)
+    kind: Any = None
     try:
         if config is None:
-            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False).to_dict()
+            config = transformers.PretrainedConfig.get_config_dict(name)[0]
         architectures = config.get("architectures") or []
+        if not isinstance(architectures, list) or not all(isinstance(given, str) for given in architectures):
+            raise ModelError(f"{where}: architectures must be a list of names, but is {architectures!r:.80}.")
         kind = getattr(transformers, architectures[0], None) if architectures else None
-        if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+        if not is_model or not kind.config_class:
             raise ModelError(
-                f"{name} names the architecture {architectures or 'none'}, which transformers "
-                f"{transformers.__version__} does not have; make the network and pass it as `into`."
+                f"{where} names the architecture {architectures or 'none'}, which transformers "
+                f"{transformers.__version__} does not have (architectures); make the network and pass it as `into`."
             )
-        pretrained: Any = kind
-        model, report = pretrained.from_pretrained(name, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, ModelError):
-            raise
-        where = "" if Path(name).is_dir() else "is no folder here, and "
-        raise ModelError(f"{name} {where}could not be loaded as a transformers model: {error}") from error
+        require_built_in(config, where)
+        if config.get("model_type") not in (None, kind.config_class.model_type):
+            raise ModelError(
+                f"{where}: model_type is {config['model_type']!r:.80}, but {architectures[0]} is of the type "
+                f"{kind.config_class.model_type!r}."
+            )
+        if folder is not None:
+            require_counts(config, folder)
+        model, report = kind.from_pretrained(name, output_loading_info=True)
+    except ModelError:
+        raise
+    except Exception as error:  # a configuration of any content reaches code of every kind
+        raise _not_loaded(name, config, kind, error) from error
     if report.get("missing_keys"):
         missing = sorted(report["missing_keys"])
         raise ModelError(
             f"{name} lacks weights that {type(model).__name__} needs ({', '.join(missing[:3])}; {len(missing)} in "
-            "all): they would be random. Give a folder of the fine-tuned model."
+            f"all): they would be random. Give a folder of the fine-tuned model, whose {CONFIG} (architectures, number "
+            "of layers) describes its weights."
+        )
+    if surplus := sorted(report.get("unexpected_keys") or ()):
+        warnings.warn(
+            f"{name} has weights that {type(model).__name__} as its {CONFIG} describes it has no place for "
+            f"({', '.join(surplus[:3])}; {len(surplus)} in all); they are not used.",
+            stacklevel=3,
         )
     for part in model.modules():  # states and logits are read by name
         if getattr(getattr(part, "config", None), "return_dict", True) is False:
@@ -186,3 +226,16 @@ def _from_transformers(name: str, config: dict[str, Any] | None = None) -> nn.Mo
     attach_processor(model, name)
     loaded: nn.Module = model.eval()
     return loaded
+
+
+def _not_loaded(name: str, config: Mapping[str, Any] | None, kind: Any, error: Exception) -> ModelError:
+    """The error of a model that transformers could not build, with the fields of its config.json that may be why."""
+    folder = Path(name)
+    cause = " ".join(f"{type(error).__name__}: {error}".split())
+    if not folder.is_dir():
+        return ModelError(f"{name} is no folder here, and could not be loaded as a transformers model: {cause:.600}")
+    at = f"{name} could not be loaded as a transformers model from its {CONFIG}: "
+    if "mismatched" in cause:
+        cause = describe_misfit(folder, kind) or "its weights have other shapes than the network"
+    odd = odd_fields(dict(config or {}), kind, str(error))
+    return ModelError(f"{at}{cause:.600}" + (f". These fields may be why: {', '.join(odd[:6])}." if odd else "."))

@@ -5,6 +5,7 @@ What this file does not know: training; the constraint is applied by the trainer
 
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,15 +32,19 @@ class MLP(nn.Module):
         self, sizes: Sequence[int], dropout: float = 0.0, input_dropout: float = 0.0, max_norm: float | None = None
     ):
         super().__init__()
-        if len(sizes) < 2 or any(not isinstance(size, int) or size < 1 for size in sizes):
+        if (
+            not isinstance(sizes, Sequence)
+            or len(sizes) < 2
+            or any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes)
+        ):
             raise ModelError(
-                f"An MLP needs the units of at least two layers, such as [784, 800, 800, 10], but got {list(sizes)}."
+                f"sizes must be the units of at least two layers, such as [784, 800, 800, 10], but is {sizes!r:.80}."
             )
         for name, probability in (("dropout", dropout), ("input_dropout", input_dropout)):
-            if not 0 <= probability < 1:
-                raise ModelError(f"{name} is a probability below 1, but is {probability}.")
-        if max_norm is not None and not max_norm > 0:
-            raise ModelError(f"max_norm must be above 0, or None for no constraint, but is {max_norm}.")
+            if not _is_number(probability) or not 0 <= probability < 1:
+                raise ModelError(f"{name} must be a probability below 1, but is {probability!r:.80}.")
+        if max_norm is not None and (not _is_number(max_norm) or not max_norm > 0):
+            raise ModelError(f"max_norm must be above 0, or None for no constraint, but is {max_norm!r:.80}.")
         self.settings: dict[str, Any] = {
             "sizes": list(sizes),
             "dropout": dropout,
@@ -66,3 +71,7 @@ class MLP(nn.Module):
             )
         logits: Tensor = self.layers(flat)
         return logits
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
