@@ -437,7 +437,7 @@ def test_settings_that_help_does_not_show_are_kept_too(capsys: pytest.CaptureFix
         (["distill", "--baseline"], 1, "Without a teacher the student is the baseline itself"),
         (["distill", "--teacher", "nowhere/at/all"], 1, "nowhere/at/all is not a folder; a model is a folder with"),
         (["distill", "--teacher", "."], 1, ". is not a model: it has no config.json"),
-        (["distill", "--student", "broken"], 1, "model.safetensors does not fit into MLP"),
+        (["distill", "--student", "broken"], 1, "broken/model.safetensors has 30 bytes instead of"),
         (["distill", "--student", "narrow", "--max_steps", "1"], 1, "This MLP reads 3 numbers per example"),
         (
             ["distill", "--student", "few", "--max_steps", "1"],
