@@ -85,7 +85,7 @@ def test_a_table_of_nothing_but_numbers_of_rows_is_refused() -> None:
         table(data)
 
 
-def test_columns_that_are_no_numbers_are_named_where_they_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_columns_that_are_no_features_are_named_where_they_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     data = datasets.Dataset.from_dict(
         {
             "width": WIDTH,
@@ -95,10 +95,9 @@ def test_columns_that_are_no_numbers_are_named_where_they_are_left_out(caplog: p
             "label": [i // 15 for i in range(N)],
         }
     )
-    assert features_of(data) == WIDTH[:, None].tolist()
-    assert "Features are the 1 columns of numbers; 3 other columns are left out: 'sizes' (list" in said(caplog)
+    assert features_of(data) == [[width, 18262.0] for width in WIDTH.tolist()]  # days from 1970 to 2020
+    assert "Features are 2 columns; 2 other columns are left out: 'sizes' (list" in said(caplog)
     assert "'about' (struct" in said(caplog)
-    assert "'day' (timestamp" in said(caplog)
 
 
 def test_a_column_of_numbers_and_words_is_neither_a_text_nor_left_out(tmp_path: Path) -> None:

@@ -49,8 +49,11 @@ def test_a_word_among_numbers_is_neither_a_class_nor_a_feature(tmp_path: Path) -
         table(file, feature_columns=["x"])
     with pytest.raises(DataError, match=r"must be numbers, but 'y' in train has 'NA' in row 1 \(1 such in all\)"):
         table(write(tmp_path, "x,y,label\n1,1,0\n2,NA,1\n3,3,\n"))
-    with pytest.raises(DataError, match="row 1 of train has nan in 'y'"):
-        table(write(tmp_path, "x,y,label\n1,1,0\n2,,1\n3,3,0\n"))
+    for text, missing in (("x,y,label\n1,1,0\n2,,1\n3,3,0\n", ()), ("x,y,label\n1,1,0\n2,NA,1\n3,3,0\n", ("NA", "?"))):
+        gap = table(write(tmp_path, text), missing=missing)["train"]
+        assert gap.__getitems__([0, 2])["inputs"].tolist() == [[1, 1], [3, 3]]
+        assert gap.__getitems__([1])["inputs"].isnan().tolist() == [[False, True]]
+        assert gap.columns_with_gaps == ("y",)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Oracle: the records and images that were written to disk on the spot."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -262,8 +263,12 @@ def dataset(**columns: Any) -> datasets.Dataset:
         (lambda: dataset(text=["a"], sentence=["b"], label=[0]), {}, r"texts \['text', 'sentence'\]"),
         (lambda: dataset(text=["a"], id=[7]), {}, "No label column could be guessed"),
         (lambda: dataset(text=["a"], label=[7]), {}, r"tokenizer, the student's \(--tokenizer; in Python"),
-        (lambda: dataset(x=["a"], y=[1], label=[0]), {"feature_columns": ["x"]}, "must be numbers, but 'x' in train"),
-        (lambda: dataset(x=[1.0, None], label=[0, 1]), {}, "row 1 of train has nan in 'x'"),
+        (
+            lambda: dataset(x=[[1]], y=[1], label=[0]),
+            {"feature_columns": ["x"]},
+            "dates or categories, but 'x' in train",
+        ),
+        (lambda: dataset(x=[1.0, math.inf], label=[0, 1]), {}, "row 1 of train has an infinite 'x'"),
         (lambda: dataset(x=[1.0, 2.0], label=[0.5, 1.0]), {}, "whole numbers or names, but 'label' of train has 0.5"),
         (lambda: dataset(x=[1.0], label=[[0, 1]]), {}, "lists of labels"),
         (lambda: dataset(x=[1.0], label=[{"a": 1}]), {}, "must be whole numbers or names"),

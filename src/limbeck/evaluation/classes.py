@@ -55,6 +55,7 @@ from limbeck.networks.checks import check_label_names, out_of_range, refuse_prob
 from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.modes import evaluating
 from limbeck.networks.processors import find_processor
+from limbeck.networks.table import require_table
 from limbeck.networks.tasks import require_several_classes, require_supported_tasks
 from limbeck.networks.texts import check_texts
 from limbeck.teachers import as_teacher, fingerprint_of
@@ -226,6 +227,7 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any, held_out: Any) -> Non
         require_supported_tasks(networks, role)
         for network in networks:
             find_processor(network, test, role)
+            require_table(network, test, role)
     for role, members in models.items():
         for model in members:
             check_texts(None if role == "teacher" else model, model if role == "teacher" else None, test)

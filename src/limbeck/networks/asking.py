@@ -2,7 +2,7 @@
 
 A batch is a dict of tensors whose first axis is the example. The columns in `NOT_INPUTS` describe the examples; all
 others are inputs. A column named `teacher_X` is what the teacher reads in the place of input `X`; columns named
-`target_X` hold a teacher's stored targets.
+`target_X` hold a teacher's stored targets; `table_rows` are the rows of a table as they were read.
 
 What this file does not know: losses, targets, training.
 """
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from limbeck.errors import ModelError
 from limbeck.networks.padding import with_own_padding
 from limbeck.networks.pixels import with_processed_pixels
+from limbeck.networks.table import with_encoded_table
 
 Batch = Mapping[str, Any]
 """The columns of a batch by name, mostly tensors `[n, ...]`; a collator or a user may add others."""
 
-NOT_INPUTS = frozenset({"labels", "row_id", "mask", "weights", "length"})
+NOT_INPUTS = frozenset({"labels", "row_id", "mask", "weights", "length", "table_rows"})
 TEACHER_PREFIX = "teacher_"
 TARGET_PREFIX = "target_"
 
@@ -54,7 +55,8 @@ def logits_of(model: Callable[..., Any], batch: Batch) -> Tensor:
     model: a module or function that returns a tensor, or an output with `.logits` (transformers).
     """
     inputs, back = where_it_is(model, inputs_of(batch))
-    inputs = _in_dtype_of(model, with_processed_pixels(model, dict(inputs)))
+    inputs = with_encoded_table(model, with_processed_pixels(model, dict(inputs)))
+    inputs = _in_dtype_of(model, inputs)
     with with_own_padding(model, inputs) as own:
         output = _called(model, own)
     logits = getattr(output, "logits", output)

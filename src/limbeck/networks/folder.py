@@ -23,6 +23,7 @@ from limbeck.networks.misfits import describe_misfit, odd_fields
 from limbeck.networks.mlp import MLP
 from limbeck.networks.processors import attach_processor, read_own_processor, write_processor
 from limbeck.networks.seal import require_as_sealed, seal
+from limbeck.networks.table import read_table_encoder, with_table_encoder, write_table_encoder
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP}
 
@@ -73,6 +74,7 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
     processor = read_own_processor(path)
     if processor is not None:
         vars(into)["image_processor"] = processor
+    with_table_encoder(into, read_table_encoder(path))
     if names:
         named: Any = into  # a module of any class may have label_names, which mypy cannot know
         named.label_names = tuple(names)
@@ -136,6 +138,7 @@ def write_model(
             save_file(untied, str(folder / WEIGHTS), metadata={"format": "pt"})
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_processor(student, folder)
+    write_table_encoder(student, folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
     if (folder / CONFIG).is_file():  # adapters alone have none, and `load` does not read them

@@ -23,6 +23,7 @@ from limbeck.networks.asking import networks_of
 from limbeck.networks.checks import check_label_names
 from limbeck.networks.halves import base_of
 from limbeck.networks.processors import find_processor
+from limbeck.networks.table import require_table
 from limbeck.networks.tasks import require_supported_tasks
 from limbeck.networks.texts import check_texts
 from limbeck.store.asking import Labeller, ShardRows, make_current, settle, this_process
@@ -131,6 +132,7 @@ def label(
     require_supported_tasks(networks, "teacher")
     for network in networks:
         find_processor(network, transfer_set, "teacher")
+        require_table(network, transfer_set, "teacher")
     check_texts(None, teacher, transfer_set)
     if rows.is_language:
         _require_language(teacher, augment)

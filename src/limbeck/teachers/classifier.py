@@ -1,16 +1,18 @@
-"""A fitted scikit-learn classifier as a teacher.
+"""A fitted scikit-learn classifier or pipeline as a teacher.
 
 What this file does not know: scikit-learn itself, the objective.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from limbeck.errors import ModelError
+from limbeck.errors import DataError, ModelError
 from limbeck.losses.targets import DenseTargets
 from limbeck.networks.asking import Batch, inputs_of, teacher_view
 from limbeck.networks.positions import Positions
@@ -20,9 +22,13 @@ from limbeck.teachers.protocol import BaseTeacher
 class ClassifierTeacher(BaseTeacher):
     """A fitted scikit-learn classifier as a teacher, through `predict_proba`; a probability of 0 becomes -inf.
 
-    It reads the batch's single input column, each example flattened to a row of features. Fit it on the transfer
-    set's labels, 0 to C - 1; or on names, which then must be the transfer set's, in sorted order as scikit-learn has
-    them.
+    It reads what it was fitted on. Fitted on a DataFrame (`feature_names_in_`): the columns of these names, in its
+    order, as they are in the table, whatever the student reads. A pipeline fitted on texts: the texts. These need
+    batches with `table_rows`, as those of `limbeck.table` have. Fitted on arrays: the batch's single input column, each
+    example flattened to a row.
+
+    Fit it on the transfer set's labels, 0 to C - 1; or on names, which then must be the transfer set's, in sorted order
+    as scikit-learn has them.
     """
 
     def __init__(self, classifier: Any):
@@ -32,12 +38,60 @@ class ClassifierTeacher(BaseTeacher):
             raise ModelError(f"This {type(classifier).__name__} has not been fitted; call fit before it teaches.")
         self.classifier = classifier
         self._label_names = _names_of_classes(classifier.classes_)
+        names = getattr(classifier, "feature_names_in_", None)
+        self._names = None if names is None else [str(name) for name in names]
+        width = getattr(classifier, "n_features_in_", None)
+        self._width = None if width is None else int(width)
 
     def __call__(self, batch: Batch, positions: Positions | None = None) -> DenseTargets:
         """log of the class probabilities, `[n, C]`."""
-        features = _only_input(teacher_view(batch))
-        probs = self.classifier.predict_proba(features.detach().cpu().flatten(1).numpy())
-        return DenseTargets.from_probs(torch.as_tensor(probs, dtype=torch.float32)).to(features.device)
+        view = teacher_view(batch)
+        probs = self.classifier.predict_proba(self._read(view))
+        device = next((values.device for values in view.values() if isinstance(values, Tensor)), torch.device("cpu"))
+        return DenseTargets.from_probs(torch.as_tensor(np.asarray(probs), dtype=torch.float32)).to(device)
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether it reads columns by name, or texts, and so needs batches with `table_rows`."""
+        return self._names is not None or self._width is None
+
+    def _read(self, batch: Batch) -> Any:
+        """The examples of a batch as the classifier was fitted on them."""
+        rows: Any = batch.get("table_rows")
+        name = type(self.classifier).__name__
+        if rows is None:
+            array = _only_input(batch).detach().cpu().flatten(1).numpy()
+            if self._names is None:
+                return self._checked(array)
+            if array.shape[1] != len(self._names):
+                raise DataError(
+                    f"This {name} reads the columns {_some(self._names)} by name, but the batch has {array.shape[1]} "
+                    "numbers without names; read the table with limbeck.table(..., with_rows=True)."
+                )
+            return pd.DataFrame(array, columns=self._names)
+        if self._names is not None:
+            if missing := [column for column in self._names if column not in rows.column_names]:
+                raise DataError(
+                    f"This {name} was fitted on the column {missing[0]!r}, which the data does not have; it has "
+                    f"{_some(rows.column_names)}."
+                )
+            return rows.frame(self._names)
+        if self._width is None:
+            if len(rows.texts) != 1:
+                raise DataError(
+                    f"This {name} reads texts, but the data has {len(rows.texts)} columns of text; name one by "
+                    "text_column (--text_column)."
+                )
+            return rows.frame(rows.texts)[rows.texts[0]].tolist()
+        return self._checked(_only_input(batch).detach().cpu().flatten(1).numpy())
+
+    def _checked(self, array: np.ndarray) -> np.ndarray:
+        if self._width is not None and array.shape[1] != self._width:
+            raise DataError(
+                f"This {type(self.classifier).__name__} was fitted on {self._width} numbers per example, but the batch "
+                f"has {array.shape[1]}; fit it on a DataFrame, so that it reads columns by name."
+            )
+        return array
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -56,11 +110,17 @@ def _names_of_classes(classes: np.ndarray) -> tuple[str, ...] | None:
     if classes.dtype.kind in "USO":
         return tuple(str(name) for name in classes)
     if not np.array_equal(classes, np.arange(len(classes))):
-        raise ModelError(
-            f"The classifier's classes are {classes[:10].tolist()}, but those of a transfer set are the labels 0 to "
-            f"{len(classes) - 1}; fit it on all labels of the transfer set."
-        )
+        if classes.dtype.kind not in "iu":
+            raise ModelError(
+                f"The classifier's classes are {classes[:10].tolist()}, but those of a transfer set are names or whole "
+                "numbers; fit it on the labels of the transfer set."
+            )
+        return tuple(str(label) for label in classes)  # the names that such labels get in a transfer set
     return None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _only_input(batch: Batch) -> Tensor:

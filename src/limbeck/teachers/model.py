@@ -17,6 +17,7 @@ from limbeck.networks.asking import Batch, is_placed, label_names_of, logits_of,
 from limbeck.networks.halves import head_of, hidden_of, is_language_model, logits_are_heads, require_positions
 from limbeck.networks.pixels import image_processor_of
 from limbeck.networks.positions import Positions, next_tokens
+from limbeck.networks.table import table_encoder_of
 from limbeck.teachers.protocol import BaseTeacher, require_classes
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,9 @@ def network_fingerprint(network: nn.Module, weights: dict[str, Tensor]) -> str:
     processor = image_processor_of(network)
     if processor is not None:
         digest.update(json.dumps(processor.settings, sort_keys=True, default=str).encode())
+    encoder = table_encoder_of(network)
+    if encoder is not None:
+        digest.update(encoder.to_json().encode())
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         tensor = _loaded(network, name) if tensor.is_meta else tensor

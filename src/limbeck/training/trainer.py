@@ -73,6 +73,7 @@ from limbeck.networks.mlp import MLP
 from limbeck.networks.positions import Positions, next_token_positions, next_tokens, positions_of
 from limbeck.networks.processors import find_processor
 from limbeck.networks.router import router_loss, router_losses
+from limbeck.networks.table import require_table
 from limbeck.networks.trained import note_objective
 from limbeck.teachers import as_teacher
 from limbeck.training.callbacks import MaxNorm
@@ -207,8 +208,10 @@ class DistillTrainer(Trainer):
             classes = stored_classes or classes
         examples = train_dataset if train_dataset is not None else eval_dataset
         find_processor(student, examples, "student")
+        require_table(student, examples, "student")
         for network in networks_of(answering) or []:
             find_processor(network, examples, "teacher")
+            require_table(network, examples, "teacher")
         augmented = None if augment is None else Augmented(augment)
         self.source = InOrder(tuple(stage for stage in (source, augmented) if stage is not None))
         constraint = student.max_norm if isinstance(student, MLP) else None

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from limbeck.errors import DataError
 from limbeck.transfer import arrow
+from limbeck.transfer.features import is_category, is_date, mean_words
 from limbeck.transfer.splits import HEADERS
 
 log = logging.getLogger("limbeck")
@@ -27,6 +28,8 @@ _INDEX = re.compile(
     re.IGNORECASE,
 )
 _CAMEL_INDEX = re.compile(r".*[a-z](Id|ID|Idx|Index)")
+_WORDS_OF_A_TEXT = 5
+"""The mean number of words from which on a column of different strings beside others is the text."""
 _ENOUGH_ROWS = 20
 """Rows from which on numbers that are 0 to N - 1 in some order are not a coincidence."""
 
@@ -92,12 +95,21 @@ def _guess_inputs(data: datasets.Dataset, columns: Sequence[str]) -> tuple[tuple
         return (), images[0], []
     words = [name for name in columns if name == "tokens" and arrow.is_words(data, name)]
     named = words + [name for name in columns if name in ("text", "sentence") and name in strings]
-    mixed = [] if named else _mixed(data, strings)
-    texts = [name for name in strings if name not in mixed]
-    if not images and len(named or texts) == 1:
-        return tuple(named or texts), None, []
-    if not images and not texts and (numbers or mixed):
-        usable = {*numbers, *mixed}
+    if not images and len(named) == 1:
+        return tuple(named), None, []
+    values = arrow.columns(data, strings) if strings else {}
+    mixed = [name for name in values if arrow.share_of_numbers(values[name]) > 0.5]
+    dates = [name for name in columns if name not in mixed and is_date(data, name, values.get(name))]
+    texts = [name for name in values if name not in mixed and name not in dates]
+    categories = [name for name in texts if is_category(values[name])]
+    free = [name for name in texts if name not in categories]
+    tabular = {*mixed, *dates, *_without_indices(data, numbers)}
+    if not images and len(texts) == 1 and not tabular:
+        return tuple(texts), None, []
+    if not images and len(free) == 1 and mean_words(values[free[0]]) >= _WORDS_OF_A_TEXT:
+        return tuple(free), None, []
+    if not images and not named and (tabular or (numbers and not free) or (categories and not free)):
+        usable = {*numbers, *tabular, *categories}
         return (), None, _features(data, columns, [name for name in columns if name in usable])
     raise DataError(
         f"The inputs could not be guessed among {list(columns)} (images {images}, texts {texts}, numbers {numbers}); "
@@ -110,19 +122,18 @@ def _guess_inputs(data: datasets.Dataset, columns: Sequence[str]) -> tuple[tuple
     )
 
 
-def _mixed(data: datasets.Dataset, names: Sequence[str]) -> list[str]:
-    """The columns of strings most of which are numbers: features with some other words, such as `NA`, among them."""
-    if not names:
-        return []
-    return [name for name, values in arrow.columns(data, names).items() if arrow.share_of_numbers(values) > 0.5]
+def _without_indices(data: datasets.Dataset, names: Sequence[str]) -> list[str]:
+    """The columns that do not just number the rows."""
+    values = arrow.columns(data, names) if names else {}
+    return [name for name in names if not _is_index(name, values[name])]
 
 
-def _features(data: datasets.Dataset, columns: Sequence[str], numbers: Sequence[str]) -> list[str]:
-    """The columns of numbers that do not just number the rows; logs which columns are left out."""
-    values = arrow.columns(data, numbers)
-    indices = [name for name in numbers if _is_index(name, values[name])]
+def _features(data: datasets.Dataset, columns: Sequence[str], usable: Sequence[str]) -> list[str]:
+    """The feature columns among `usable` that do not just number the rows; logs which columns are left out."""
+    values = arrow.columns(data, usable)
+    indices = [name for name in usable if _is_index(name, values[name])]
     left_out = set(indices)
-    features = [name for name in numbers if name not in left_out]
+    features = [name for name in usable if name not in left_out]
     if not features:
         raise DataError(
             f"The only columns of numbers, {indices}, number the rows, and a label must not be learned from them; if "
@@ -137,8 +148,8 @@ def _features(data: datasets.Dataset, columns: Sequence[str], numbers: Sequence[
     if others:
         shown = ", ".join(f"{name!r} ({kind[:40]})" for name, kind in list(others.items())[:10])
         log.warning(
-            "Features are the %d columns of numbers; %d other columns are left out: %s.",
-            len(features),
+            "Features are %s; %d other columns are left out: %s.",
+            f"the column {features[0]!r}" if len(features) == 1 else f"{len(features)} columns",
             len(others),
             shown + (", ..." if len(others) > 10 else ""),
         )

@@ -24,7 +24,9 @@ from limbeck.errors import DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import Batch
 from limbeck.networks.checks import out_of_range
+from limbeck.networks.table import Feature
 from limbeck.transfer import draws
+from limbeck.transfer.features import TableRows
 
 MOST_CLASSES = 1_000_000
 """The most classes that labels alone may ask for: one label can be an id, and a network has an output per class."""
@@ -76,6 +78,8 @@ class TransferSet(Dataset):
     label_names: the classes' names, in order. num_classes: how many, where there are no names; by default the
         highest label + 1.
     row_ids: int64 `[N]`, distinct; by default 0 to N - 1.
+    features: what the columns of a table are, `[F]` of them in `inputs [N, F]`. table_rows: its rows as they were read,
+        for teachers that read columns by name; batches have them as `table_rows`.
     transform: a pure function `batch -> batch` applied to each gathered batch.
 
     DataError where columns, labels, names and ids do not fit together.
@@ -90,6 +94,8 @@ class TransferSet(Dataset):
         num_classes: int | None = None,
         row_ids: Any = None,
         transform: Callable[[Batch], Batch] | None = None,
+        features: Sequence[Feature] | None = None,
+        table_rows: TableRows | None = None,
     ) -> None:
         self._columns = {name: _as_column(name, values) for name, values in columns.items()}
         length = _common_length(self._columns)
@@ -100,6 +106,10 @@ class TransferSet(Dataset):
             self.num_classes = _num_classes(self.labels, self.num_classes)
         self.row_ids = torch.arange(length) if row_ids is None else _distinct_ids(row_ids, length)
         self.transform = transform
+        self.features = None if features is None else tuple(features)
+        self.table_rows = table_rows
+        if table_rows is not None and len(table_rows) != length:
+            raise DataError(f"table_rows must be the {length} rows of the columns, but are {len(table_rows)}.")
         self._rows: Tensor | None = None  # where a set is a part of another: its rows in the shared columns
 
     def __len__(self) -> int:
@@ -114,15 +124,17 @@ class TransferSet(Dataset):
         if not -len(self) <= index < len(self):
             raise IndexError(f"Example {index} of a transfer set of {len(self)}.")
         batch = self._gather(torch.tensor([index % len(self)]))
-        return {name: values[0] for name, values in batch.items()}
+        return {name: values[0] for name, values in batch.items() if name != "table_rows"}
 
     def _gather(self, indices: Tensor) -> dict[str, Tensor]:
         rows = indices if self._rows is None else self._rows[indices]
-        batch = {name: as_input(column.gather(rows)) for name, column in self._columns.items()}
+        batch: dict[str, Any] = {name: as_input(column.gather(rows)) for name, column in self._columns.items()}
         if self.labels is not None:
             labels = self.labels[indices]
             batch["labels"] = labels if labels.dim() == 1 else labels[:, : next(iter(batch.values())).shape[1]]
         batch["row_id"] = self.row_ids[indices]
+        if self.table_rows is not None:
+            batch["table_rows"] = self.table_rows.at(rows)
         return batch if self.transform is None else dict(self.transform(batch))
 
     def as_kept(self, indices: Sequence[int]) -> dict[str, Any]:
@@ -131,7 +143,7 @@ class TransferSet(Dataset):
         With a transform, the columns that it returns for the batch.
         """
         if self.transform is not None:
-            return dict(self.__getitems__(indices))
+            return {name: x for name, x in self.__getitems__(indices).items() if name != "table_rows"}
         places = torch.as_tensor(indices, dtype=torch.int64)
         rows = places if self._rows is None else self._rows[places]
         kept = {name: c.part(rows) if hasattr(c, "part") else c.gather(rows) for name, c in self._columns.items()}
@@ -186,6 +198,21 @@ class TransferSet(Dataset):
     def pixel_columns(self) -> tuple[str, ...]:
         """The columns of images that are stored in 8 bits, and gathered as float in [0, 1]."""
         return tuple(name for name, column in self._columns.items() if getattr(column, "is_pixels", False))
+
+    def rows_of_table(self, places: Sequence[int]) -> TableRows | None:
+        """The rows of these examples as they were read; None where the set is no table."""
+        if self.table_rows is None:
+            return None
+        indices = torch.as_tensor(places, dtype=torch.int64)
+        return self.table_rows.at(indices if self._rows is None else self._rows[indices])
+
+    @property
+    def columns_with_gaps(self) -> tuple[str, ...]:
+        """The names of a table's columns in which a value is missing."""
+        if self.features is None:
+            return ()
+        gaps = self.__getitems__(range(len(self)))["inputs"].isnan().any(0).tolist()
+        return tuple(feature.name for feature, gap in zip(self.features, gaps, strict=True) if gap)
 
     def token_extent(self, column: str) -> tuple[int, int] | None:
         """The length of the longest text of a column in tokens and its highest token id; None for other columns."""

@@ -16,16 +16,20 @@ import logging
 import mmap
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
+import pandas as pd
 
 from limbeck.errors import DataError
 
 log = logging.getLogger("limbeck")
 
-Source: TypeAlias = str | Path | datasets.Dataset | datasets.DatasetDict
+Source: TypeAlias = (
+    str | Path | datasets.Dataset | datasets.DatasetDict | pd.DataFrame | Mapping[str, pd.DataFrame | datasets.Dataset]
+)
 
 HEADERS = "A CSV or TSV file without a header line needs column_names=."
 _READERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -38,22 +42,37 @@ _HELD_OUT = re.compile(r"(.*[-_. ])?(hold|held)[-_ ]?out([-_. ].*)?", re.IGNOREC
 """Names of files that are meant for no training, but name no split."""
 
 # Without these, pandas takes NA, None, null, nan, ... as missing.
-_ONLY_EMPTY_IS_MISSING = {"keep_default_na": False, "na_values": [""]}
+_ONLY_EMPTY_IS_MISSING = {"keep_default_na": False}
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _SAMPLE = 2**16
 """Bytes of a file in which its delimiter is looked for."""
 _NULL_LINE = re.compile(rb"(?m)^[ \t]*null[ \t]*\r?$")
 
 
-def load_splits(source: Source, column_names: Sequence[str] | None = None) -> dict[str, datasets.Dataset]:
+@dataclass(frozen=True)
+class CsvOptions:
+    """How CSV and TSV files are to be read: the names of columns that have no header line, and words for "missing"."""
+
+    column_names: Sequence[str] | None = None
+    missing: Sequence[str] = ()
+
+
+def load_splits(
+    source: Source, column_names: Sequence[str] | None = None, missing: Sequence[str] = ()
+) -> dict[str, datasets.Dataset]:
     """The splits of a source as `table` takes it, in the order of the source.
 
-    column_names: of CSV and TSV files without a header line.
+    column_names: of CSV and TSV files without a header line. missing: words in them that stand for a missing value.
     """
+    if isinstance(source, pd.DataFrame):
+        source = {"train": source}
+    if isinstance(source, Mapping) and not isinstance(source, datasets.DatasetDict):
+        return {name: _as_dataset(found) for name, found in source.items()}
     if isinstance(source, datasets.DatasetDict):
         return dict(source)
     if isinstance(source, datasets.Dataset):
         return {"train": source}
+    csv_options = CsvOptions(column_names, missing)
     text = str(source)
     path = Path(text).expanduser()
     files = [Path(name) for name in sorted(glob.glob(str(path)))] if not path.exists() else [path]
@@ -62,11 +81,11 @@ def load_splits(source: Source, column_names: Sequence[str] | None = None) -> di
     try:
         if not files:
             name, _, configuration = text.partition(":")
-            return _load(name, configuration or None, column_names)
+            return _load(name, configuration or None, csv_options)
         if files == [path] and path.is_dir():
             _refuse_null_lines([*path.rglob("*.json"), *path.rglob("*.jsonl")])
-            return _load(str(path), None, column_names)
-        return _load_files(files, column_names)
+            return _load(str(path), None, csv_options)
+        return _load_files(files, csv_options)
     except StopIteration as error:  # datasets finds no row to tell the columns from
         raise DataError(f"{text} cannot be read: there is nothing in it.") from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -79,7 +98,7 @@ def load_splits(source: Source, column_names: Sequence[str] | None = None) -> di
         raise DataError(f"{what}: {cause}\n{hint}".rstrip()) from error
 
 
-def _load(name: str, configuration: str | None, column_names: Sequence[str] | None) -> dict[str, datasets.Dataset]:
+def _load(name: str, configuration: str | None, csv_options: CsvOptions) -> dict[str, datasets.Dataset]:
     """The splits of a folder, or of a data set on the hub."""
     if Path(name).is_dir() and glob.has_magic(name):
         raise DataError(f"The name of the folder {name} has one of [ ] * ?, which stand for patterns; rename it.")
@@ -89,7 +108,7 @@ def _load(name: str, configuration: str | None, column_names: Sequence[str] | No
         _check_names(Path(name), {split: [Path(url) for url in urls] for split, urls in by_split.items()})
     if hasattr(builder.config, "keep_default_na"):  # a folder of CSV or TSV files
         urls = [str(url) for of_split in (builder.config.data_files or {}).values() for url in of_split]
-        options = _csv_options([Path(url) for url in urls if Path(url).exists()], column_names)
+        options = _csv_options([Path(url) for url in urls if Path(url).exists()], csv_options)
         builder = datasets.load_dataset_builder(name, configuration, **options)
     builder.download_and_prepare()
     return dict(builder.as_dataset())
@@ -123,11 +142,15 @@ def _refuse_held_out(training: Sequence[Path]) -> None:
         )
 
 
+def _as_dataset(found: pd.DataFrame | datasets.Dataset) -> datasets.Dataset:
+    return datasets.Dataset.from_pandas(found, preserve_index=False) if isinstance(found, pd.DataFrame) else found
+
+
 def _ending(files: Sequence[Path]) -> str:
     return files[0].suffix.lower()
 
 
-def _load_files(files: Sequence[Path], column_names: Sequence[str] | None) -> dict[str, datasets.Dataset]:
+def _load_files(files: Sequence[Path], csv_options: CsvOptions) -> dict[str, datasets.Dataset]:
     readers = {_READERS.get(file.suffix.lower()) for file in files}
     if len(readers) > 1 or None in readers:
         raise DataError(
@@ -148,16 +171,19 @@ def _load_files(files: Sequence[Path], column_names: Sequence[str] | None) -> di
             "Rename, or leave out, what is not training data."
         )
     (reader,) = readers
-    options = _csv_options(files, column_names) if reader == "csv" else {}
+    if csv_options.missing and reader != "csv":
+        raise DataError(f"missing (--missing) is for CSV and TSV files; a {reader} file has its own missing values.")
+    options = _csv_options(files, csv_options) if reader == "csv" else {}
     if reader == "json":
         _refuse_null_lines(files)
     escaped = {split: [glob.escape(str(file)) for file in of_split] for split, of_split in by_split.items()}
     return dict(datasets.load_dataset(reader, data_files=escaped, **options))
 
 
-def _csv_options(files: Sequence[Path], column_names: Sequence[str] | None) -> dict[str, Any]:
+def _csv_options(files: Sequence[Path], given: CsvOptions) -> dict[str, Any]:
     """The options of the reader of CSV and TSV files: the delimiter, the decimal sign and what is missing."""
-    options: dict[str, Any] = dict(_ONLY_EMPTY_IS_MISSING)
+    column_names = given.column_names
+    options: dict[str, Any] = {**_ONLY_EMPTY_IS_MISSING, "na_values": ["", *given.missing]}
     if column_names is not None:
         options["names"] = list(column_names)
     found = {file: _delimiter_and_decimal(file, column_names) for file in files}

@@ -11,18 +11,16 @@ What this file does not know: models, training.
 from collections.abc import Mapping, Sequence
 
 import datasets
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX
+from limbeck.networks.table import Feature
 from limbeck.transfer import arrow
 from limbeck.transfer.classes import Classes, classes_of, label_values
+from limbeck.transfer.features import features_of, read_features, table_rows
 from limbeck.transfer.images import image_columns
 from limbeck.transfer.roles import Roles, roles_of
 from limbeck.transfer.rows import Column, TransferSet, distinct_row_ids
@@ -44,29 +42,40 @@ def table(
     image_size: int | tuple[int, int] | None = None,
     column_names: Sequence[str] | None = None,
     num_classes: int | None = None,
+    features: Sequence[Feature] | None = None,
+    missing: Sequence[str] = (),
+    with_rows: bool = False,
 ) -> dict[str, TransferSet]:
     """The transfer sets of a source, by split ("train", "validation", "test", ...).
 
     source: a hub name (`name`, or `name:configuration`); a folder of images, one folder per class; a file of
         Parquet, CSV, TSV (without quoting), JSON or JSON lines, a folder or a glob of them (train.*, dev.*,
-        test.*); or a loaded Dataset or DatasetDict.
+        test.*); a loaded Dataset or DatasetDict; or a pandas DataFrame, or a dict of them by split.
     split: only this one.
     text_column: strings, or lists of words with a label each; two names for pairs. Guessed: `text`, `sentence`,
         `tokens`, or the only column of strings. Becomes `input_ids`, `attention_mask`, ... `[n, L]` by `tokenizer`,
         cut to max_length tokens; where `teacher_tokenizer` says otherwise, `teacher_input_ids`, ... too.
     image_column: guessed where there is one. Becomes `pixel_values` `[n, C, H, W]` float32 in [0, 1].
-    feature_columns: numbers; guessed: all but the label and columns that number the rows (`row_id`, `Unnamed: 0`).
-        Becomes `inputs` `[n, F]` float32.
+    feature_columns: numbers, dates and categories; guessed: all but the label, columns that number the rows (`row_id`,
+        `Unnamed: 0`) and texts that differ from row to row. Becomes `inputs` `[n, F]` float32: dates in days, a
+        category by its place among the sorted ones, nan where a value is missing. `TableEncoder` makes them a network's
+        input; a teacher that reads columns by name (scikit-learn) gets them as they are in the source.
     label_column: guessed: `label`, `labels`, `ner_tags`, or the only ClassLabel; "" = there are no labels.
     column_names: the names of the columns of CSV and TSV files that have no header line.
     num_classes: where labels are numbers: how many classes there are. Labels are then 0 to num_classes - 1.
+    features: the columns and categories that a network reads, `network.table_encoder.features`, in place of
+        feature_columns. missing: words of CSV and TSV files that stand for a missing value, as an empty cell does.
+    with_rows: whether batches of texts and images too have the rows as they were read, `table_rows`, for a teacher that
+        reads texts or columns by name. Those of tables always have them.
 
     Classes are those of the training split (the first one where none is called train): strings in sorted order,
     ClassLabels with their names, whole numbers as they are, also where they are written as text. Whole numbers from 1
     to C, and a few large ids, become 0 to C - 1, and a warning says so. In CSV and TSV files only an empty cell is
     missing. DataError where anything is missing or ambiguous.
     """
-    splits = load_splits(source, column_names)
+    if features is not None:
+        feature_columns = [feature.name for feature in features]
+    splits = load_splits(source, column_names, missing)
     training = "train" if "train" in splits else next(iter(splits))
     roles = roles_of(splits[training], _as_names(text_column), image_column, label_column, feature_columns)
     if roles.text and tokenizer is None:
@@ -82,6 +91,9 @@ def table(
     for name, data in wanted.items():
         _check_split(data, name, [*roles.text, *roles.features, *([roles.image] if roles.image else [])])
     images = image_columns(wanted, roles.image, image_size) if roles.image else {}
+    columns_of: tuple[Feature, ...] | None = None if features is None else tuple(features)
+    if roles.features and columns_of is None:
+        columns_of = features_of(splits[training], roles.features, training)
     training_first = sorted(splits, key=lambda name: name != training)
     ids = distinct_row_ids({name: len(splits[name]) for name in training_first})
     sets = {}
@@ -90,9 +102,12 @@ def table(
         if roles.text:
             sets[name] = _texts(data, roles, its_classes, tokenizer, teacher_tokenizer, max_length, name)
         else:
-            inputs = images[name] if roles.image else _features(data, roles.features, name)
+            inputs = images[name] if roles.image else read_features(data, columns_of or (), name)
             columns = {"pixel_values" if roles.image else "inputs": inputs}
             sets[name] = _transfer_set(columns, _row_labels(data, roles, its_classes, name), classes)
+            sets[name].features = columns_of
+        if with_rows or not (roles.image or roles.text):
+            sets[name].table_rows = table_rows(data, [roles.label] if roles.label else [], roles.text)
         sets[name].row_ids = ids[name]
     return sets
 
@@ -136,43 +151,6 @@ def _texts(
     assert counts is not None  # it is a column of lists
     labels = position_labels(encoded, classes.encode(values, split), counts, split)
     return _transfer_set(columns, labels, classes)
-
-
-def _features(data: datasets.Dataset, names: Sequence[str], split: str) -> Tensor:
-    """`[N, F]` float32, in the order of `names`. DataError where a value is missing or is not a finite number."""
-    columns = arrow.columns(data, list(dict.fromkeys(names)))
-    found: dict[str, np.ndarray] = {}
-    for name, column in columns.items():
-        if arrow.is_text(data, name):
-            found[name] = _numbers(column, name, split)
-        elif arrow.is_number(data, name):
-            found[name] = column.cast("float64").to_numpy(zero_copy_only=False)
-        else:
-            kind = arrow.kind(data, name)
-            raise DataError(f"Features must be numbers, but {name!r} in {split} has the type {kind}.")
-    features = np.stack([found[name] for name in names], axis=1)
-    bad = np.argwhere(~np.isfinite(features))
-    if len(bad):
-        row, place = bad[0]
-        raise DataError(
-            f"Features must be finite, but row {row} of {split} has {features[row, place]} in {names[place]!r} "
-            f"({len(bad)} such in all); fill or remove them."
-        )
-    return torch.from_numpy(features.astype(np.float32))
-
-
-def _numbers(values: pa.Array, name: str, split: str) -> np.ndarray:
-    """A column of numbers written as text `[N]` float64, nan where it is empty."""
-    words = pc.invert(pc.match_substring_regex(values, arrow.NUMBER)).fill_null(False)
-    if pc.any(words).as_py():
-        row = pc.index(words, True).as_py()
-        raise DataError(
-            f"Features must be numbers, but {name!r} in {split} has {values[row].as_py()!r} in row {row} "
-            f"({pc.sum(words.cast('int64')).as_py()} such in all); fill or remove them, or leave the column out of "
-            "feature_columns."
-        )
-    trimmed = pc.utf8_trim_whitespace(values)
-    return np.asarray(pc.cast(pc.utf8_ltrim(trimmed, "+"), "float64").to_numpy(zero_copy_only=False))
 
 
 def _row_labels(data: datasets.Dataset, roles: Roles, classes: Classes | None, split: str) -> Tensor | None:
