@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from limbeck.networks.folder import load, save
     from limbeck.networks.layers import take_layers
     from limbeck.networks.mlp import mlp
+    from limbeck.networks.table import TableEncoder
     from limbeck.report import write_report
     from limbeck.results import read_results, write_results
     from limbeck.store.label import label
@@ -92,6 +93,7 @@ _MODULE_OF = {
     "networks.folder": "load save",
     "networks.layers": "take_layers",
     "networks.mlp": "mlp",
+    "networks.table": "TableEncoder",
     "report": "write_report",
     "results": "read_results write_results",
     "store.label": "label",
@@ -140,6 +142,7 @@ __all__ = [
     "Specialist",
     "Specialists",
     "StoredTeacher",
+    "TableEncoder",
     "TargetError",
     "Teacher",
     "TransferSet",

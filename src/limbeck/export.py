@@ -13,6 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,6 +30,7 @@ from limbeck.networks.asking import Batch, inputs_of, label_names_of, logits_of
 from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.halves import is_language_model
 from limbeck.networks.pixels import innermost, with_processed_pixels
+from limbeck.networks.table import table_encoder_of
 from limbeck.results import EXPORT, header
 from limbeck.teachers import fingerprint_of
 
@@ -94,6 +96,7 @@ def export_onnx(
             "inputs": {
                 name: {"type": str(x.dtype).removeprefix("torch."), "shape": _shape(x)} for name, x in feed.items()
             },
+            "features": _features(own),
             "classes": wanted.shape[-1],
             "label_names": None if names is None else list(names),
             "opset": opset,
@@ -116,6 +119,12 @@ def export_onnx(
     return report
 
 
+def _features(model: nn.Module) -> list[dict[str, Any]] | None:
+    """The columns of a table in the file's inputs, in order, with the numbers of their categories; None for others."""
+    encoder = table_encoder_of(model)
+    return None if encoder is None else [asdict(feature) for feature in encoder.features]
+
+
 def files_of(path: Path) -> list[Path]:
     """Every file that an export to this path may write."""
     return [*_with_weights(path), *_with_weights(path.with_suffix(INT8))]
@@ -131,6 +140,9 @@ def example_batch(model: Any, examples: int = EXAMPLES) -> dict[str, Tensor]:
     drawn = torch.Generator().manual_seed(0)
     settings: Any = getattr(model, "settings", None)
     config: Any = getattr(model, "config", None)
+    encoder = table_encoder_of(model)
+    if encoder is not None:
+        return {"inputs": encoder.example(examples)}
     if isinstance(settings, dict) and "sizes" in settings:
         return {"inputs": torch.rand(examples, settings["sizes"][0], generator=drawn)}
     main = getattr(model, "main_input_name", None)

@@ -23,6 +23,7 @@ from limbeck.evaluation.classes import evaluate
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import inputs_of
 from limbeck.networks.mlp import mlp
+from limbeck.networks.table import TableEncoder, table_encoder_of, with_table_encoder
 from limbeck.store.opened import Labelled
 from limbeck.transfer import TransferSet, jitter
 
@@ -39,6 +40,8 @@ def prepare(job: TrainingJob, student: nn.Module | None, teacher: Any, labelled_
     if student is None:
         set_seed(job.seed)  # whatever was read before, the same seed makes the same student
         student = _new_mlp(job.student, train)
+    elif table_encoder_of(student) is None:
+        with_table_encoder(student, _encoder(job.student, train))
     student, note = in_float32(student)
     if note:
         console.say(note)
@@ -106,7 +109,9 @@ def _read_labelled(job: TrainingJob, labelled_set: Labelled, readers: Sequence[o
         splits["train"], splits["test"] = labelled_set.split(0.2, seed=0)
         console.say(f"{len(splits['test']):,} of the labelled examples are set apart as the test.")
     else:
-        splits["test"] = with_test(open_data(data, tokenizer, of_teacher, readers), a_fifth)[0]["test"]
+        splits["test"] = with_test(open_data(data, tokenizer, of_teacher, readers, labelled_set.features), a_fifth)[0][
+            "test"
+        ]
     if split.validation:
         splits["train"], splits["validation"] = splits["train"].split(split.validation, seed=1)
     return splits, tokenizer
@@ -145,7 +150,7 @@ def _labelled_rows(train: TransferSet) -> Any:
 def refuse_options_of_mlp(options: StudentOptions) -> None:
     """ConfigError for options that shape an mlp, where the student is another one."""
     usual = StudentOptions()
-    names = [f"--{f.name}" for f in fields(options) if f.name != "student"]
+    names = [f"--{f.name}" for f in fields(options) if f.name not in ("student", "scale")]
     given = [name for name in names if getattr(options, name[2:]) != getattr(usual, name[2:])]
     if given and options.student != "mlp":
         raise ConfigError(
@@ -157,15 +162,22 @@ def refuse_options_of_mlp(options: StudentOptions) -> None:
 def _new_mlp(options: StudentOptions, train: TransferSet) -> nn.Module:
     if train.num_classes is None:
         raise ConfigError("The data has no labels, so an mlp cannot tell how many classes there are; give --student.")
-    column, example = next((k, v[0]) for k, v in train.__getitems__([0]).items() if k not in ("labels", "row_id"))
+    column, example = next((name, values[0]) for name, values in inputs_of(train.__getitems__([0])).items())
     if not example.is_floating_point():
         raise ConfigError(f"An mlp reads numbers or pixels, but the data's column {column!r} holds {example.dtype}.")
-    return mlp(
-        [example.numel(), *options.hidden, train.num_classes],
+    encoder = _encoder(options, train)
+    student = mlp(
+        [example.numel() if encoder is None else encoder.width, *options.hidden, train.num_classes],
         dropout=options.dropout,
         input_dropout=options.input_dropout,
         max_norm=options.max_norm,
     )
+    return with_table_encoder(student, encoder)
+
+
+def _encoder(options: StudentOptions, train: Any) -> TableEncoder | None:
+    """The encoder of a table's columns, of the training part; None where the data is no table."""
+    return TableEncoder.fit(train, options.scale) if getattr(train, "features", None) else None
 
 
 def image_column(train: Any) -> str:

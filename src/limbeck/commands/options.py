@@ -43,8 +43,15 @@ class DataOptions:
     )
     image_column: str | None = _option(None, "which column holds the image, where it cannot be guessed")
     label_column: str | None = _option(None, "which column holds the label, where it cannot be guessed")
-    feature_columns: list[str] = _option(list, "which columns hold the numbers; by default all but the label's")
+    feature_columns: list[str] = _option(
+        list,
+        "which columns are features; by default all but the label's and those that number the rows",
+    )
     column_names: list[str] = _option(list, "of a csv or tsv file without a header line")
+    missing: list[str] = _option(
+        list,
+        "words that stand for a missing value in a csv or tsv file, such as NA, beside an empty cell",
+    )
     num_classes: int | None = _option(
         None, "how many classes there are, where labels are numbers: they are then 0 to num_classes - 1, as they are"
     )
@@ -104,6 +111,11 @@ class StudentOptions:
         "mlp",
         "mlp; a folder, hub name or package.module:callable to start from; or a copy of some of the layers of a "
         "transformers teacher: take_layers:6 for how many, take_layers:0,2,5 for which, counted from 0",
+    )
+    scale: str = _option(
+        "standard",
+        "of a table's numbers: standard (mean 0, standard deviation 1 in the training part) or none; categories become "
+        "a unit each, and missing values are filled and marked, in either case",
     )
     hidden: list[int] = _option(lambda: [800, 800], "units of each hidden layer of an mlp")
     dropout: float = _option(0.0, "probability of dropping a hidden unit of an mlp")

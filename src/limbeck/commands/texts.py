@@ -29,6 +29,7 @@ from limbeck.losses import divergences
 from limbeck.networks.asking import networks_of
 from limbeck.networks.folder import load
 from limbeck.networks.layers import take_layers
+from limbeck.networks.table import Feature, table_encoder_of
 from limbeck.networks.texts import text_limit
 from limbeck.teachers import Ensemble, as_teacher
 from limbeck.transfer import TransferSet, digits, idx, table
@@ -40,11 +41,16 @@ S = TypeVar("S", bound=Sized)
 
 
 def open_data(
-    options: DataOptions, tokenizer: Any = None, teacher_tokenizer: Any = None, readers: Sequence[object] = ()
+    options: DataOptions,
+    tokenizer: Any = None,
+    teacher_tokenizer: Any = None,
+    readers: Sequence[object] = (),
+    features: Sequence[Feature] | None = None,
 ) -> dict[str, TransferSet]:
     """The splits of the data, by name: at least "train" or "test".
 
-    readers: the models that read the data; texts are cut to what all of them can read.
+    readers: the models that read the data; texts are cut to what all of them can read, and tables are read as their
+        encoders were made for. features: the columns and categories of a table, where a stored set has them already.
     """
     data = options.source
     if data == "digits":
@@ -69,7 +75,8 @@ def open_data(
     pair = text_column.split(",") if text_column is not None and "," in text_column else None
     wanted: dict[str, Any] = {"text_column": pair or text_column, "image_column": options.image_column}
     wanted |= {"label_column": options.label_column, "image_size": options.image_size}
-    wanted |= {"num_classes": options.num_classes}
+    wanted |= {"num_classes": options.num_classes, "missing": options.missing}
+    wanted |= {"features": table_features(readers) or features, "with_rows": any(map(reads_rows, readers))}
     wanted |= {"feature_columns": options.feature_columns or None, "column_names": options.column_names or None}
     limit = text_limit(*readers)
     if options.max_length is not None:
@@ -78,6 +85,27 @@ def open_data(
         warnings.warn(f"Texts are cut to {limit} tokens: one of the models has no more positions.", stacklevel=2)
         wanted["max_length"] = limit
     return table(data, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer, **wanted)
+
+
+def table_features(readers: Sequence[object]) -> Sequence[Feature] | None:
+    """The columns and categories of a table that the networks among the readers were made for; None where none was.
+
+    ConfigError where two of them read different ones.
+    """
+    networks = [network for reader in readers for network in networks_of(reader) or [] if network is not None]
+    encoders = [encoder for network in networks if (encoder := table_encoder_of(network)) is not None]
+    if any(encoder.features != encoders[0].features for encoder in encoders):
+        raise ConfigError(
+            "The models read tables of different columns or categories, so they cannot be compared on one; train them "
+            "on the same data."
+        )
+    return encoders[0].features if encoders else None
+
+
+def reads_rows(reader: object) -> bool:
+    """Whether a teacher, or one of its members, reads the rows of a table by the names of their columns."""
+    members: Sequence[object] = getattr(reader, "members", ())
+    return bool(getattr(reader, "reads_rows", False)) or any(map(reads_rows, members))
 
 
 def names_own_data(text: str) -> bool:

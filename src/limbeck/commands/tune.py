@@ -26,6 +26,7 @@ from limbeck.commands.texts import divergence_from_text, open_student, open_teac
 from limbeck.errors import ConfigError
 from limbeck.files import write_whole
 from limbeck.networks.mlp import mlp
+from limbeck.networks.table import table_encoder_of, with_table_encoder
 from limbeck.report import write_report
 from limbeck.report.tuning import ranked
 from limbeck.store.opened import open as open_labelled
@@ -62,9 +63,9 @@ def run(words: list[str]) -> None:
 
     def make_student() -> nn.Module:
         if job.student.student == "mlp":
-            return mlp(**sizes)
+            return with_table_encoder(mlp(**sizes), table_encoder_of(work.student))
         made = copy.deepcopy(open_student(job.student.student, teacher))
-        return language.in_float32(made)[0]
+        return with_table_encoder(language.in_float32(made)[0], table_encoder_of(work.student))
 
     train, validation = work.splits["train"], given.pop("eval_dataset")
     if validation is None:

@@ -325,7 +325,7 @@ def _disagreements(
         listed = log_probs["teacher"].topk(10).indices
     examples = []
     for i in range(len(places)):
-        example = {name: values[i].cpu() for name, values in batch.items()}
+        example = {n: x[i].cpu() if isinstance(x, Tensor) else x[i] for n, x in batch.items()}
         label = int(example.get("labels", NO_LABEL))
         examples.append(
             {

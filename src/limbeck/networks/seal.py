@@ -19,6 +19,7 @@ PATTERNS = (
     "config.json",
     "generation_config.json",
     "preprocessor_config.json",
+    "table_encoder.json",
     "adapter_config.json",
     "*.safetensors",
     "*.safetensors.index.json",

@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.networks.pixels import innermost
@@ -39,6 +39,9 @@ NO_UNIT = -1
 
 MOST_UNITS = 100
 """The most units of a category column; its rarer categories share one."""
+
+
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,13 @@ def table_encoder_of(model: object) -> TableEncoder | None:
     if found is not None and not isinstance(found, TableEncoder):
         raise ModelError(f"table_encoder of a network is a TableEncoder, not a {type(found).__name__}.")
     return found
+
+
+def with_table_encoder(network: N, encoder: TableEncoder | None) -> N:
+    """The network, which from now on encodes a table by this encoder; as it is where there is none."""
+    if encoder is not None:
+        vars(innermost(network))["table_encoder"] = encoder
+    return network
 
 
 def with_encoded_table(model: object, inputs: dict[str, Any]) -> dict[str, Any]:

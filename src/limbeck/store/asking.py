@@ -70,7 +70,7 @@ class Labeller:
         """Runs the teacher on the first rows. The answer is cached, in case they are a batch of the first shard."""
         places = range(min(batch_size, len(self.rows)))
         table = self.rows.table(places)
-        batch = self._batch(table)
+        batch = self._batch(table, places)
         positions = self._positions(batch)
         targets = self._answer(batch, 0, positions)
         require_several_classes(targets.num_classes, "teacher")
@@ -103,7 +103,7 @@ class Labeller:
         for start in range(places.start, places.stop, batch_size):
             some = range(start, min(start + batch_size, places.stop))
             table = self.rows.table(some)
-            batch = self._batch(table)
+            batch = self._batch(table, some)
             positions, views = self._positions(batch), []
             for view in range(self.views):
                 targets = self._cached_or_new(some, batch, view, positions)
@@ -159,10 +159,12 @@ class Labeller:
         """The positions of a language model's batch; None for others."""
         return next_token_positions(batch) if self.rows.is_language else None
 
-    def _batch(self, table: pa.Table) -> Batch:
+    def _batch(self, table: pa.Table, places: range) -> Batch:
         columns = self.rows.columns
         batch = batch_of(lambda name: to_numpy(table.column(name), columns[name]), columns)
-        return {name: values.to(self.device) for name, values in batch.items()}
+        rows = self.rows.rows_of_table(places)
+        moved: dict[str, Any] = {name: values.to(self.device) for name, values in batch.items()}
+        return moved if rows is None else moved | {"table_rows": rows}
 
     def _require_all(
         self, targets: SoftTargets, batch: Batch, table: pa.Table, positions_are: str, positions: Positions | None

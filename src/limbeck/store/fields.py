@@ -112,6 +112,10 @@ FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "rows_per_shard": _POSITIVE,
     "teacher": _TEXT,
     "dataset": _TEXT,
+    "features": (
+        "null or the columns of a table, each with name, kind and categories",
+        _or_none(lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value)),
+    ),
     "label_names": (
         "a list of texts or null",
         _or_none(lambda value: isinstance(value, list) and all(map(_text, value))),

@@ -213,6 +213,7 @@ def _plan(
         rows_per_shard=rows_per_shard,
         teacher=labeller.teacher.fingerprint(),
         dataset=content,
+        features=getattr(transfer_set, "features", None),
         label_names=_label_names(labeller.teacher, transfer_set, answers.classes),
         tokenizer=None if tokenizer is None else tokenizer_hash(tokenizer),
         chat_template=None if tokenizer is None else template_hash(tokenizer),

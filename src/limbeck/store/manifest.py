@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from limbeck.errors import DataError
 from limbeck.networks.asking import TARGET_PREFIX
+from limbeck.networks.table import Feature, feature_from
 from limbeck.store.columns import ColumnFormat
 from limbeck.store.fields import is_deep, wrong_field
 from limbeck.store.kinds import Kind
@@ -36,6 +37,7 @@ class Plan:
     kind: the settings of its encoding. classes: of the teacher, or of the tokenizer that it was cut to.
     dtype: of what the teacher gave. columns: how each is kept. positions_are: "examples", "tokens" (one per token of
     an example) or "next tokens" (those that predict a label).
+    features: the columns of a table in `inputs`; None for other rows.
     teacher, dataset, tokenizer, chat_template: hashes. augmentation: its repr. views: how many of them are kept.
     """
 
@@ -58,6 +60,7 @@ class Plan:
     seed: int = 0
     temperature: str = TEMPERATURE
     version: int = VERSION
+    features: tuple[Feature, ...] | None = None
 
     @property
     def shard_names(self) -> list[str]:
@@ -110,7 +113,7 @@ class Plan:
             raise DataError(f"{file} cannot be read: {wrong}; the stored set is damaged.")
         try:
             return cls(**{name: _READ.get(name, _as_is)(values[name]) for name in wanted if name in values})
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise DataError(f"{file} cannot be read: {error}; the stored set is damaged.") from error
 
     def require_same(self, plan: "Plan", where: str) -> None:
@@ -200,6 +203,7 @@ _READ: dict[str, Callable[[Any], Any]] = {
         name: ColumnFormat(layout["dtype"], tuple(layout["shape"]), layout["padding"])
         for name, layout in columns.items()
     },
+    "features": lambda features: None if features is None else tuple(feature_from(values) for values in features),
     "label_names": lambda names: None if names is None else tuple(names),
     "shards": lambda shards: tuple(Shard(**shard) for shard in shards),
 }

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from limbeck.errors import DataError
 from limbeck.networks.asking import TARGET_PREFIX, TEACHER_PREFIX
+from limbeck.networks.table import Feature
 from limbeck.store.columns import Chunks, ColumnFormat, to_numpy
 from limbeck.store.folder import Folder
 from limbeck.store.manifest import Manifest
@@ -80,6 +81,11 @@ class Labelled(Dataset):
     def label_names(self) -> tuple[str, ...] | None:
         """The names of the classes, where they are known."""
         return self.manifest.label_names
+
+    @property
+    def features(self) -> tuple[Feature, ...] | None:
+        """The columns of a table in `inputs`; None where the rows are no table."""
+        return self.manifest.features
 
     @property
     def num_classes(self) -> int:

@@ -16,6 +16,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TARGET_PREFIX
 from limbeck.store.columns import ColumnFormat, Digest, format_of, to_arrow, to_numpy
 from limbeck.store.manifest import NEXT_TOKENS
+from limbeck.transfer.features import TableRows
 from limbeck.transfer.rows import TransferSet
 from limbeck.transfer.text.tokens import Ragged
 
@@ -49,6 +50,10 @@ class Rows(ABC):
     @abstractmethod
     def table(self, places: range) -> pa.Table:
         """The rows at these places."""
+
+    def rows_of_table(self, places: range) -> TableRows | None:
+        """The rows of a table as they were read, for teachers that read columns by name; None for other rows."""
+        return None
 
     def survey(self, positions_are: str) -> tuple[str, int]:
         """A hash of all rows with their ids, and the number of their positions; DataError where ids repeat."""
@@ -116,6 +121,9 @@ class _Examples(Rows):
                     f"{list(values.shape[1:])}; give columns, without a transform that pads each batch."
                 )
         return pa.table(arrays)
+
+    def rows_of_table(self, places: range) -> TableRows | None:
+        return self.transfer_set.rows_of_table(places)
 
 
 class _Texts(Rows):

@@ -4,6 +4,7 @@ What this file does not know: scikit-learn itself, the objective.
 """
 
 import hashlib
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -110,12 +111,10 @@ def _names_of_classes(classes: np.ndarray) -> tuple[str, ...] | None:
     if classes.dtype.kind in "USO":
         return tuple(str(name) for name in classes)
     if not np.array_equal(classes, np.arange(len(classes))):
-        if classes.dtype.kind not in "iu":
-            raise ModelError(
-                f"The classifier's classes are {classes[:10].tolist()}, but those of a transfer set are names or whole "
-                "numbers; fit it on the labels of the transfer set."
-            )
-        return tuple(str(label) for label in classes)  # the names that such labels get in a transfer set
+        raise ModelError(
+            f"The classifier's classes are {classes[:10].tolist()}, but those of a transfer set are the labels 0 to "
+            f"{len(classes) - 1}; fit it on all labels of the transfer set."
+        )
     return None
 
 
@@ -144,6 +143,8 @@ def _digest_value(digest: Any, value: Any, seen: dict[int, Any]) -> None:
         digest.update(np.ascontiguousarray(value).tobytes())
     elif isinstance(value, str | int | float | bool | bytes | None):
         digest.update(repr(value).encode())
+    elif isinstance(value, type) or inspect.isroutine(value):
+        digest.update(f"{value.__module__}.{value.__qualname__}".encode())
     elif id(value) not in seen:
         seen[id(value)] = value
         if isinstance(value, dict):

@@ -52,6 +52,14 @@ class TableRows:
         """The rows at these places among these."""
         return replace(self, rows=rows if self.rows is None else self.rows[rows])
 
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        """One row, by the names of its columns."""
+        row: dict[str, Any] = self.at(torch.tensor([range(len(self))[place]])).frame().iloc[0].to_dict()
+        return row
+
+    def __repr__(self) -> str:
+        return f"TableRows({len(self)} rows of {', '.join(self.column_names)})"
+
     def to(self, *args: Any, **options: Any) -> "TableRows":
         """Itself: rows stay in the computer's memory, wherever a batch goes."""
         return self
@@ -156,7 +164,7 @@ def _values(data: datasets.Dataset, feature: Feature, column: pa.Array, split: s
     if arrow.is_text(data, name):
         return _numbers(column, name, split)
     if arrow.is_number(data, name):
-        return np.asarray(column.cast("float64").to_numpy(zero_copy_only=False))
+        return np.asarray(column.cast("float64", safe=False).to_numpy(zero_copy_only=False))
     raise DataError(f"{name!r} in {split} must hold numbers, but has the type {arrow.kind(data, name)}.")
 
 

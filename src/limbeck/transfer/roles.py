@@ -106,8 +106,9 @@ def _guess_inputs(data: datasets.Dataset, columns: Sequence[str]) -> tuple[tuple
     tabular = {*mixed, *dates, *_without_indices(data, numbers)}
     if not images and len(texts) == 1 and not tabular:
         return tuple(texts), None, []
-    if not images and len(free) == 1 and mean_words(values[free[0]]) >= _WORDS_OF_A_TEXT:
-        return tuple(free), None, []
+    long = [name for name in free if mean_words(values[name]) >= _WORDS_OF_A_TEXT]
+    if not images and not named and len(long) == 1 and (tabular or len(free) == 1):
+        return tuple(long), None, []
     if not images and not named and (tabular or (numbers and not free) or (categories and not free)):
         usable = {*numbers, *tabular, *categories}
         return (), None, _features(data, columns, [name for name in columns if name in usable])
