@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ def _run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     yield
-    for name in ("own_networks", "small_bert", "stories", "context"):
+    for name in ("own_networks", "small_bert", "stories", "context", "tables"):
         sys.modules.pop(name, None)
 
 
@@ -281,3 +282,34 @@ def test_context_end_to_end(
     context.main()
     printed = capsys.readouterr().out
     assert all(f"{right:.3f}{kl:8.3f}" in printed for right, kl in found.values())
+
+
+def test_a_table_end_to_end() -> None:
+    import tables
+
+    tables.main(rows=800)
+    words = ("--data", "runs/cars", "--teacher", "tables:teacher", "--hidden", "8", "--num_train_epochs", "2")
+    assert command(["distill", *words, "--labelled", "60", "--baseline", "--output_dir", "runs/sold"]) == 0
+    results = limbeck.read_results("runs/sold/results.json")
+    test = pd.read_csv("runs/cars/test.csv")
+    expected = (tables.teacher().predict(test) == test.label).mean()
+    assert results["roles"]["teacher"]["accuracy"]["mean"] == pytest.approx(expected, abs=1e-6)
+    features = limbeck.load("runs/sold/student").table_encoder.features  # type: ignore[union-attr]
+    assert [feature.kind for feature in features] == ["date", "category", "category", "number", "number", "number"]
+
+
+def test_a_pipeline_of_texts_end_to_end(small_bert: ModuleType) -> None:
+    small_bert.make_tokenizer()
+    data = (
+        "--data",
+        str(small_bert._folder()),
+        "--column_names",
+        "sentence",
+        "label",
+        "--tokenizer",
+        small_bert.TOKENIZER,
+    )
+    words = ("--teacher", "small_bert:pipeline", "--student", "small_bert:student", "--max_steps", "2")
+    assert command(["distill", *data, *words, "--output_dir", "runs/tfidf"]) == 0
+    accuracy = limbeck.read_results("runs/tfidf/results.json")["roles"]["teacher"]["accuracy"]["mean"]
+    assert accuracy == pytest.approx(0.8016, abs=0.005)  # of scikit-learn on the 872 sentences

@@ -23,7 +23,7 @@ from limbeck.evaluation.classes import evaluate
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import inputs_of
 from limbeck.networks.mlp import mlp
-from limbeck.networks.table import TableEncoder, table_encoder_of, with_table_encoder
+from limbeck.networks.table import TableEncoder, table_columns, table_encoder_of, with_table_encoder
 from limbeck.store.opened import Labelled
 from limbeck.transfer import TransferSet, jitter
 
@@ -177,7 +177,7 @@ def _new_mlp(options: StudentOptions, train: TransferSet) -> nn.Module:
 
 def _encoder(options: StudentOptions, train: Any) -> TableEncoder | None:
     """The encoder of a table's columns, of the training part; None where the data is no table."""
-    return TableEncoder.fit(train, options.scale) if getattr(train, "features", None) else None
+    return TableEncoder.fit(train, options.scale) if table_columns(train) else None
 
 
 def image_column(train: Any) -> str:

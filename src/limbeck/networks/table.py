@@ -12,7 +12,7 @@ What this file does not know: files of tables, transfer sets, training.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,7 +93,7 @@ class TableEncoder:
         """
         if scale not in SCALES:
             raise ConfigError(f"scale is one of {', '.join(SCALES)}, not {scale!r}.")
-        features: Sequence[Feature] | None = getattr(examples, "features", None)
+        features = table_columns(examples)
         if not features:
             raise DataError("A table's encoder is fitted on a transfer set of limbeck.table that has feature columns.")
         values = examples.__getitems__(range(len(examples)))[INPUTS].double().numpy()
@@ -180,6 +180,12 @@ class _Layout:
     units: dict[int, list[int]]
 
 
+def table_columns(examples: object) -> tuple[Feature, ...] | None:
+    """The columns of a transfer set that is a table; None for others (a Dataset has other `features`)."""
+    found = getattr(examples, "features", None)
+    return found if isinstance(found, tuple) and found else None
+
+
 def table_encoder_of(model: object) -> TableEncoder | None:
     """The encoder of a network that reads tables; None for others. ModelError where the attribute is another object."""
     found = getattr(innermost(model), "table_encoder", None)
@@ -208,7 +214,7 @@ def require_table(model: object, examples: Any, who: str) -> None:
 
     who: the network's role, such as "student".
     """
-    features: Sequence[Feature] | None = getattr(examples, "features", None)
+    features = table_columns(examples)
     encoder = table_encoder_of(model)
     if not features:
         return

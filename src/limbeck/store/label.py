@@ -23,7 +23,7 @@ from limbeck.networks.asking import networks_of
 from limbeck.networks.checks import check_label_names
 from limbeck.networks.halves import base_of
 from limbeck.networks.processors import find_processor
-from limbeck.networks.table import require_table
+from limbeck.networks.table import require_table, table_columns
 from limbeck.networks.tasks import require_supported_tasks
 from limbeck.networks.texts import check_texts
 from limbeck.store.asking import Labeller, ShardRows, make_current, settle, this_process
@@ -213,7 +213,7 @@ def _plan(
         rows_per_shard=rows_per_shard,
         teacher=labeller.teacher.fingerprint(),
         dataset=content,
-        features=getattr(transfer_set, "features", None),
+        features=table_columns(transfer_set),
         label_names=_label_names(labeller.teacher, transfer_set, answers.classes),
         tokenizer=None if tokenizer is None else tokenizer_hash(tokenizer),
         chat_template=None if tokenizer is None else template_hash(tokenizer),
