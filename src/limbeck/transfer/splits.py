@@ -11,9 +11,7 @@ What this file does not know: which column is what.
 import csv
 import glob
 import io
-import json
 import logging
-import mmap
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ import datasets
 import pandas as pd
 
 from limbeck.errors import DataError
+from limbeck.transfer.raw import refuse_bombs, refuse_null_records
 
 log = logging.getLogger("limbeck")
 
@@ -46,7 +45,6 @@ _ONLY_EMPTY_IS_MISSING = {"keep_default_na": False}
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _SAMPLE = 2**16
 """Bytes of a file in which its delimiter is looked for."""
-_NULL_LINE = re.compile(rb"(?m)^[ \t]*null[ \t]*\r?$")
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,6 @@ def load_splits(
             name, _, configuration = text.partition(":")
             return _load(name, configuration or None, csv_options)
         if files == [path] and path.is_dir():
-            _refuse_null_lines([*path.rglob("*.json"), *path.rglob("*.jsonl")])
             return _load(str(path), None, csv_options)
         return _load_files(files, csv_options)
     except StopIteration as error:  # datasets finds no row to tell the columns from
@@ -106,12 +103,22 @@ def _load(name: str, configuration: str | None, csv_options: CsvOptions) -> dict
     if Path(name).is_dir():
         by_split = builder.config.data_files or {}
         _check_names(Path(name), {split: [Path(url) for url in urls] for split, urls in by_split.items()})
+        _refuse_harmful(
+            [Path(url) for urls in by_split.values() for url in urls], type(builder).__module__.rpartition(".")[2]
+        )
     if hasattr(builder.config, "keep_default_na"):  # a folder of CSV or TSV files
         urls = [str(url) for of_split in (builder.config.data_files or {}).values() for url in of_split]
         options = _csv_options([Path(url) for url in urls if Path(url).exists()], csv_options)
         builder = datasets.load_dataset_builder(name, configuration, **options)
     builder.download_and_prepare()
     return dict(builder.as_dataset())
+
+
+def _refuse_harmful(files: Sequence[Path], reader: str | None) -> None:
+    """DataError for files that would end the process, or fill its memory, while they are read."""
+    refuse_bombs(files)
+    if reader == "json":
+        refuse_null_records(files)
 
 
 def _check_names(folder: Path, by_split: Mapping[str, Sequence[Path]]) -> None:
@@ -173,9 +180,8 @@ def _load_files(files: Sequence[Path], csv_options: CsvOptions) -> dict[str, dat
     (reader,) = readers
     if csv_options.missing and reader != "csv":
         raise DataError(f"missing (--missing) is for CSV and TSV files; a {reader} file has its own missing values.")
+    _refuse_harmful(files, reader)
     options = _csv_options(files, csv_options) if reader == "csv" else {}
-    if reader == "json":
-        _refuse_null_lines(files)
     escaped = {split: [glob.escape(str(file)) for file in of_split] for split, of_split in by_split.items()}
     return dict(datasets.load_dataset(reader, data_files=escaped, **options))
 
@@ -253,23 +259,3 @@ def _split(lines: str, delimiter: str) -> list[list[str]]:
         return []
     finally:
         csv.field_size_limit(limit)
-
-
-def _refuse_null_lines(files: Sequence[Path]) -> None:
-    """DataError for JSON lines that are `null`, which end the process within the reader of `datasets`."""
-    for file in files:
-        if file.stat().st_size == 0:
-            continue
-        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            found = _NULL_LINE.search(content)
-            if found is not None and _is_json(content[: max(content.find(b"\n"), 0)] or content[:]):  # JSON lines
-                line = content[: found.start()].count(b"\n") + 1
-                raise DataError(f"Each line of {file} must be an object, but line {line} is null; remove it.")
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
