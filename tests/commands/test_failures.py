@@ -94,6 +94,16 @@ def write_csv(path: str, rows: int = 40) -> str:
         ("--seed -1", "seed must be from 0"),
         ("--hub_strategy x", "HubStrategy"),
         ("--accelerator_config missing.json", "missing.json"),
+        ("--save_total_limit 0", "save_total_limit must be 1 or more, but is 0: leave it out to keep all"),
+        ("--save_total_limit -1", "save_total_limit must be 1 or more"),
+        ("--dataloader_num_workers 1 --dataloader_prefetch_factor 0", "dataloader_prefetch_factor must be 1 or more"),
+        ("--dataloader_persistent_workers true", "dataloader_persistent_workers needs dataloader_num_workers"),
+        ("--early_stopping -1", "--early_stopping must be 1 or more, but is -1; 0 is for none"),
+        ("--hidden 1000000000000", "Memory ran out while preparing"),
+        ("--teacher json:loads", "json:loads is called without arguments, but: missing a required argument: 's'"),
+        ("--feature_columns label", "'label' is the label, and as an input too it would be copied"),
+        ("--image_column a", "'a' must hold images, their bytes or their paths, but has the type Value('float64')"),
+        ("--num_classes 0", "num_classes must be 2 or more, but is 0"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
@@ -104,6 +114,27 @@ def test_an_option_that_trainer_cannot_use_is_named(words: str, expected: str, s
     assert expected in err
     assert "Traceback" not in err
     assert err.splitlines()[-1].startswith("limbeck distill: ")
+
+
+@pytest.mark.parametrize("metric", ["nonsense", "eval_nonsense", "eval_soft"])
+@pytest.mark.parametrize(
+    "chosen", ["--load_best_model_at_end true", "--save_strategy best", "--lr_scheduler_type reduce_lr_on_plateau"]
+)
+def test_a_metric_that_no_evaluation_measures_is_found_before_training(metric: str, chosen: str, says: Any) -> None:
+    data = write_csv("data.csv")
+    words = ["--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1", "--save_strategy", "steps"]
+    code, err = says(*SHORT, "--data", data, *words, *chosen.split(), "--metric_for_best_model", metric)
+    assert code == 1
+    assert f"metric_for_best_model is '{metric}', which no evaluation measures; there are acceptance, accuracy," in err
+    assert not list(Path("runs").rglob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("metric", ["eval_loss", "hard_loss", "eval_accuracy", "entropy", "eval_runtime"])
+def test_a_metric_that_is_measured_chooses_the_best_checkpoint(metric: str, says: Any) -> None:
+    data = write_csv("data.csv")
+    words = ["--eval_strategy", "steps", "--eval_steps", "1", "--save_steps", "1", "--load_best_model_at_end", "true"]
+    code, err = says(*SHORT, "--save_strategy", "steps", "--data", data, *words, "--metric_for_best_model", metric)
+    assert (code, err) == (0, "")
 
 
 def test_debug_shows_the_traceback_and_trainers_debug_is_left(says: Any) -> None:

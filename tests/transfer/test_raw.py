@@ -106,7 +106,7 @@ def test_a_file_that_unpacks_to_far_more_is_refused(
     right.write_bytes(PACKERS[packer](b"".join(b"%d,%d\n" % (i * i * 7919 % 99991, i % 2) for i in range(200_000))))
     small.write_bytes(PACKERS[packer](b"0" * 2**20))
     with pytest.raises(
-        DataError, match=r"train\.csv has [\d,]+ bytes and unpacks to more than [\d,]+, 100 times as many"
+        DataError, match=r"train\.csv has [\d,]+ bytes and unpacks to more than [\d,]+; if that is right"
     ):
         refuse_bombs([right, small, bomb])
     with pytest.raises(DataError, match=r"unpacks to more than"):

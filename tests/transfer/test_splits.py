@@ -1,6 +1,7 @@
 """Oracle: the lines that were written to disk on the spot."""
 
 import csv
+import gzip
 import json
 import logging
 from pathlib import Path
@@ -101,6 +102,44 @@ def test_files_with_different_delimiters_are_refused(tmp_path: Path) -> None:
     for source in (tmp_path / "data", f"{tmp_path}/data/*.csv"):
         with pytest.raises(DataError, match=r"t\w+.csv has \w+ between its columns and t\w+.csv \w+ between"):
             load_splits(source)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b,label\n1,2,0,7\n1,2,1\n", "Row 0 of .*d.csv has 4 cells, but there are 3 columns in its header; a cell"),
+        ("a,b,label\n1,2,0\n1,2,1,7\n", "Row 1 of .* has 4 cells, but there are 3 columns"),
+        ("text\nhello, world\nwell, yes\n", "Row 0 of .* has 2 cells, but there are 1 columns"),
+        ("a,b,label\n1,2,3,4,0\n1,2,3,4,1\n", "Row 0 of .* has 5 cells, but there are 3 columns"),
+    ],
+)
+def test_rows_with_more_cells_than_the_header_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    """pandas would take the first cells as names of rows, and shift the others."""
+    with pytest.raises(DataError, match=said):
+        load_splits(write(tmp_path, text, "d.csv"))
+
+
+def test_rows_with_fewer_cells_and_names_of_rows_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = load_splits(write(tmp_path, "a,b,label\n1,2,0\n1,2\n1,2,1\n3\n", "short.csv"))["train"]
+    assert list(rows["label"]) == [0, None, 1, None]
+    assert "Row 1 of short.csv has 2 of its 3 cells; the others are taken as empty (2 such rows" in caplog.text
+    named = load_splits(write(tmp_path, "a,label\nr1,1,0\nr2,2,1\n", "named.csv"))["train"]
+    assert (list(named["a"]), list(named["label"])) == ([1, 2], [0, 1])
+    assert "named.csv has one cell more than its header: the first is read as the row's name" in caplog.text
+
+
+def test_the_delimiter_of_a_packed_file_of_a_folder_is_found(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.csv.gz").write_bytes(gzip.compress(b"x;label\n1;a\n2;b\n"))
+    assert load_splits(tmp_path / "data")["train"].to_list() == [{"x": 1, "label": "a"}, {"x": 2, "label": "b"}]
+
+
+def test_the_folder_that_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "data", "x,label\n1,a\n", "train.csv")
+    (tmp_path / "data" / "inner").mkdir()
+    for folder, source in ((tmp_path / "data", "."), (tmp_path / "data" / "inner", "..")):
+        monkeypatch.chdir(folder)
+        assert load_splits(source)["train"].to_list() == [{"x": 1, "label": "a"}]
 
 
 @pytest.mark.parametrize("suffix", [".CSV", ".Tsv", ".JSONL"])

@@ -298,3 +298,17 @@ def test_a_broken_file(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text(json.dumps([{"x": 1}])[:-3])
     with pytest.raises(DataError, match=r"train.json cannot be read"):
         table(tmp_path / "train.json")
+
+
+@pytest.mark.parametrize("value", [2**53 + 1, 2**63 - 1, -(2**63)])
+def test_whole_numbers_of_64_bits_are_features(value: int) -> None:
+    rows = datasets.Dataset.from_dict({"a": [value, 0], "label": ["x", "y"]})
+    inputs = table(rows, split="train")["train"].__getitems__([0, 1])["inputs"]
+    assert inputs.tolist() == [[float(np.float32(value))], [0.0]]
+
+
+@pytest.mark.parametrize("value", [1e39, -1e300])
+def test_numbers_beyond_float32_are_refused(value: float) -> None:
+    rows = datasets.Dataset.from_dict({"a": [0.0, value], "label": ["x", "y"]})
+    with pytest.raises(DataError, match=r"read as float32, but row 1 of train has .* in 'a'; scale"):
+        table(rows)

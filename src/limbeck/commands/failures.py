@@ -69,8 +69,9 @@ def message_of(error: Exception, words: Sequence[str]) -> str:
     innermost = frames[-1] if frames else "limbeck"
     if isinstance(error, OSError) and error.filename is not None:
         return f"While {stage}, a file could not be used: {cause}.{about} Check its path and permissions. {show}"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return f"Memory ran out while {stage}: {cause}. Give a smaller batch size or --max_length. {show}"
+    lacks = isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "ArrowMemoryError")
+    if lacks or "can't allocate memory" in str(error):
+        return f"Memory ran out while {stage}: {cause}. Give a smaller batch size, --max_length or network. {show}"
     if isinstance(error, ImportError):
         return f"A package is missing while {stage}: {cause}.{about} Install it, or leave that option out. {show}"
     if own.partition(".")[0] != "limbeck":

@@ -263,6 +263,8 @@ class DistillJob(TrainingJob):
     def training_arguments(self) -> DistillConfig:
         """The trainer's arguments; ConfigError for options that contradict each other."""
         options, changes = self.run, dict[str, object](disable_tqdm=True)
+        if (options.early_stopping or 0) < 0:
+            raise ConfigError(f"--early_stopping must be 1 or more, but is {options.early_stopping}; 0 is for none.")
         if options.early_stopping:
             strategy = self.trainer["save_strategy"]
             if strategy not in ("epoch", "steps"):

@@ -11,6 +11,7 @@ What this file does not know: options, training, printing.
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import warnings
@@ -116,7 +117,7 @@ def names_own_data(text: str) -> bool:
 def own_data(text: str) -> Any:
     """What the user's `package.module:callable` returns; the object itself where it cannot be called."""
     found = own_object(text)
-    return found() if callable(found) else found
+    return _made(found, text) if callable(found) else found
 
 
 def with_test(splits: Mapping[str, S], part: Callable[[S], tuple[S, S]]) -> tuple[dict[str, S], str | None]:
@@ -148,7 +149,18 @@ def open_model(text: str) -> Any:
     made = own_object(text)
     if isinstance(made, nn.Module) or not callable(made) or hasattr(made, "fingerprint"):
         return made
-    return made()
+    return _made(made, text)
+
+
+def _made(maker: Callable[..., Any], text: str) -> Any:
+    """What a callable of the user's returns; ConfigError where it needs arguments."""
+    try:
+        inspect.signature(maker).bind()
+    except ValueError:  # of a builtin, which has no signature
+        pass
+    except TypeError as error:
+        raise ConfigError(f"{text} is called without arguments, but: {error}; name one that needs none.") from error
+    return maker()
 
 
 def open_teacher(texts: list[str], mean: str = "arithmetic") -> Any:

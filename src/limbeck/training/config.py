@@ -87,12 +87,26 @@ def _refuse_lengths(args: TrainingArguments) -> None:
             f"warmup_steps must be a whole number of steps, or a fraction below 1 of the training, but is "
             f"{args.warmup_steps}."
         )
-    if args.dataloader_num_workers < 0:
-        raise ConfigError(f"dataloader_num_workers must be 0 or more, but is {args.dataloader_num_workers}.")
+    if args.save_total_limit is not None and args.save_total_limit < 1:
+        raise ConfigError(
+            f"save_total_limit must be 1 or more, but is {args.save_total_limit}: leave it out to keep all "
+            "checkpoints, and for none set save_strategy to no."
+        )
+    _refuse_loading(args)
     for name in ("seed", "data_seed"):
         seed = getattr(args, name)
         if seed is not None and not 0 <= seed < 2**32:
             raise ConfigError(f"{name} must be from 0 to 2**32 - 1, but is {seed}.")
+
+
+def _refuse_loading(args: TrainingArguments) -> None:
+    """Raises ConfigError for settings of data loading that torch refuses later, or in a thread of its own."""
+    if args.dataloader_num_workers < 0:
+        raise ConfigError(f"dataloader_num_workers must be 0 or more, but is {args.dataloader_num_workers}.")
+    if args.dataloader_prefetch_factor is not None and args.dataloader_prefetch_factor < 1:
+        raise ConfigError(f"dataloader_prefetch_factor must be 1 or more, but is {args.dataloader_prefetch_factor}.")
+    if args.dataloader_persistent_workers and not args.dataloader_num_workers:
+        raise ConfigError("dataloader_persistent_workers needs dataloader_num_workers of 1 or more; remove it.")
 
 
 def _refuse_rates(args: TrainingArguments) -> None:

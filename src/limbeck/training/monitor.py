@@ -3,11 +3,13 @@
 What this file does not know: models, how batches are collated.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+from transformers import TrainingArguments
 
+from limbeck.errors import ConfigError
 from limbeck.losses.metrics import position_statistics
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
@@ -17,6 +19,27 @@ from limbeck.networks.halves import ROWS
 OF_LABELS = ("correct", "nll", "brier")
 OF_TEACHER = ("agreement", "acceptance", "forward_kl", "reverse_kl")
 """The statistics that need a label, and those that need the teacher's probability of every class."""
+OF_TRAINER = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+PLATEAU = ("reduce_lr_on_plateau", "greedy")
+"""Schedules that follow a metric."""
+
+
+def require_metric(args: TrainingArguments, objective: Objective, sets: Iterable[str]) -> None:
+    """ConfigError where checkpoints are chosen by a metric that no evaluation measures; known before any step.
+
+    sets: the names of the evaluation sets, where there are several.
+    """
+    wanted = args.metric_for_best_model
+    chosen = args.load_best_model_at_end or args.save_strategy == "best" or args.lr_scheduler_type in PLATEAU
+    if wanted is None or not chosen:
+        return
+    names = {"loss", "accuracy", "nll", "brier", *OF_TEACHER, "confidence", "entropy", *OF_TRAINER}
+    names |= {f"{term.name}_loss" for term in objective.terms}
+    names |= {f"{name}_{metric}" for name in sets for metric in names}
+    if wanted.removeprefix("eval_") not in names:
+        raise ConfigError(
+            f"metric_for_best_model is {wanted!r}, which no evaluation measures; there are {', '.join(sorted(names))}."
+        )
 
 
 def measured(

@@ -31,7 +31,7 @@ What this file does not know: how the loss is computed, what teachers and transf
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import islice
@@ -80,7 +80,7 @@ from limbeck.training.callbacks import MaxNorm
 from limbeck.training.checkpoints import fault, newest_whole, require_same_batches, require_whole, rotate, seal
 from limbeck.training.collating import AsGathered
 from limbeck.training.config import DistillConfig, refuse_arguments
-from limbeck.training.monitor import means_of, measured, measured_in_chunks
+from limbeck.training.monitor import means_of, measured, measured_in_chunks, require_metric
 from limbeck.training.outcome import broken_tensors, in_words
 from limbeck.training.plan import Plan, named_sets, plan_of_evaluation, preflight
 from limbeck.training.sources import Augmented, InOrder, Source
@@ -285,6 +285,8 @@ class DistillTrainer(Trainer):
                 "Training needs a train_dataset whose length is known, such as a TransferSet, but got "
                 f"{type(self.train_dataset).__name__}."
             )
+        several = self.eval_dataset if isinstance(self.eval_dataset, Mapping) else {}
+        require_metric(self.args, self.objective, several)
         self.plan = preflight(
             self.model,
             self.teacher if self.teacher_passes else None,

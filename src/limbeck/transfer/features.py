@@ -25,6 +25,7 @@ from limbeck.transfer import arrow
 DATE = r"^\s*\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})?)?\s*$"
 """A date, or a date and time, of ISO 8601 as text."""
 
+LARGEST = float(np.finfo(np.float32).max)
 MICROSECONDS_PER_DAY = 24 * 60 * 60 * 10**6
 
 
@@ -105,11 +106,17 @@ def read_features(data: datasets.Dataset, features: Sequence[Feature], split: st
     columns = arrow.columns(data, list(dict.fromkeys(feature.name for feature in features)))
     values = [_values(data, feature, columns[feature.name], split) for feature in features]
     infinite = [(feature, np.isinf(found)) for feature, found in zip(features, values, strict=True)]
-    for feature, where in infinite:
+    for place, (feature, where) in enumerate(infinite):
         if where.any():
             raise DataError(
                 f"Features must be finite, but row {int(where.argmax())} of {split} has an infinite {feature.name!r} "
                 f"({int(where.sum())} such in all); fill or remove them."
+            )
+        if (where := np.abs(values[place]) > LARGEST).any():
+            row = int(where.argmax())
+            raise DataError(
+                f"Features are read as float32, but row {row} of {split} has {values[place][row]:g} in {feature.name!r}; "
+                "scale that column."
             )
     return torch.from_numpy(np.stack(values, axis=1).astype(np.float32))
 

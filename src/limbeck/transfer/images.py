@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -41,7 +42,7 @@ def image_columns(
     size: `(height, width)`, or one number for both, to which all are resized (bilinear); without it they must have one
         size already. Only the headers of the images are read here.
     """
-    files = {split: dataset.cast_column(column, datasets.Image(decode=False)) for split, dataset in splits.items()}
+    files = {split: _undecoded(dataset, column) for split, dataset in splits.items()}
     modes: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     transparent: list[tuple[str, int]] = []
@@ -71,6 +72,15 @@ def image_columns(
             {WHITE: "white", BLACK: "black, as nothing could be seen on white"}[background],
         )
     return {split: Images(dataset, column, mode, shape, background) for split, dataset in files.items()}
+
+
+def _undecoded(dataset: datasets.Dataset, column: str) -> datasets.Dataset:
+    """The data set with the bytes or paths of its images; DataError where the column can have neither."""
+    try:
+        return dataset.cast_column(column, datasets.Image(decode=False))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        kind = dataset.features[column]
+        raise DataError(f"{column!r} must hold images, their bytes or their paths, but has the type {kind}.") from error
 
 
 class Images:

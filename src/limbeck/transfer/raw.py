@@ -68,6 +68,16 @@ def _size_of_members(path: Path) -> int:
         raise DataError(f"{path} cannot be unpacked: {error}.") from error
 
 
+def beginning(path: Path, size: int) -> bytes:
+    """The first bytes of a file, unpacked."""
+    found = b""
+    for chunk in _chunks(path):
+        found += chunk
+        if len(found) >= size:
+            break
+    return found[:size]
+
+
 def refuse_null_records(files: Iterable[Path]) -> None:
     """DataError for records that are `null` in JSON files: they end the process within the reader of `datasets`."""
     for path in files:

@@ -22,7 +22,7 @@ import datasets
 import pandas as pd
 
 from limbeck.errors import DataError
-from limbeck.transfer.raw import refuse_bombs, refuse_null_records
+from limbeck.transfer.raw import beginning, refuse_bombs, refuse_null_records
 
 log = logging.getLogger("limbeck")
 
@@ -81,7 +81,7 @@ def load_splits(
             name, _, configuration = text.partition(":")
             return _load(name, configuration or None, csv_options)
         if files == [path] and path.is_dir():
-            return _load(str(path), None, csv_options)
+            return _load(str(path if path.name else path.resolve()), None, csv_options)
         return _load_files(files, csv_options)
     except StopIteration as error:  # datasets finds no row to tell the columns from
         raise DataError(f"{text} cannot be read: there is nothing in it.") from error
@@ -221,8 +221,7 @@ def _delimiter_and_decimal(file: Path, column_names: Sequence[str] | None) -> tu
 
     The delimiter is that of the file's kind, unless only another one splits all lines into the same number of columns.
     """
-    with file.open("rb") as opened:
-        sample = opened.read(_SAMPLE)
+    sample = beginning(file, _SAMPLE)
     lines = sample.decode("utf-8", errors="replace").removeprefix("\ufeff")
     if len(sample) == _SAMPLE:
         lines = lines[: lines.rfind("\n") + 1]  # the last line may be cut
@@ -234,10 +233,38 @@ def _delimiter_and_decimal(file: Path, column_names: Sequence[str] | None) -> tu
         if len(others) == 1:
             (delimiter,) = others
             rows = _split(lines, delimiter)
+    _check_lengths(file, rows, column_names)
     cells = [cell.strip() for row in rows for cell in row]
     commas = any(re.fullmatch(r"[+-]?\d+,\d+", cell) and not re.fullmatch(r".*,\d{3}", cell) for cell in cells)
     points = any(re.fullmatch(r"[+-]?\d+\.\d+", cell) for cell in cells)
     return delimiter, "," if delimiter != "," and commas and not points else "."
+
+
+def _check_lengths(file: Path, rows: Sequence[Sequence[str]], column_names: Sequence[str] | None) -> None:
+    """DataError for a row with more cells than the header, which would shift the others; logs what else is odd.
+
+    rows: those of the sample, the header first where there is one.
+    """
+    expected = len(column_names or rows[0]) if rows else 0
+    lengths = [len(row) for row in rows[0 if column_names else 1 :]]
+    row = next((i for i, length in enumerate(lengths) if length > expected), None)
+    if row is not None and (lengths[0] != expected + 1 or len(set(lengths)) > 1 or expected == 1):
+        raise DataError(
+            f"Row {row} of {file} has {lengths[row]} cells, but there are {expected} columns"
+            f"{'' if column_names else ' in its header'}; a cell that contains the delimiter needs quotes."
+        )
+    if row is not None:
+        log.warning("Each row of %s has one cell more than its header: the first is read as the row's name.", file.name)
+    short = [i for i, length in enumerate(lengths) if length < expected]
+    if short:
+        log.warning(
+            "Row %d of %s has %d of its %d cells; the others are taken as empty (%d such rows near the beginning).",
+            short[0],
+            file.name,
+            lengths[short[0]],
+            expected,
+            len(short),
+        )
 
 
 def _fits(rows: Sequence[Sequence[str]], column_names: Sequence[str] | None) -> bool:

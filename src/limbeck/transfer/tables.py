@@ -73,6 +73,8 @@ def table(
     to C, and a few large ids, become 0 to C - 1, and a warning says so. In CSV and TSV files only an empty cell is
     missing. DataError where anything is missing or ambiguous.
     """
+    if num_classes is not None and num_classes < 2:
+        raise DataError(f"num_classes must be 2 or more, but is {num_classes}.")
     if features is not None:
         feature_columns = [feature.name for feature in features]
     splits = load_splits(source, column_names, missing)
