@@ -105,18 +105,18 @@ def read_features(data: datasets.Dataset, features: Sequence[Feature], split: st
     """
     columns = arrow.columns(data, list(dict.fromkeys(feature.name for feature in features)))
     values = [_values(data, feature, columns[feature.name], split) for feature in features]
-    infinite = [(feature, np.isinf(found)) for feature, found in zip(features, values, strict=True)]
-    for place, (feature, where) in enumerate(infinite):
-        if where.any():
+    for feature, found in zip(features, values, strict=True):
+        infinite, large = np.isinf(found), np.abs(found) > LARGEST
+        if infinite.any():
             raise DataError(
-                f"Features must be finite, but row {int(where.argmax())} of {split} has an infinite {feature.name!r} "
-                f"({int(where.sum())} such in all); fill or remove them."
+                f"Features must be finite, but row {int(infinite.argmax())} of {split} has an infinite "
+                f"{feature.name!r} ({int(infinite.sum())} such in all); fill or remove them."
             )
-        if (where := np.abs(values[place]) > LARGEST).any():
-            row = int(where.argmax())
+        if large.any():
+            row = int(large.argmax())
             raise DataError(
-                f"Features are read as float32, but row {row} of {split} has {values[place][row]:g} in {feature.name!r}; "
-                "scale that column."
+                f"Features are read as float32, but row {row} of {split} has {found[row]:g} in {feature.name!r}; scale "
+                "that column."
             )
     return torch.from_numpy(np.stack(values, axis=1).astype(np.float32))
 
