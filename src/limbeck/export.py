@@ -31,7 +31,7 @@ from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.halves import is_language_model
 from limbeck.networks.pixels import innermost, with_processed_pixels
 from limbeck.networks.table import table_encoder_of
-from limbeck.results import EXPORT, header
+from limbeck.results import EXPORT, Json, header
 from limbeck.teachers import fingerprint_of
 
 TOLERANCE = 1e-4
@@ -53,7 +53,7 @@ Feed = dict[str, Tensor]
 
 def export_onnx(
     model: nn.Module, path: str | Path, batch: Batch | None = None, *, int8: bool = False, tolerance: float = TOLERANCE
-) -> dict[str, Any]:
+) -> Json:
     """Writes a classifier as ONNX, once the file is shown to predict what the network does (docs/export.md).
 
     model: a network as DistillTrainer takes it; a copy of it is exported, in eval mode, in float32, on the CPU.
@@ -90,7 +90,7 @@ def export_onnx(
         ask = _session(runtime, new)
         for part in (feed, *_other_sizes(feed)):
             _check(logits_of(own, part), ask(part), tolerance)
-        report: dict[str, Any] = {
+        report: Json = {
             **header(EXPORT),
             "student": fingerprint_of(model),
             "inputs": {
@@ -119,7 +119,7 @@ def export_onnx(
     return report
 
 
-def _features(model: nn.Module) -> list[dict[str, Any]] | None:
+def _features(model: nn.Module) -> list[Json] | None:
     """The columns of a table in the file's inputs, in order, with the numbers of their categories; None for others."""
     encoder = table_encoder_of(model)
     return None if encoder is None else [asdict(feature) for feature in encoder.features]
@@ -251,7 +251,7 @@ def _largest_difference(logits: Tensor, wanted: Tensor) -> float:
     return float((logits - wanted).abs().max())
 
 
-def _judged(ask: Callable[[Feed], Tensor], feed: Feed, wanted: Tensor, labels: Tensor | None) -> dict[str, Any]:
+def _judged(ask: Callable[[Feed], Tensor], feed: Feed, wanted: Tensor, labels: Tensor | None) -> Json:
     """Returns the difference from torch on these examples, the accuracy, and the latency."""
     logits = ask(feed)
     predicted, accuracy = logits.argmax(-1), None

@@ -17,11 +17,11 @@ What this file does not know: what is written.
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import xxhash
 
@@ -31,6 +31,12 @@ try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
+
+Json: TypeAlias = dict[str, Any]
+"""A JSON object; its schema tells what its values are."""
+
+JsonView: TypeAlias = Mapping[str, Any]
+"""A JSON object that is only read."""
 
 DIGEST = "xxh3_128"
 """The hash of `digest`: it finds damage at the speed of memory, and is no protection against an attacker."""

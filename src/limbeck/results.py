@@ -15,6 +15,8 @@ from typing import Any
 
 from limbeck._version import __version__
 from limbeck.errors import DataError
+from limbeck.files import Json as Json
+from limbeck.files import JsonView as JsonView
 from limbeck.files import write_whole
 
 RESULTS, PAPER, TUNE, EXPORT = "limbeck.results", "limbeck.paper", "limbeck.tune", "limbeck.export"
@@ -24,12 +26,12 @@ VERSIONS = {RESULTS: 1, PAPER: 1, TUNE: 1, EXPORT: 1}
 """schema -> its newest version, which is the one that is written."""
 
 
-def header(schema: str) -> dict[str, Any]:
+def header(schema: str) -> Json:
     """The first fields of a file of this schema."""
     return {"schema": schema, "version": VERSIONS[schema], "limbeck": __version__}
 
 
-def write_results(results: Mapping[str, Any], path: str | Path) -> None:
+def write_results(results: JsonView, path: str | Path) -> None:
     """Writes results as JSON (UTF-8): whole or not at all, so that a reader never meets half a file.
 
     results: plain Python values, as `evaluate`, `compare` or `tune` return them; ValueError for nan and infinity.
@@ -38,12 +40,12 @@ def write_results(results: Mapping[str, Any], path: str | Path) -> None:
     write_whole(path, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_results(path: str | Path) -> dict[str, Any]:
+def read_results(path: str | Path) -> Json:
     """Reads the results of an evaluation; DataError for anything else, and for results of a newer Limbeck."""
     return read_file(path, RESULTS, advice="give a results.json that Limbeck wrote")
 
 
-def read_file(path: str | Path, *schemas: str, advice: str) -> dict[str, Any]:
+def read_file(path: str | Path, *schemas: str, advice: str) -> Json:
     """Reads a file of one of these schemas; DataError for anything else, and for newer versions.
 
     advice: ends the message where there is no such file, or no JSON in it: "give a results.json that Limbeck wrote".
@@ -60,7 +62,7 @@ def read_file(path: str | Path, *schemas: str, advice: str) -> dict[str, Any]:
     return checked(found, str(path), *schemas)
 
 
-def checked(found: Any, where: str, *schemas: str) -> dict[str, Any]:
+def checked(found: Any, where: str, *schemas: str) -> Json:
     """The results, if they are of one of these schemas and of a version that this Limbeck reads; else DataError.
 
     found: parsed JSON. where: what it was read from, for the message.

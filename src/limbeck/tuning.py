@@ -36,7 +36,7 @@ from limbeck.losses.divergences import Divergence, forward_kl
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
 from limbeck.networks.halves import is_language_model
-from limbeck.results import TUNE, header, read_file, write_results
+from limbeck.results import TUNE, Json, JsonView, header, read_file, write_results
 from limbeck.teachers import BaseTeacher, as_teacher, fingerprint_of, record
 from limbeck.training.config import DistillConfig
 from limbeck.training.trainer import DistillTrainer
@@ -56,7 +56,7 @@ IN_WORDS = {
 Candidate = tuple[float, float]
 """(temperature, hard_weight)."""
 
-Trials = dict[tuple[float, float, int], dict[str, Any]]
+Trials = dict[tuple[float, float, int], Json]
 """(temperature, hard_weight, seed) -> what was measured."""
 
 
@@ -76,7 +76,7 @@ def tune(
     folder: str | Path | None = None,
     say: Callable[[str], None] = print,
     **with_trainer: Any,
-) -> dict[str, Any]:
+) -> Json:
     """Finds the temperature and hard weight whose students do best on validation data (docs/tuning.md).
 
     Parameters
@@ -153,7 +153,7 @@ def tune(
     path = None if folder is None else Path(folder) / RESULTS
     first = weakref.ref(student)
 
-    def train_one(candidate: Candidate, seed: int) -> dict[str, Any]:
+    def train_one(candidate: Candidate, seed: int) -> Json:
         started = time.perf_counter()
         set_seed(seed)
         made, own = make_student(), copy.copy(config)
@@ -174,10 +174,10 @@ def tune(
             raise DataError(f"{measure} needs validation data with {needs}; give it, or choose by another measure.")
         seconds = round(time.perf_counter() - started, 3)
         named = {"temperature": candidate[0], "hard_weight": candidate[1], "seed": seed}
-        trial: dict[str, Any] = json_ready(named | measured | {"seconds": seconds})
+        trial: Json = json_ready(named | measured | {"seconds": seconds})
         return trial
 
-    def results(left: Sequence[Candidate]) -> dict[str, Any]:
+    def results(left: Sequence[Candidate]) -> Json:
         asked = {"temperatures": [*temperatures], "hard_weights": [*hard_weights], "seeds": seeds, "keep": keep}
         return _results(trials, settings, asked | {"first_seed": config.seed}, measure, objectives, left)
 
@@ -206,7 +206,7 @@ def tune(
         return found
 
 
-def differences(found: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+def differences(found: JsonView, settings: JsonView) -> list[str]:
     """What another training does otherwise than those of a search, in words; seeds do not count.
 
     found: what tune.json holds. settings: of the other training (settings_of_search).
@@ -228,12 +228,12 @@ def differences(found: Mapping[str, Any], settings: Mapping[str, Any]) -> list[s
     return [text for name, text in names.items() if searched.get(name) != ours.get(name)]
 
 
-def read_tune(path: str | Path) -> dict[str, Any]:
+def read_tune(path: str | Path) -> Json:
     """What a tune.json holds; DataError for any other file, and for one of a newer Limbeck."""
     return read_file(path, TUNE, advice=f"give the {RESULTS} that a search left")
 
 
-def plot(results: Mapping[str, Any], path: str | Path) -> None:
+def plot(results: JsonView, path: str | Path) -> None:
     """A PNG of the measure over the temperature, a line per weight of the labels, with intervals over seeds."""
     measure = results["measure"]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -279,18 +279,18 @@ def _ranked(candidates: Sequence[Candidate], trials: Trials, seeds: range, measu
 
 def _results(
     trials: Trials,
-    settings: Mapping[str, Any],
-    asked: Mapping[str, Any],
+    settings: JsonView,
+    asked: JsonView,
     measure: str,
     candidates: Iterable[Candidate],
     left: Sequence[Candidate],
-) -> dict[str, Any]:
+) -> Json:
     """What tune.json holds. left: the candidates that got to the end, the best first; none while it goes on."""
     seeds = range(asked["first_seed"], asked["first_seed"] + asked["seeds"])
     rows = []
     for temperature, weight in candidates:
         own = {seed: trials[temperature, weight, seed] for seed in seeds if (temperature, weight, seed) in trials}
-        row: dict[str, Any] = {"temperature": temperature, "hard_weight": weight, "seeds": len(own)}
+        row: Json = {"temperature": temperature, "hard_weight": weight, "seeds": len(own)}
         for name in MEASURES:
             if own and all(name in trial for trial in own.values()):
                 row[name] = _over_seeds([trial[name] for trial in own.values()])
@@ -316,7 +316,7 @@ def _results(
     }
 
 
-def _sentence(best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], measure: str) -> str:
+def _sentence(best: JsonView, rows: Sequence[JsonView], measure: str) -> str:
     """What was found, and what could not be told from it."""
     best_pair = f"Best by {measure}: T = {best['temperature']:g}, hard_weight {best['hard_weight']:g}."
     compared = [row for row in rows if row.get("against_best", {}).get("word")]
@@ -331,7 +331,7 @@ def _sentence(best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], measur
     return f"{best_pair} Not shown to be worse: {named}."
 
 
-def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
+def _over_seeds(values: Sequence[float | None]) -> Json:
     """The mean, each value, and Student's interval of the mean where there are seeds enough; None for what is unknown.
 
     The interval is over seeds, on the same validation examples.
@@ -346,7 +346,7 @@ def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def _asked_once(
-    teacher: BaseTeacher, student: nn.Module, sets: list[Any], config: DistillConfig, with_trainer: Mapping[str, Any]
+    teacher: BaseTeacher, student: nn.Module, sets: list[Any], config: DistillConfig, with_trainer: JsonView
 ) -> BaseTeacher:
     """The teacher with its answers recorded, where one pass can serve all trainings; otherwise the teacher itself."""
     if teacher.shares_student:
@@ -413,8 +413,8 @@ def settings_of_search(
     train: Any,
     validation: Any,
     config: DistillConfig,
-    with_trainer: Mapping[str, Any],
-) -> dict[str, Any]:
+    with_trainer: JsonView,
+) -> Json:
     """What all the trials of one folder have in common: the `settings` of its tune.json."""
     given, usual = _without_files(config).to_dict(), DistillConfig().to_dict()
     training = {k: v for k, v in given.items() if v != usual.get(k) and not k.startswith((*_OF_NO_CONSEQUENCE, "seed"))}
@@ -445,7 +445,7 @@ def _described(rows: Any) -> str:
     return f"{len(rows):,} examples, {digest.hexdigest()}"
 
 
-def _read(path: Path, settings: Mapping[str, Any]) -> Trials:
+def _read(path: Path, settings: JsonView) -> Trials:
     """What has been trained in this folder, with these settings."""
     if not path.exists():
         return {}
@@ -461,7 +461,7 @@ def _read(path: Path, settings: Mapping[str, Any]) -> Trials:
     return {(trial["temperature"], trial["hard_weight"], trial["seed"]): trial for trial in before["trials"]}
 
 
-def _in_words(trial: Mapping[str, Any]) -> str:
+def _in_words(trial: JsonView) -> str:
     measured = ", ".join(f"{name} {trial[name]:.4f}" for name in MEASURES if trial.get(name) is not None)
     measured = measured or "diverged, weights of nan or infinity"
     return f"T = {trial['temperature']:g}, hard_weight {trial['hard_weight']:g}, seed {trial['seed']}: {measured}"

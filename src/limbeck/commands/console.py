@@ -36,6 +36,7 @@ from transformers import (
 
 from limbeck.files import write_whole
 from limbeck.losses.objective import Objective
+from limbeck.results import JsonView
 from limbeck.training.config import DistillConfig
 
 console = Console(highlight=False, soft_wrap=True)
@@ -85,9 +86,7 @@ def say(text: str) -> None:
     console.print(escape(text))
 
 
-def say_plan(
-    student: Any, teacher: Any, objective: Objective, splits: Mapping[str, Any], config: DistillConfig
-) -> None:
+def say_plan(student: Any, teacher: Any, objective: Objective, splits: JsonView, config: DistillConfig) -> None:
     """What is about to happen."""
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items())
     what = "labels alone"
@@ -117,7 +116,7 @@ def labels_counted(train: Any) -> str | None:
     return f"{counted} ({', '.join(f'{name}: {count:,}' for name, count in zip(names, counts, strict=True))})."
 
 
-def results_table(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Table:
+def results_table(results: JsonView, names: Mapping[str, str] | None = None) -> Table:
     """A column per role; a line that no role has a value for is left out. names: role -> what to call it."""
     test, roles = results["test"], results["roles"]
     seeds = max(of["seeds"] for of in roles.values())
@@ -136,7 +135,7 @@ def results_table(results: Mapping[str, Any], names: Mapping[str, str] | None = 
     return table
 
 
-def print_results(results: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
+def print_results(results: JsonView, names: Mapping[str, str] | None = None) -> None:
     """The table and the verdict; of language models, what they write and how fast."""
     console.print(results_table(results, names))
     say(results["verdict"]["sentence"])

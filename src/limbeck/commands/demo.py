@@ -32,7 +32,7 @@ from limbeck.losses.objective import Objective
 from limbeck.networks.folder import load, save
 from limbeck.networks.mlp import mlp
 from limbeck.report import write_report
-from limbeck.results import write_results
+from limbeck.results import Json, write_results
 from limbeck.teachers import Ensemble, record
 from limbeck.training.config import DistillConfig
 from limbeck.training.trainer import DistillTrainer
@@ -82,13 +82,13 @@ def _of_language(folder: Path, seeds: int) -> None:
     say(f"\n{folder}: student, results.json, report.html, log.jsonl")
 
 
-def demonstrate(folder: Path, seeds: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def demonstrate(folder: Path, seeds: int) -> tuple[Json, Json]:
     """Trains all folds and seeds; returns and writes the results with few labels and with every label."""
     data = digits()
     columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("nets"), TimeElapsedColumn()
     few: list[Predictions] = []
     every: list[Predictions] = []
-    curves: dict[str, Any] = {}
+    curves: Json = {}
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=FOLDS * (MEMBERS + 4 * seeds))
         halves = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(data.labels, data.labels)
@@ -147,7 +147,7 @@ def _fit(
     seed: int,
     folder: Path,
     log: Path | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """Trains; returns the log, and writes it where it is to be kept."""
     config = DistillConfig(
         output_dir=str(folder),
@@ -164,7 +164,7 @@ def _fit(
     callbacks = [LogFile(log)] if log else []
     trainer = DistillTrainer(net, teacher, objective, config, train_dataset=transfer_set, callbacks=callbacks)
     quiet(trainer).train()
-    history: list[dict[str, Any]] = trainer.state.log_history
+    history: list[Json] = trainer.state.log_history
     return history
 
 

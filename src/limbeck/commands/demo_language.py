@@ -28,7 +28,7 @@ from limbeck.evaluation.tokens import evaluate_language
 from limbeck.losses.objective import Objective
 from limbeck.networks.folder import save
 from limbeck.report import write_report
-from limbeck.results import write_results
+from limbeck.results import Json, JsonView, write_results
 from limbeck.training.config import DistillConfig
 from limbeck.training.trainer import DistillTrainer
 from limbeck.transfer.text.examples import tokenise
@@ -48,7 +48,7 @@ ON_TEXT = Objective(soft_weight=0.0, hard_weight=1.0)
 DISTILLED = Objective(temperature=1.0)
 
 
-def demonstrate_language(folder: Path, seeds: int) -> dict[str, Any]:
+def demonstrate_language(folder: Path, seeds: int) -> Json:
     """Trains a teacher, and per seed both students; returns the results, and writes the files listed above."""
     torch.set_num_threads(1)  # as for the other demo: the nets are small
     gc.freeze()  # Trainer collects garbage at every start, and need not look at the libraries each time
@@ -59,7 +59,7 @@ def demonstrate_language(folder: Path, seeds: int) -> dict[str, Any]:
     say(f"Teacher: {sum(p.numel() for p in teacher.parameters()):,} parameters, {TEACHER_STEPS} steps on the text.")
     _fit("teacher", teacher, None, ON_TEXT, rows, _config(folder, TEACHER_STEPS, TEACHER_RATE, seed=1000))
     students, baselines = [], []
-    log: list[dict[str, Any]] = []
+    log: list[Json] = []
     for seed in range(seeds):
         torch.manual_seed(seed)
         distilled = _llama(STUDENT, tokenizer)
@@ -94,7 +94,7 @@ def demonstrate_language(folder: Path, seeds: int) -> dict[str, Any]:
     return results
 
 
-def topics(tokenizer: Any) -> dict[str, Any]:
+def topics(tokenizer: Any) -> Json:
     """ "train" and "test": rows of Python's reference, a tenth of its topics for the test.
 
     Topics repeat each other's paragraphs. Each is kept once, so that nothing of the test was trained on.
@@ -171,13 +171,13 @@ def _fit(
     student: nn.Module,
     teacher: Any,
     objective: Objective,
-    rows: Mapping[str, Any],
+    rows: JsonView,
     config: DistillConfig,
     logged: Path | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """Trains; returns the log, and writes it where it is to be kept."""
     callbacks = [Progress(what), *([LogFile(logged)] if logged else [])]
     trainer = DistillTrainer(student, teacher, objective, config, train_dataset=rows["train"], callbacks=callbacks)
     quiet(trainer).train()
-    history: list[dict[str, Any]] = trainer.state.log_history
+    history: list[Json] = trainer.state.log_history
     return history

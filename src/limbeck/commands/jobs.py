@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, get_type_hints
+from typing import ClassVar, Self, TypeVar, get_type_hints
 
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
@@ -32,9 +32,10 @@ from limbeck.commands.options import (
     read,
 )
 from limbeck.errors import ConfigError
+from limbeck.results import Json, JsonView
 from limbeck.training.config import DistillConfig
 
-LANGUAGE_DEFAULTS: Mapping[str, Any] = {
+LANGUAGE_DEFAULTS: JsonView = {
     "temperature": 1.0,
     "per_device_train_batch_size": 8,
     "per_device_eval_batch_size": 8,
@@ -43,7 +44,7 @@ LANGUAGE_DEFAULTS: Mapping[str, Any] = {
 }
 """Where a language model's defaults differ from a classifier's."""
 
-TRAINER_DEFAULTS: Mapping[str, Any] = {
+TRAINER_DEFAULTS: JsonView = {
     "per_device_train_batch_size": 128,
     "per_device_eval_batch_size": 256,
     "num_train_epochs": 20.0,
@@ -84,7 +85,7 @@ class Job:
     given: frozenset[str]
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], given: frozenset[str]) -> Self:
+    def of(cls, values: JsonView, given: frozenset[str]) -> Self:
         """The job with these values of options, by name."""
         kinds = get_type_hints(cls)
         groups = {name: options_of(kinds[name], values) for name in cls.groups}
@@ -93,13 +94,13 @@ class Job:
         return cls(given=given, **groups, **cls._ungrouped(rest))
 
     @classmethod
-    def _ungrouped(cls, rest: dict[str, Any]) -> dict[str, Any]:
+    def _ungrouped(cls, rest: Json) -> Json:
         """The fields that are no group, made from the values that no group has."""
         return rest
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> Json:
         """Returns every option by name, as `of` takes them and as a run's settings record them."""
-        found: dict[str, Any] = {}
+        found: Json = {}
         for name in self.groups:
             found |= vars(getattr(self, name))
         for f in fields(self):
@@ -108,7 +109,7 @@ class Job:
                 found |= value if isinstance(value, Mapping) else {f.name: value}
         return found
 
-    def with_defaults(self, defaults: Mapping[str, Any]) -> Self:
+    def with_defaults(self, defaults: JsonView) -> Self:
         """The same job, in which the options that the user did not give have these values, where it has them."""
         values = self.values()
         new = {k: v for k, v in defaults.items() if k in values and k not in self.given}
@@ -204,10 +205,10 @@ class TrainingJob(Job):
     teacher: TeacherOptions
     student: StudentOptions
     texts: LanguageOptions
-    trainer: Mapping[str, Any]
+    trainer: JsonView
 
     @classmethod
-    def _ungrouped(cls, rest: dict[str, Any]) -> dict[str, Any]:
+    def _ungrouped(cls, rest: Json) -> Json:
         return {"trainer": rest}
 
     @property

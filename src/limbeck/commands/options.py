@@ -5,7 +5,7 @@ What this file does not know: which command has which options, what the words of
 
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from limbeck.commands.divergence_names import LISTED
 from limbeck.errors import ConfigError
+from limbeck.results import Json, JsonView
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -220,7 +221,7 @@ class ExportOptions:
     examples: int = _option(256, "how many of --data the file is checked with")
 
 
-def options_of(kind: type[T], values: Mapping[str, Any]) -> T:
+def options_of(kind: type[T], values: JsonView) -> T:
     """Returns an instance of the dataclass, made from the values that have the names of its fields."""
     names = [f.name for f in fields(kind) if f.init and f.name in values]
     return kind(**{name: values[name] for name in names})
@@ -243,7 +244,7 @@ def read(parser: ArgumentParser, words: list[str], defaults: bool = True) -> Nam
         raise SystemExit(2) from None
 
 
-def yaml_of(parser: ArgumentParser, values: Mapping[str, Any]) -> str:
+def yaml_of(parser: ArgumentParser, values: JsonView) -> str:
     """Values of options as YAML, for --config."""
     namespace: Callable[..., Namespace] = Namespace  # jsonargparse does not annotate its constructor
     text: str = parser.dump(namespace(**values), skip_validation=True)
@@ -262,7 +263,7 @@ def add_options(parser: ArgumentParser, options: type) -> None:
     group = parser.add_argument_group((options.__doc__ or "").rstrip("."))
     for f in fields(options):
         default = f.default if f.default_factory is MISSING else f.default_factory()
-        kind: dict[str, Any] = {"type": f.type}
+        kind: Json = {"type": f.type}
         if get_origin(f.type) is list:
             kind = {"type": get_args(f.type)[0], "nargs": "+"}
         elif f.type is bool:

@@ -5,7 +5,6 @@ What is left in OUTPUT/EXPERIMENT: results.json, report.html (the same as a page
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +17,7 @@ from limbeck.errors import ConfigError
 from limbeck.paper.lab import Lab
 from limbeck.report import write_report
 from limbeck.report.paper import REPORTED
+from limbeck.results import Json
 
 
 def run(words: list[str]) -> None:
@@ -33,7 +33,7 @@ def run(words: list[str]) -> None:
     parser.add_argument("--output_dir", type=str, help="by default runs/paper/DATA-BUDGET")
     job = read_job(PaperJob, parser, words)
     folder = Path(job.output_dir or Path("runs", "paper", f"{Path(job.data).name}-{job.budget}"))
-    splits: dict[str, Any] = open_data(DataOptions(data=job.data))
+    splits: Json = open_data(DataOptions(data=job.data))
     example = splits[next(iter(splits))][0]
     if "inputs" not in example:
         raise ConfigError(f"The experiments need images in a column inputs, but {job.data} has {sorted(example)}.")
@@ -47,7 +47,7 @@ def run(words: list[str]) -> None:
     say(f"{folder / job.experiment}: {', '.join(written)}; the nets are in {folder / 'nets'}")
 
 
-def table(results: dict[str, Any]) -> Table:
+def table(results: Json) -> Table:
     """The experiment's lines, with the paper's figures."""
     shown = Table(title=f"{results['experiment']}: errors of {results['test_examples']:,}", title_justify="left")
     shares = [k for k in ("threes_right", "train_right", "test_right") if k in results["rows"][0]]

@@ -9,7 +9,6 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -19,6 +18,7 @@ from limbeck.commands.options import yaml_of
 from limbeck.errors import ConfigError
 from limbeck.export import files_of
 from limbeck.files import final_name, in_use, write_whole
+from limbeck.results import Json, JsonView
 from limbeck.teachers import fingerprint_of
 
 SETTINGS = "config.yaml"
@@ -73,7 +73,7 @@ def _made_ready(job: DistillJob) -> Path:
     return folder
 
 
-def save_settings(settings: Mapping[str, Any], folder: Path) -> None:
+def save_settings(settings: JsonView, folder: Path) -> None:
     """Writes the settings of a run as YAML, for --config."""
     write_whole(folder / SETTINGS, yaml_of(distill_parser(), settings))
 
@@ -111,7 +111,7 @@ def _remove_run(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def settings_of(job: TrainingJob) -> dict[str, Any]:
+def settings_of(job: TrainingJob) -> Json:
     """The options that a run was trained with, by name; without secrets such as hub_token."""
     left_out = ("resume", "overwrite")
     return {k: v for k, v in job.values().items() if k not in left_out and not k.endswith("_token")}

@@ -20,7 +20,6 @@ What this file does not know: models, batches, files.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from limbeck.evaluation.intervals import LEVEL, gap_recovered, interval, json_re
 from limbeck.evaluation.verdict import Basis, decided, undecided
 from limbeck.losses.metrics import calibration_bins, expected_calibration_error
 from limbeck.losses.numbers import NO_LABEL
-from limbeck.results import RESULTS, header
+from limbeck.results import RESULTS, Json, JsonView, header
 
 MOST_CLASSES_KEPT = 1000
 """Up to this many classes: calibration temperatures are fitted, examples counted per class, dark knowledge measured."""
@@ -60,19 +59,19 @@ class Predictions:
     statistics: dict[str, dict[str, np.ndarray]]
     calibration_temperatures: dict[str, np.ndarray]
     unscaled: str | None
-    examples: list[dict[str, Any]]
-    costs: dict[str, dict[str, Any]]
+    examples: list[Json]
+    costs: dict[str, Json]
     dark_knowledge: dict[str, np.ndarray] | None = None
-    objective: dict[str, Any] | None = None
+    objective: Json | None = None
 
 
 def compare(
     predictions: Predictions | Sequence[Predictions],
     *,
-    curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    curves: Mapping[str, Sequence[JsonView]] | None = None,
     resamples: int = 2000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Json:
     """Predictions become results: a dict of plain Python values without nan or infinity (None instead).
 
     predictions: of one test set, or of several folds: their examples are pooled and judged together.
@@ -103,7 +102,7 @@ def compare(
         "curves": {name: list(points) for name, points in (curves or {}).items()},
         "examples": pooled.examples,
     }
-    ready: dict[str, Any] = json_ready(results)
+    ready: Json = json_ready(results)
     return ready
 
 
@@ -114,7 +113,7 @@ def judge(
     *,
     resamples: int = 2000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Json:
     """The verdict in words and numbers, JSON-ready.
 
     student, baseline `[S, n]`: 1 where seed s is right about example i, else 0; the seeds are pairs.
@@ -207,7 +206,7 @@ def _pool(folds: Sequence[Predictions]) -> Predictions:
     )
 
 
-def _role_results(pooled: Predictions, role: str) -> dict[str, Any]:
+def _role_results(pooled: Predictions, role: str) -> Json:
     measured = pooled.statistics[role]
     wrong = 1 - measured["correct"]
     labelled = pooled.labels != NO_LABEL
@@ -249,20 +248,20 @@ def _role_results(pooled: Predictions, role: str) -> dict[str, Any]:
     }
 
 
-def _means(values: np.ndarray) -> dict[str, Any] | None:
+def _means(values: np.ndarray) -> Json | None:
     """The mean of each seed of `[seeds, n]` over the known values, and the mean of those; None where none is known."""
     known = values[:, ~np.isnan(values).any(0)]
     return over_seeds(known.mean(1, dtype=np.float64)) if known.size else None
 
 
-def _ece(sure: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
+def _ece(sure: np.ndarray, right: np.ndarray) -> Json | None:
     each = [
         expected_calibration_error(torch.from_numpy(a), torch.from_numpy(b)) for a, b in zip(sure, right, strict=True)
     ]
     return None if np.isnan(each).any() else over_seeds(np.array(each))
 
 
-def _bins(sure: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
+def _bins(sure: np.ndarray, right: np.ndarray) -> Json | None:
     """All seeds together; the counts are those of one seed on average."""
     if np.isnan(right).all():
         return None
@@ -284,6 +283,6 @@ def _confusion(pooled: Predictions) -> np.ndarray | None:
     return counts.reshape(pooled.classes, pooled.classes)
 
 
-def _dark_knowledge(folds: Sequence[Predictions]) -> dict[str, Any] | None:
+def _dark_knowledge(folds: Sequence[Predictions]) -> Json | None:
     parts = [fold.dark_knowledge for fold in folds if fold.dark_knowledge is not None]
     return means_of(parts, MOST_CLASSES_DRAWN) if len(parts) == len(folds) else None

@@ -13,13 +13,13 @@ What this file does not know: models, batches, the temperature that a student wa
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from limbeck.losses.numbers import NO_LABEL
+from limbeck.results import Json
 
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0, 20.0)
 LIKELIEST = 10
@@ -74,7 +74,7 @@ class DarkKnowledge:
         self.sums["count"] += np.bincount(rows.numpy(), minlength=classes)
 
 
-def means_of(parts: Sequence[Mapping[str, np.ndarray]], most_drawn: int) -> dict[str, Any]:
+def means_of(parts: Sequence[Mapping[str, np.ndarray]], most_drawn: int) -> Json:
     """The means of all parts together (docs/results.md); in full for up to `most_drawn` classes."""
     total = _total(parts)
     count, labelled = total["count"], float(total["labelled"])
@@ -82,7 +82,7 @@ def means_of(parts: Sequence[Mapping[str, np.ndarray]], most_drawn: int) -> dict
     with np.errstate(invalid="ignore"):
         targets = total["targets"] / count[:, None]  # [K, C, C]; nan where the teacher never predicts the class
     classes = len(count)
-    listed: dict[str, Any] = {"mean_targets": None, "likeliest": None}
+    listed: Json = {"mean_targets": None, "likeliest": None}
     if classes <= most_drawn:
         listed["mean_targets"] = np.round(targets, 6)
     else:

@@ -4,7 +4,7 @@ What this file does not know: losses, statistics, how models were trained.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -18,13 +18,14 @@ from limbeck.networks.asking import TEACHER_PREFIX, device_of, networks_of
 from limbeck.networks.decoding import is_encoder_decoder
 from limbeck.networks.halves import base_of, position_limit
 from limbeck.networks.modes import evaluating
+from limbeck.results import Json, JsonView
 from limbeck.teachers import as_teacher
 
 PROMPT = 32
 """The prompt of a text that is learned from its beginning: at most this many tokens, and at most a quarter of it."""
 
 
-def prompts_of(row: Mapping[str, Any], encodes: bool = False) -> tuple[list[int], list[int], list[int]]:
+def prompts_of(row: JsonView, encodes: bool = False) -> tuple[list[int], list[int], list[int]]:
     """`(the student's prompt, the teacher's, the reference that goes on)` of a row of `tokenise`, as token ids.
 
     encodes: whether it is a row for an encoder-decoder, whose prompt is the whole source.
@@ -67,7 +68,7 @@ def written(model: Any, prompt: Sequence[int], most: int, ends: Sequence[int], d
 
 def speed_of_draft(
     teacher: Any, student: Any, prompts: Sequence[Sequence[int]], most: int, ends: Sequence[int]
-) -> dict[str, Any]:
+) -> Json:
     """How fast the teacher writes alone and with the student as its draft (`generate(assistant_model=student)`).
 
     `{"prompts", "teacher_tokens_per_second", "assisted_tokens_per_second", "speed_up", "same", "reason"}`: greedy, one
@@ -75,7 +76,7 @@ def speed_of_draft(
     measured, all values are None and reason is a sentence.
     """
     nothing = dict.fromkeys(("teacher_tokens_per_second", "assisted_tokens_per_second", "speed_up", "same"))
-    found: dict[str, Any] = {"prompts": len(prompts), **nothing, "reason": None}
+    found: Json = {"prompts": len(prompts), **nothing, "reason": None}
     networks = networks_of(teacher) or []
     if len(networks) != 1:
         return found | {"reason": "The teacher is not one network."}

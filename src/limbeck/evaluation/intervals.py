@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm, t
 
+from limbeck.results import Json
+
 LEVEL = 0.95
 FEWEST_SEEDS = 3
 """Too little is known of another training from fewer."""
@@ -69,7 +71,7 @@ def gap_recovered(observed: np.ndarray, draws: np.ndarray) -> tuple[dict[str, fl
     return interval((observed[0] - observed[1]) / (observed[2] - observed[1]), shares), None
 
 
-def over_seeds(values: np.ndarray) -> dict[str, Any]:
+def over_seeds(values: np.ndarray) -> Json:
     """The mean of `[seeds]`, and each."""
     return {"mean": values.mean(), "seeds": values}
 

@@ -14,6 +14,7 @@ from limbeck.errors import ConfigError, TargetError
 from limbeck.losses.objective import Objective
 from limbeck.losses.targets import SoftTargets, completion_hint, is_complete
 from limbeck.networks.trained import described, objective_of
+from limbeck.results import Json
 
 
 def by_role(student: Any, baseline: Any = None, teacher: Any = None) -> dict[str, list[Any]]:
@@ -42,7 +43,7 @@ def require_complete(targets: SoftTargets) -> None:
         )
 
 
-def objective_of_all(students: Sequence[Any], objective: Objective | None = None) -> dict[str, Any] | None:
+def objective_of_all(students: Sequence[Any], objective: Objective | None = None) -> Json | None:
     """What the students were trained with, as plain values; None where that is not known or differs between them.
 
     objective: given by the caller, it counts instead of what is noted on the students.

@@ -10,12 +10,12 @@ What this file does not know: models, batches, files, tokens.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from limbeck.evaluation.intervals import LEVEL, gap_recovered, interval, over_seeds, with_seeds, word_of
 from limbeck.evaluation.verdict import Basis, decided, undecided
+from limbeck.results import Json
 
 TO_TEACHER = ("forward_kl", "reverse_kl", "agreement", "acceptance")
 OWN = ("nll", "accuracy", "entropy", "confidence")
@@ -39,7 +39,7 @@ class Tokens:
     examples: int
 
 
-def role_results(tokens: Tokens, role: str) -> dict[str, Any]:
+def role_results(tokens: Tokens, role: str) -> Json:
     """The means of one role, and where in the text they come from."""
     measured = tokens.statistics[role]
     means = {name: _mean(measured[name]) for name in OWN}
@@ -58,7 +58,7 @@ def role_results(tokens: Tokens, role: str) -> dict[str, Any]:
     }
 
 
-def judge_tokens(tokens: Tokens, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+def judge_tokens(tokens: Tokens, resamples: int = 2000, seed: int = 0) -> Json:
     """The verdict in words and numbers: is the student better than the baseline, and is it closer to the teacher?
 
     difference: nats per token that the student saves against the baseline. closer: how much nearer it is in
@@ -106,7 +106,7 @@ def frequency_bins(label: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
 
 def _binned(
     measured: Mapping[str, np.ndarray], names: list[str], bins: list[tuple[int, int, np.ndarray]]
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     """The ends of each bin, the number of its tokens, and the means over tokens and seeds."""
     return [
         {"from": first, "to": last, "tokens": int(where.sum())}
@@ -152,5 +152,5 @@ def _perplexity(measured: Mapping[str, np.ndarray]) -> float:
     return float(np.exp(measured["nll"].mean(1, dtype=np.float64)).mean())
 
 
-def _mean(values: np.ndarray) -> dict[str, Any]:
+def _mean(values: np.ndarray) -> Json:
     return over_seeds(values.mean(1, dtype=np.float64))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.evaluation.intervals import FEWEST_SEEDS, LEVEL, word_of
+from limbeck.results import Json, JsonView
 
 CLAIMS = {
     "better": "The student is better than the baseline",
@@ -29,7 +30,7 @@ class Basis:
     resamples: int
 
 
-def undecided(basis: Basis, missing: str, summary: str = "", **more: Any) -> dict[str, Any]:
+def undecided(basis: Basis, missing: str, summary: str = "", **more: Any) -> Json:
     """The verdict where student and baseline cannot be compared.
 
     missing: why, a clause such as "There is no baseline". summary: what is known of the student, a sentence.
@@ -46,7 +47,7 @@ def decided(
     scores: str,
     details: str = "",
     **more: Any,
-) -> dict[str, Any]:
+) -> Json:
     """The verdict on a measured difference.
 
     difference: by how much the student is better, as `intervals.interval` returns it. gap: `intervals.gap_recovered`.
@@ -72,8 +73,8 @@ def _fields(
     difference: Mapping[str, float] | None = None,
     recovered: Mapping[str, float] | None = None,
     gap_reason: str | None = None,
-    more: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    more: JsonView | None = None,
+) -> Json:
     """The fields of a verdict, in the order of the file."""
     return {
         "word": word,

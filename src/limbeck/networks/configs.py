@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from limbeck.errors import ModelError
+from limbeck.files import Json
 
 CONFIG = "config.json"
 DEEPEST = 32
@@ -49,7 +50,7 @@ def require_model_folder(path: Path) -> None:
         raise ModelError(f"{path} is not a model: it has no .safetensors file (found: {', '.join(found)}).")
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> Json:
     """The config.json in a folder; ModelError where it is not a JSON object."""
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
@@ -60,7 +61,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def require_built_in(config: dict[str, Any], where: str) -> None:
+def require_built_in(config: Json, where: str) -> None:
     """ModelError where a configuration of transformers names code of the hub, a dtype that no network has, or NaN.
 
     where: the file or the name of the hub, for the message.
@@ -90,7 +91,7 @@ def require_built_in(config: dict[str, Any], where: str) -> None:
             raise ModelError(f"{where}: {field} is not a number (NaN); give the value that the model was trained with.")
 
 
-def require_counts(config: dict[str, Any], folder: Path) -> None:
+def require_counts(config: Json, folder: Path) -> None:
     """ModelError where a configuration counts more layers, heads or classes than its weights can have.
 
     A network of so many parts would be built before its weights are seen not to fit.

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from limbeck.files import JsonView
 from limbeck.networks.configs import saved_shapes, shown
 
 _COMMON = dict.fromkeys(("torch_dtype", "dtype", "architectures", "model_type", "transformers_version", "auto_map"))
@@ -40,7 +41,7 @@ def describe_misfit(folder: Path, kind: Any) -> str | None:
     return None
 
 
-def odd_fields(config: Mapping[str, Any], kind: Any, message: str) -> list[str]:
+def odd_fields(config: JsonView, kind: Any, message: str) -> list[str]:
     """`name = value` of the fields that may be why a network could not be built.
 
     Their value stands in the message of the error, is of another kind than the default of the class, or out of bounds.
@@ -57,7 +58,7 @@ def odd_fields(config: Mapping[str, Any], kind: Any, message: str) -> list[str]:
     return found + [f"{name} (missing)" for name in absent if expected[name]]
 
 
-def _odd(config: Mapping[str, Any], expected: Mapping[str, Any], message: str, before: str = "") -> Iterator[str]:
+def _odd(config: JsonView, expected: JsonView, message: str, before: str = "") -> Iterator[str]:
     for name, value in config.items():
         default = expected.get(name)
         if isinstance(value, Mapping) and isinstance(default, Mapping) and value:

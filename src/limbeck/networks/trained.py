@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from limbeck.files import Json
 from limbeck.losses.objective import Objective
 
 
@@ -17,13 +18,13 @@ def note_objective(network: nn.Module, objective: Objective) -> None:
     vars(network)["trained_objective"] = described(objective)
 
 
-def objective_of(network: object) -> dict[str, Any] | None:
+def objective_of(network: object) -> Json | None:
     """The note of `note_objective`; None for a network without one."""
     noted = getattr(network, "trained_objective", None)
     return dict(noted) if isinstance(noted, dict) else None
 
 
-def described(objective: Objective) -> dict[str, Any]:
+def described(objective: Objective) -> Json:
     """The objective as plain values: the divergence's name, the temperature, and the weights of its terms.
 
     extra_weights, by the terms' names, is left out where there are no further terms.

@@ -1,17 +1,16 @@
 """Section 4: ten nets know more than one, and one student can learn it from them."""
 
-from typing import Any
-
 import numpy as np
 
 import limbeck
 from limbeck.paper.lab import ON_LABELS, Lab, row
+from limbeck.results import Json
 
 MEMBERS = 10
 DISTILLED = limbeck.Objective(temperature=2.0, hard_weight=0.5)  # the paper's choices, relative weight included
 
 
-def run(lab: Lab) -> dict[str, Any]:
+def run(lab: Lab) -> Json:
     """Errors of one net, of ten, and of students of the ten; the share of the ten's gain that reaches a student."""
     nets = [lab.fit(f"member-{s}", lab.small, ON_LABELS, seed=100 + s) for s in range(MEMBERS)]
     alone = row("one net, the mean of ten", [lab.right(net) for net in nets], paper="58.9 % frames right")

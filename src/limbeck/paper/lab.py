@@ -10,7 +10,7 @@ What this file does not know: any experiment.
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 import limbeck
 from limbeck import ConfigError, DataError, TransferSet
-from limbeck.results import PAPER, header
+from limbeck.results import PAPER, Json, JsonView, header
 
 ON_LABELS = limbeck.Objective(soft_weight=0.0, hard_weight=1.0)
 
@@ -42,7 +42,7 @@ class Recipe:
     augment: Any = None
     eval_dataset: TransferSet | None = None
     callbacks: Sequence[TrainerCallback] = ()
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: JsonView = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Lab:
 
     def __init__(
         self,
-        splits: Mapping[str, Any],
+        splits: JsonView,
         folder: str | Path,
         *,
         budget: str = "quick",
@@ -152,7 +152,7 @@ class Lab:
         net = make()
         steps_per_epoch = -(-len(self.train) // BATCH)
         checkpoints = self.folder / "checkpoints" / name
-        settings: dict[str, Any] = {
+        settings: Json = {
             "max_steps": round((recipe.epochs or self.budget.student_epochs) * steps_per_epoch),
             "per_device_train_batch_size": BATCH,
             "per_device_eval_batch_size": 512,
@@ -198,7 +198,7 @@ class Lab:
         assert examples.labels is not None  # the lab's splits have labels
         return right(self.logits(net, examples), examples.labels)
 
-    def write(self, experiment: str, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    def write(self, experiment: str, rows: list[Json], **more: Any) -> Json:
         """The results: a row per line of the table; written to the experiment's results.json and returned."""
         results = {
             **header(PAPER),
@@ -217,7 +217,7 @@ class Lab:
         folder.mkdir(exist_ok=True)
         return folder
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> Json:
         return {
             "budget": self.budget_name,
             "seeds": self.seeds,
@@ -268,7 +268,7 @@ def right(logits: Tensor, labels: Tensor) -> np.ndarray:
     return (logits.argmax(-1) == labels).numpy()
 
 
-def row(name: str, right: Sequence[np.ndarray], paper: Any = None, **more: Any) -> dict[str, Any]:
+def row(name: str, right: Sequence[np.ndarray], paper: Any = None, **more: Any) -> Json:
     """A line of the table: errors of the seeds, their mean, and its 95 % interval over examples and seeds.
 
     right: `[n]` bool per seed. The variance of the mean is that of examples plus that of seeds; with one seed the

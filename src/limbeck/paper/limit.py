@@ -4,19 +4,18 @@ The gradient of the soft objective, Eq. 2, `(q_i - p_i) / T`, against its limit,
 zero-meaned logits, on the logits of a real teacher and student; and the same student trained both ways.
 """
 
-from typing import Any
-
 import numpy as np
 from torch import Tensor
 
 import limbeck
 from limbeck.paper.lab import ON_LABELS, Lab, row
 from limbeck.paper.plots import plot_limit
+from limbeck.results import Json
 
 HIGH = 100.0
 
 
-def run(lab: Lab) -> dict[str, Any]:
+def run(lab: Lab) -> Json:
     """The relative error of Eq. 4 over T with its slope, and what the two students have in common."""
     teacher = lab.fit("teacher-small", lambda: lab.net(100, 100), ON_LABELS)
     recorded = limbeck.record(teacher, lab.train)

@@ -1,15 +1,14 @@
 """Section 3: a small net learns from a big one, on images that were never jittered for it."""
 
-from typing import Any
-
 import limbeck
 from limbeck.paper.lab import ON_LABELS, Lab, row
+from limbeck.results import Json
 
 BOTH = limbeck.Objective(temperature=20.0, hard_weight=0.1)
 SOFT = limbeck.Objective(temperature=20.0)
 
 
-def run(lab: Lab) -> dict[str, Any]:
+def run(lab: Lab) -> Json:
     """Errors of the teacher, of the small net on labels, and of the small net with soft targets at T = 20."""
     teacher = lab.teacher()
     recorded = limbeck.record(teacher, lab.train)  # the transfer set has no translations: one pass serves all

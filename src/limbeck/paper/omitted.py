@@ -5,8 +5,6 @@ paper did, by the offset with the fewest errors on the test set, and once withou
 prediction on held-out, unlabelled training images is the teacher's mean prediction there.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +12,7 @@ from torch import Tensor
 import limbeck
 from limbeck import match_prior
 from limbeck.paper.lab import Lab, right, row
+from limbeck.results import Json
 
 BOTH = limbeck.Objective(temperature=20.0, hard_weight=0.1)
 SECTIONS = (
@@ -23,7 +22,7 @@ SECTIONS = (
 )
 
 
-def run(lab: Lab) -> dict[str, Any]:
+def run(lab: Lab) -> Json:
     """Errors in all, and on the omitted 3s, as trained and after both corrections."""
     seen, held_out = lab.train.split(1 / 6, seed=0)
     teacher = lab.teacher()
@@ -54,7 +53,7 @@ def run(lab: Lab) -> dict[str, Any]:
     return lab.write("omitted", rows, offsets=offsets, prior=prior.tolist())
 
 
-def _row(name: str, logits: list[Tensor], labels: Tensor, paper: int | None = None) -> dict[str, Any]:
+def _row(name: str, logits: list[Tensor], labels: Tensor, paper: int | None = None) -> Json:
     hits = [right(z, labels) for z in logits]
     threes = (labels == 3).numpy()
     return row(name, hits, paper, threes_right=float(np.mean([h[threes].mean() for h in hits])))

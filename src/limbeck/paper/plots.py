@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from limbeck.results import Json
 
-def plot_errors(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+
+def plot_errors(path: Path, rows: Sequence[Json]) -> None:
     """Test errors over temperature, a line per width, with the intervals of the means."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()

@@ -6,12 +6,13 @@ from transformers import EarlyStoppingCallback
 
 import limbeck
 from limbeck.paper.lab import BATCH, ON_LABELS, Lab, Recipe, row
+from limbeck.results import Json
 
 SOFT = limbeck.Objective(temperature=2.0)
 PAPER = {"all": "63.4 / 58.9 %", "hard": "67.3 / 44.5 %", "stopped": "67.3 / 44.5 %", "soft": "65.4 / 57.0 %"}
 
 
-def run(lab: Lab) -> dict[str, Any]:
+def run(lab: Lab) -> Json:
     """Accuracy on what was trained on and on the test set: all data, 3 % with labels, 3 % with soft targets."""
     share = 0.1 if lab.small_data else 0.03
     rest, few = lab.train.split(share, seed=0)
@@ -36,7 +37,7 @@ def run(lab: Lab) -> dict[str, Any]:
         stopped.append(lab.fit(f"few-stopped-{s}", lab.small, ON_LABELS, transfer_set=few, seed=s, recipe=recipe))
     soft = [lab.fit(f"few-soft-{s}", lab.small, SOFT, teacher=recorded, transfer_set=few, seed=s) for s in seeds]
 
-    def line(name: str, nets: list[Any], trained_on: Any, paper: str) -> dict[str, Any]:
+    def line(name: str, nets: list[Any], trained_on: Any, paper: str) -> Json:
         train = sum(float(lab.right(net, trained_on).mean()) for net in nets) / len(nets)
         test = [lab.right(net) for net in nets]
         return row(name, test, paper, train_right=train, test_right=sum(float(r.mean()) for r in test) / len(test))

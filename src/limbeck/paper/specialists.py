@@ -21,12 +21,13 @@ from torch import Tensor, nn
 import limbeck
 from limbeck import FunctionTeacher, Specialist, Specialists, TransferSet, shift_bias
 from limbeck.paper.lab import ON_LABELS, Lab, Recipe, row
+from limbeck.results import Json
 
 KEPT = limbeck.Objective(temperature=1.0, soft_weight=1.0, hard_weight=1.0)
 DISTILLED = limbeck.Objective(temperature=2.0, hard_weight=0.5)
 
 
-def run(lab: Lab, clusters: int = 3) -> dict[str, Any]:
+def run(lab: Lab, clusters: int = 3) -> Json:
     """Errors of the generalist, with specialists, with full-class specialists, and distilled back into one net."""
     generalist = lab.fit("generalist", lab.small, ON_LABELS)
     recorded = limbeck.record(generalist, lab.train)

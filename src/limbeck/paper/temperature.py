@@ -1,18 +1,18 @@
 """Section 3: the best temperature depends on the width of the student; one pass of the teacher serves all."""
 
 from functools import partial
-from typing import Any
 
 import limbeck
 from limbeck.paper.lab import Lab, row
 from limbeck.paper.plots import plot_errors
+from limbeck.results import Json
 
 TEMPERATURES = (1.0, 2.0, 2.5, 4.0, 8.0, 20.0, 50.0)
 WIDTHS = {"quick": (30, 300), "full": (30, 100, 300, 800)}
 SAID = {30: "2.5 to 4 clearly better", 300: "above 8 all alike", 800: "above 8 all alike"}
 
 
-def run(lab: Lab) -> dict[str, Any]:
+def run(lab: Lab) -> Json:
     """Errors by width and temperature, hard labels and soft targets; results.json and temperature.png."""
     widths = (8, 30) if lab.small_data else WIDTHS[lab.budget_name]
     recorded = limbeck.record(lab.teacher(), lab.train)

@@ -3,13 +3,13 @@
 What this file does not know: how it is laid out.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from limbeck.report.reading import at, class_name, items, number, numbers, temperature_of, weights_of
 from limbeck.report.shared import OF_EQ2, chosen_temperature, divergence_of, was_distilled
 from limbeck.report.words import percent, plain, points, short, times
+from limbeck.results import JsonView
 
 SATURATED, TELLING = 0.02, 0.1
 """Mass off the top class: below the first the targets say little more than labels; at the second they say something."""
@@ -42,7 +42,7 @@ class Advice:
     text: str
 
 
-def advise(results: Mapping[str, Any]) -> list[Advice]:
+def advise(results: JsonView) -> list[Advice]:
     """What the results speak against, the worst first; one good word where they speak against nothing."""
     language = at(results, "task") == "language"
     found = [
@@ -64,7 +64,7 @@ def advise(results: Mapping[str, Any]) -> list[Advice]:
     return found
 
 
-def _of_the_verdict(results: Mapping[str, Any]) -> list[Advice]:
+def _of_the_verdict(results: JsonView) -> list[Advice]:
     word = at(results, "verdict", "word")
     if not was_distilled(results):
         return []
@@ -105,7 +105,7 @@ def _of_the_verdict(results: Mapping[str, Any]) -> list[Advice]:
     return [Advice("bad", "The student does not gain over its baseline", more)]
 
 
-def _of_missing_classes(results: Mapping[str, Any]) -> list[Advice]:
+def _of_missing_classes(results: JsonView) -> list[Advice]:
     counts, shown = numbers(results, "test", "per_class"), numbers(results, "transfer_set", "per_class")
     ours, theirs = (numbers(results, "roles", role, "correct_per_class") for role in ("student", "teacher"))
     cure = "Add some, without labels; where that cannot be, limbeck.match_prior(logits, prior, classes={}) corrects it."
@@ -127,12 +127,12 @@ def _of_missing_classes(results: Mapping[str, Any]) -> list[Advice]:
     return found
 
 
-def _names(results: Mapping[str, Any], classes: list[int]) -> str:
+def _names(results: JsonView, classes: list[int]) -> str:
     named = [short(class_name(results, c), 30) for c in classes[:8]] + (["…"] if len(classes) > 8 else [])
     return ", ".join(named)
 
 
-def _of_the_targets(results: Mapping[str, Any]) -> list[Advice]:
+def _of_the_targets(results: JsonView) -> list[Advice]:
     known = at(results, "dark_knowledge")
     temperatures = [t for t in numbers(known, "temperatures") if t is not None and t > 0]
     off, even = numbers(known, "off_top"), numbers(known, "evenness")
@@ -161,7 +161,7 @@ def _of_the_targets(results: Mapping[str, Any]) -> list[Advice]:
     return [Advice("warning", "The teacher is saturated", text)]
 
 
-def _of_calibration(results: Mapping[str, Any]) -> list[Advice]:
+def _of_calibration(results: JsonView) -> list[Advice]:
     found = []
     for role, cure in (
         (
@@ -186,7 +186,7 @@ def _of_calibration(results: Mapping[str, Any]) -> list[Advice]:
     return found
 
 
-def _of_the_gradient(results: Mapping[str, Any]) -> list[Advice]:
+def _of_the_gradient(results: JsonView) -> list[Advice]:
     known, (soft_weight, weight) = at(results, "dark_knowledge"), weights_of(results)
     temperatures = [t for t in numbers(known, "temperatures") if t is not None and t > 0]
     if not temperatures or not weight or temperature_of(results) is None or divergence_of(results) not in OF_EQ2:
@@ -206,7 +206,7 @@ def _of_the_gradient(results: Mapping[str, Any]) -> list[Advice]:
     return [Advice("warning", "The labels outweigh the teacher", text)]
 
 
-def _of_the_curves(results: Mapping[str, Any]) -> list[Advice]:
+def _of_the_curves(results: JsonView) -> list[Advice]:
     history = items(results, "curves", "student")
     train = _values(history, "soft_loss") or _values(history, "loss")
     held = _values(history, "eval_soft_loss") or _values(history, "eval_loss")
@@ -229,7 +229,7 @@ def _of_the_curves(results: Mapping[str, Any]) -> list[Advice]:
     return []
 
 
-def _of_the_draft(results: Mapping[str, Any]) -> list[Advice]:
+def _of_the_draft(results: JsonView) -> list[Advice]:
     speed, same = number(results, "draft", "speed_up"), number(results, "draft", "same")
     found = []
     if speed is not None and speed < 1:
@@ -246,7 +246,7 @@ def _of_the_draft(results: Mapping[str, Any]) -> list[Advice]:
     return found
 
 
-def _of_the_cost(results: Mapping[str, Any]) -> list[Advice]:
+def _of_the_cost(results: JsonView) -> list[Advice]:
     found = []
     for name, what in (("parameters", "parameters"), ("bytes", "bytes")):
         ours, theirs = (number(results, "roles", role, name) for role in ("student", "teacher"))
@@ -261,7 +261,7 @@ def _of_the_cost(results: Mapping[str, Any]) -> list[Advice]:
     return found
 
 
-def _of_the_files(results: Mapping[str, Any]) -> list[Advice]:
+def _of_the_files(results: JsonView) -> list[Advice]:
     same = number(results, "export", "int8", "same_prediction")
     if same is None or same >= CHANGED:
         return []
@@ -272,7 +272,7 @@ def _of_the_files(results: Mapping[str, Any]) -> list[Advice]:
     return [Advice("warning", "Eight bits change what it predicts", f"{text}. The other file does not.")]
 
 
-def _of_the_seeds(results: Mapping[str, Any]) -> list[Advice]:
+def _of_the_seeds(results: JsonView) -> list[Advice]:
     if at(results, "verdict", "seeds_resampled") is not False or at(results, "verdict", "word") is None:
         return []
     low, high = (number(results, "verdict", "difference", end) for end in ("low", "high"))

@@ -24,6 +24,7 @@ from limbeck.report.shared import (
     smaller,
 )
 from limbeck.report.words import digits, percent, plain, points, short, size, whole
+from limbeck.results import Json, JsonView
 
 MOST_TEXT, MOST_PAIRS, LIKELIEST, SHORT_NAME = 400, 10, 3, 8
 MOST_SIDE = 160
@@ -70,7 +71,7 @@ MEASURES: list[tuple[str, list[Line]]] = [
 ]
 
 
-def sections(results: Mapping[str, Any]) -> dict[str, Any]:
+def sections(results: JsonView) -> Json:
     """All that the template draws of a classifier; what the results do not hold is empty or None."""
     test = at(results, "test")
     examples, classes = number(test, "examples") or 0, number(test, "classes") or 0
@@ -92,7 +93,7 @@ def sections(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tiles(results: Mapping[str, Any], accuracy: Mapping[str, float | None]) -> list[tuple[str, str]]:
+def _tiles(results: JsonView, accuracy: Mapping[str, float | None]) -> list[tuple[str, str]]:
     tiles = []
     student, teacher = accuracy.get("student"), accuracy.get("teacher")
     if student is not None and teacher is not None:
@@ -103,7 +104,7 @@ def _tiles(results: Mapping[str, Any], accuracy: Mapping[str, float | None]) -> 
     return tiles + smaller(results)
 
 
-def _reliability(results: Mapping[str, Any], role: str) -> Figure | None:
+def _reliability(results: JsonView, role: str) -> Figure | None:
     """Accuracy over confidence, a dot per bin, its area the share of examples; before and after scaling."""
     series = []
     for name, path, dashed in (("as it is", (), True), ("after temperature scaling", ("scaled",), False)):
@@ -132,7 +133,7 @@ def _reliability(results: Mapping[str, Any], role: str) -> Figure | None:
     )
 
 
-def _classes(results: Mapping[str, Any]) -> dict[str, Any] | None:
+def _classes(results: JsonView) -> Json | None:
     """A row per class, the largest loss first: shares that each role gets right, and the change."""
     counts = numbers(results, "test", "per_class")
     right = {role: numbers(results, "roles", role, "correct_per_class") for role in roles_of(results)}
@@ -140,7 +141,7 @@ def _classes(results: Mapping[str, Any]) -> dict[str, Any] | None:
     if "student" not in right or not any(counts):
         return None
     against = next((role for role in ("baseline", "teacher") if role in right), None)
-    rows: list[dict[str, Any]] = []
+    rows: list[Json] = []
     for c, count in enumerate(counts):
         if count:
             shares = {role: found[c] for role, found in right.items()}
@@ -153,7 +154,7 @@ def _classes(results: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"roles": list(right), "against": against, "rows": rows, "most": most}
 
 
-def _disagreements(results: Mapping[str, Any]) -> dict[str, Any] | None:
+def _disagreements(results: JsonView) -> Json | None:
     """Teacher against student, without what they agree on; and the pairs that they part on most."""
     counts = matrix(results, "confusion")
     if not counts:
@@ -182,7 +183,7 @@ def _distributions(example: Any) -> dict[str, list[float]]:
     return probs if {"teacher", "student"} <= probs.keys() and all(isinstance(c, int) for c in listed) else {}
 
 
-def _card(results: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str, Any]:
+def _card(results: JsonView, example: JsonView) -> Json:
     """An example, and the likeliest classes of each role."""
     probs, listed = _distributions(example), items(example, "classes")
     predictions = []
@@ -201,7 +202,7 @@ def _card(results: Mapping[str, Any], example: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _row_id(example: Mapping[str, Any]) -> str:
+def _row_id(example: JsonView) -> str:
     found = at(example, "row_id")
     return str(found) if isinstance(found, int | str) else "?"
 
@@ -222,7 +223,7 @@ def _image(encoded: Any) -> str | None:
     return str(encoded)
 
 
-def _dark(results: Mapping[str, Any]) -> dict[str, Any] | None:
+def _dark(results: JsonView) -> Json | None:
     """The teacher's targets over T: entropy, mass off the top class, gradients; and the map of the chosen T."""
     known = at(results, "dark_knowledge")
     temperatures = [t for t in numbers(known, "temperatures") if t is not None and t > 0]
@@ -276,7 +277,7 @@ def _hundredths(share: float) -> str:
     return f"{share:.2f}".removeprefix("0") if share >= 0.005 else "0"
 
 
-def _shares(results: Mapping[str, Any], known: Any, temperatures: list[float]) -> list[Series]:
+def _shares(results: JsonView, known: Any, temperatures: list[float]) -> list[Series]:
     """The soft term's share of the gradient, at the run's weights; nothing without a hard term."""
     soft_weight, hard_weight = weights_of(results)
     soft_weight = 1.0 if soft_weight is None else soft_weight
@@ -310,7 +311,7 @@ def _targets(known: Any, place: int, classes: int) -> list[list[float | None]]:
     return targets
 
 
-def _explorer(results: Mapping[str, Any]) -> dict[str, Any] | None:
+def _explorer(results: JsonView) -> Json | None:
     """What the script needs: the examples whose log-probabilities are of all classes; null is -inf."""
     classes = number(results, "test", "classes")
     examples = []

@@ -4,13 +4,13 @@ What this file does not know: how it is laid out.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from limbeck.report.figures import Across, Figure, Series, Up, lines
 from limbeck.report.reading import at, items, number
 from limbeck.report.shared import Line, difference_figure, role_table, roles_of, smaller
 from limbeck.report.words import digits, percent, plain, short, size, times, whole
+from limbeck.results import Json, JsonView
 
 MOST_TEXT, MOST_TOKEN = 1500, 24
 
@@ -43,7 +43,7 @@ MEASURES: list[tuple[str, list[Line]]] = [
 ]
 
 
-def sections(results: Mapping[str, Any]) -> dict[str, Any]:
+def sections(results: JsonView) -> Json:
     """All that the template draws of a language model; what the results do not hold is empty or None."""
     test = at(results, "test")
     tokens, examples = number(test, "tokens") or 0, number(test, "examples") or 0
@@ -63,7 +63,7 @@ def sections(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tiles(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _tiles(results: JsonView) -> list[tuple[str, str]]:
     tiles = []
     student, teacher = (number(results, "roles", role, "perplexity") for role in ("student", "teacher"))
     if student is not None and teacher is not None:
@@ -77,7 +77,7 @@ def _tiles(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return tiles + smaller(results)
 
 
-def _over(results: Mapping[str, Any], name: str, label: str) -> list[Figure]:
+def _over(results: JsonView, name: str, label: str) -> list[Figure]:
     """KL and acceptance, or NLL where there is no teacher, over the groups of tokens."""
     found: list[Figure] = []
     measures = {"forward_kl": "KL(teacher‖model)", "acceptance": "Acceptance", "nll": "NLL"}
@@ -110,7 +110,7 @@ def _compact(value: float) -> str:
     return f"{value / 1000:.3g}k" if value >= 1000 else f"{value:.0f}"
 
 
-def _draft(draft: Any) -> dict[str, Any] | None:
+def _draft(draft: Any) -> Json | None:
     if draft is None:
         return None
     alone, assisted = (number(draft, f"{who}_tokens_per_second") for who in ("teacher", "assisted"))
@@ -122,7 +122,7 @@ def _draft(draft: Any) -> dict[str, Any] | None:
     return {"reason": None, "rows": rows, "same": same, "prompts": number(draft, "prompts")}
 
 
-def _token(token: Any) -> dict[str, Any]:
+def _token(token: Any) -> Json:
     """One on which teacher and student part: what stands before it, and what each expects there."""
     expected = []
     for role in ("teacher", "student", "baseline"):
@@ -150,7 +150,7 @@ def _visible(token: Any, number_of: Any) -> str:
     return short(seen if seen.strip() else seen.replace(" ", "␣") or "∅", MOST_TOKEN)
 
 
-def _completions(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _completions(results: JsonView) -> list[Json]:
     found = []
     for one in items(results, "completions"):
         wrote = [(role, at(one, role)) for role in ("reference", "teacher", "student", "baseline")]

@@ -8,9 +8,7 @@ What this file does not know: what the numbers mean.
 
 import base64
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -20,12 +18,12 @@ from limbeck.report import classifier, language, paper, tuning, words
 from limbeck.report.advice import advise
 from limbeck.report.reading import at, read
 from limbeck.report.shared import curves, files, headline, settings
-from limbeck.results import PAPER, RESULTS, TUNE
+from limbeck.results import PAPER, RESULTS, TUNE, Json, JsonView
 
 HERE = Path(__file__).parent
 
 
-def write_report(results: Mapping[str, Any] | str | Path, path: str | Path) -> None:
+def write_report(results: JsonView | str | Path, path: str | Path) -> None:
     """Writes results as one self-contained HTML page (UTF-8): whole or not at all.
 
     results: what evaluate, evaluate_language, compare or tune returned; a results.json, of `limbeck paper` too, or a
@@ -37,7 +35,7 @@ def write_report(results: Mapping[str, Any] | str | Path, path: str | Path) -> N
     write_whole(path, html(read(results)))
 
 
-def html(results: Mapping[str, Any]) -> str:
+def html(results: JsonView) -> str:
     """The page of results that `read` has checked."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -63,7 +61,7 @@ def html(results: Mapping[str, Any]) -> str:
     )
 
 
-def _of_a_run(results: Mapping[str, Any]) -> dict[str, Any]:
+def _of_a_run(results: JsonView) -> Json:
     writes = at(results, "task") == "language"
     return {
         "kind": "language" if writes else "classifier",

@@ -9,6 +9,7 @@ from typing import Any
 from limbeck.report.figures import KINDS, Across, Figure, Series, Up, lines
 from limbeck.report.reading import at, items, number
 from limbeck.report.words import percent, plain, short, whole
+from limbeck.results import Json, JsonView
 
 REPORTED = {
     "mnist": (
@@ -62,7 +63,7 @@ SHARES = ("threes_right", "train_right", "test_right")
 MOST_NAME, MOST_TEXT = 120, 300
 
 
-def sections(results: Mapping[str, Any]) -> dict[str, Any]:
+def sections(results: JsonView) -> Json:
     """What the template paper.html shows."""
     experiment = str(at(results, "experiment"))
     title, section, text = REPORTED.get(experiment, (experiment, "", ""))
@@ -82,7 +83,7 @@ def sections(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _row(row: Any, shares: list[str]) -> dict[str, Any]:
+def _row(row: Any, shares: list[str]) -> Json:
     mean, low, high = (number(row, "errors", name) for name in ("mean", "low", "high"))
     seeds = [number({"": value}, "") for value in items(row, "errors", "seeds")]
     paper = at(row, "paper")
@@ -110,7 +111,7 @@ def _by_temperature(rows: list[Any]) -> Figure | None:
     return lines("Errors by temperature", series, Across("temperature", log=True), Up("errors"))
 
 
-def _limit(results: Mapping[str, Any]) -> Figure | None:
+def _limit(results: JsonView) -> Figure | None:
     """The relative error of Eq. 4 over the temperature."""
     both = [(number(point, "temperature"), number(point, "relative_error")) for point in items(results, "curve")]
     points = [(t, error) for t, error in both if t is not None and t > 0 and error is not None]

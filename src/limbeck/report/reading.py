@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import DataError
-from limbeck.results import EXPORT, PAPER, RESULTS, TUNE, checked, read_file
+from limbeck.results import EXPORT, PAPER, RESULTS, TUNE, Json, JsonView, checked, read_file
 
 FILES = ("results.json", "tune.json")
 """What a run's folder may hold, the first of them that it does."""
@@ -27,7 +27,7 @@ NEEDED: dict[str, tuple[str, list[tuple[str, ...]]]] = {
 """schema -> what there must be, in words, and where it stands."""
 
 
-def read(results: Mapping[str, Any] | str | Path) -> dict[str, Any]:
+def read(results: JsonView | str | Path) -> Json:
     """The results, or those of a file or of a run's folder; DataError for anything else and for newer versions.
 
     With those of a file comes, as "export", an export.json that lies beside it and is of the same student.
@@ -50,7 +50,7 @@ def read(results: Mapping[str, Any] | str | Path) -> dict[str, Any]:
     return found
 
 
-def _export(path: Path) -> dict[str, Any] | None:
+def _export(path: Path) -> Json | None:
     """What `limbeck export` wrote there; None for any other file, which is somebody else's."""
     try:
         return read_file(path, EXPORT, advice="run limbeck export")
@@ -92,13 +92,13 @@ def matrix(of: Any, *path: str) -> list[list[float | None]]:
     return values if all(len(row) == len(rows) for row in values) else []
 
 
-def class_name(results: Mapping[str, Any], index: int) -> str:
+def class_name(results: JsonView, index: int) -> str:
     """The class's name, or its number."""
     names = items(results, "test", "label_names")
     return str(names[index]) if 0 <= index < len(names) else str(index)
 
 
-def trained_with(results: Mapping[str, Any], name: str) -> Any:
+def trained_with(results: JsonView, name: str) -> Any:
     """divergence, temperature, soft_weight or hard_weight of the student's objective, or None.
 
     It stands in `objective`; files of earlier versions have it, where they do, in `settings`.
@@ -107,13 +107,13 @@ def trained_with(results: Mapping[str, Any], name: str) -> Any:
     return at(objective if isinstance(objective, Mapping) else at(results, "settings"), name)
 
 
-def weights_of(results: Mapping[str, Any]) -> tuple[float | None, float | None]:
+def weights_of(results: JsonView) -> tuple[float | None, float | None]:
     """The soft and the hard weight that the student was trained with, None where they are not known."""
     soft, hard = (number({"": trained_with(results, f"{term}_weight")}, "") for term in ("soft", "hard"))
     return soft, hard
 
 
-def temperature_of(results: Mapping[str, Any]) -> float | None:
+def temperature_of(results: JsonView) -> float | None:
     """The temperature that the student was trained at, where the results say so."""
     temperature = number({"": trained_with(results, "temperature")}, "")
     return temperature if temperature is not None and temperature > 0 else None

@@ -10,6 +10,7 @@ from typing import Any
 from limbeck.report.figures import Across, Figure, Series, Up, interval, lines
 from limbeck.report.reading import ROLES, at, items, number, numbers, temperature_of, trained_with, weights_of
 from limbeck.report.words import digits, percent, plain, short, size, times, whole
+from limbeck.results import Json, JsonView
 
 MOST_SETTING = 200
 
@@ -33,12 +34,12 @@ Line = tuple[str, tuple[str, ...], Callable[[float], str], int]
 """What is measured, where it stands in a role's results, how it is written; 1 where more is better, -1 where less."""
 
 
-def roles_of(results: Mapping[str, Any]) -> list[str]:
+def roles_of(results: JsonView) -> list[str]:
     """The roles that were measured, teacher first."""
     return [role for role in ROLES if at(results, "roles", role) is not None]
 
 
-def role_table(results: Mapping[str, Any], groups: Sequence[tuple[str, Sequence[Line]]]) -> dict[str, Any]:
+def role_table(results: JsonView, groups: Sequence[tuple[str, Sequence[Line]]]) -> Json:
     """A row per measure, a column per role; what no role has is left out. The better of student and baseline is marked.
 
     Of several seeds, their range stands beside their mean.
@@ -68,7 +69,7 @@ def role_table(results: Mapping[str, Any], groups: Sequence[tuple[str, Sequence[
     return {"roles": roles, "groups": drawn, "seeds": number(results, "roles", "student", "seeds")}
 
 
-def was_distilled(results: Mapping[str, Any]) -> bool:
+def was_distilled(results: JsonView) -> bool:
     """Whether the student learned from a teacher: False only where the results show that labels alone taught it."""
     settings = at(results, "settings")
     if isinstance(at(results, "objective"), Mapping):
@@ -78,7 +79,7 @@ def was_distilled(results: Mapping[str, Any]) -> bool:
     return not alone or at(results, "roles", "teacher") is not None
 
 
-def headline(results: Mapping[str, Any]) -> dict[str, Any]:
+def headline(results: JsonView) -> Json:
     """The verdict: a few words, and the sentence with its interval."""
     word, distilled = at(results, "verdict", "word"), was_distilled(results)
     kind = "language model" if at(results, "task") == "language" else "classifier"
@@ -97,7 +98,7 @@ def headline(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def difference_figure(
-    results: Mapping[str, Any], teacher: float | None, label: str, written: Callable[[float], str]
+    results: JsonView, teacher: float | None, label: str, written: Callable[[float], str]
 ) -> Figure | None:
     """The difference between student and baseline, with its interval; teacher: how far it lies from the baseline."""
     low, mean, high = (number(results, "verdict", "difference", name) for name in ("low", "mean", "high"))
@@ -106,7 +107,7 @@ def difference_figure(
     return interval("Student against baseline", (low, mean, high), teacher, label, written)
 
 
-def smaller(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def smaller(results: JsonView) -> list[tuple[str, str]]:
     """How much smaller and faster the student is than the teacher: (figure, what it is)."""
     tiles = []
     ours, theirs = (number(results, "roles", role, "parameters") for role in ("student", "teacher"))
@@ -121,7 +122,7 @@ def smaller(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return tiles
 
 
-def files(results: Mapping[str, Any]) -> dict[str, Any] | None:
+def files(results: JsonView) -> Json | None:
     """The student as a file: what each form weighs, how long it takes and what it predicts (limbeck export)."""
     export = at(results, "export")
     forms = {form: name for form, name in FORMS.items() if at(export, form) is not None}
@@ -141,7 +142,7 @@ def files(results: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"forms": list(forms.values()), "rows": rows, "note": f"{note}."}
 
 
-def curves(results: Mapping[str, Any]) -> list[Figure]:
+def curves(results: JsonView) -> list[Figure]:
     """Loss over steps: each term apart, in training and in validation; the whole loss where no term was recorded."""
     titles = {"soft_loss": "Soft term: from the teacher", "hard_loss": "Hard term: from the labels"}
     logged = {str(name) for line in items(results, "curves", "student") if isinstance(line, Mapping) for name in line}
@@ -164,7 +165,7 @@ def curves(results: Mapping[str, Any]) -> list[Figure]:
     return found
 
 
-def settings(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+def settings(results: JsonView) -> list[tuple[str, str]]:
     """What the run was made with; what was left unsaid, and secrets such as hub_token, left out."""
     given = at(results, "settings") or at(results, "objective")
     if not isinstance(given, Mapping):
@@ -174,13 +175,13 @@ def settings(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(k, short(v, MOST_SETTING)) for k, v in shown.items()]
 
 
-def chosen_temperature(results: Mapping[str, Any], temperatures: Sequence[float]) -> float:
+def chosen_temperature(results: JsonView, temperatures: Sequence[float]) -> float:
     """That of `temperatures` which is nearest to the run's, by ratio; 1 where the run does not say."""
     wanted = temperature_of(results) or 1.0
     return min(temperatures, key=lambda t: max(t / wanted, wanted / t))
 
 
-def divergence_of(results: Mapping[str, Any]) -> str:
+def divergence_of(results: JsonView) -> str:
     """The name of the divergence that the student was trained with; forward_kl where the results do not say."""
     return str(trained_with(results, "divergence") or "forward_kl")
 

@@ -4,13 +4,13 @@ What this file does not know: how it is laid out.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from limbeck.report.advice import Advice
 from limbeck.report.figures import KINDS, Across, Figure, Series, Up, lines
 from limbeck.report.reading import at, items, number, numbers
 from limbeck.report.words import listed, percent, plain, short, whole
+from limbeck.results import Json, JsonView
 
 MEASURES = {
     "nll": ("NLL", "NLL of held-out labels, nats", "{:.4f}".format, -1),
@@ -28,12 +28,12 @@ MARGIN = 0.08
 """The margin above and below what is drawn, as a share of the height."""
 
 
-def sections(found: Mapping[str, Any]) -> dict[str, Any]:
+def sections(found: JsonView) -> Json:
     """What the template tune.html shows: the page of a search."""
     return {"trainings": len(items(found, "trials")), "chosen": choice(found), "advice": _advise(found)}
 
 
-def choice(found: Any, settings: Any = None) -> dict[str, Any] | None:
+def choice(found: Any, settings: Any = None) -> Json | None:
     """What was chosen and why, for the page of a search and that of a run; None of what is no search.
 
     settings: of the run that was trained after it.
@@ -67,7 +67,7 @@ def ranked(rows: list[Any], measure: str, best: Any) -> list[Any]:
     return sorted(rows, key=place)
 
 
-def _advise(found: Mapping[str, Any]) -> list[Advice]:
+def _advise(found: JsonView) -> list[Advice]:
     """Returns the warnings about the choice, or one line that there are none."""
     best, rows, measure = at(found, "best"), _tried(found), at(found, "measure")
     if best is None or not rows or measure not in tuple(MEASURES):
@@ -136,7 +136,7 @@ def _how(found: Any) -> str:
     return f"{tried}Students are compared by what they predict at T = 1{apart}; no test was read."
 
 
-def _row(row: Any, shown: list[str], best: Any) -> dict[str, Any]:
+def _row(row: Any, shown: list[str], best: Any) -> Json:
     low, high = (number(row, "against_best", end) for end in ("low", "high"))
     word, is_best = at(row, "against_best", "word"), _pair(row) == _pair(best)
     against = "" if low is None or high is None else f"{_signed(low)} to {_signed(high)}"

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from limbeck.files import JsonView
+
 DEEPEST = 8  # a manifest has four levels
 MOST_CLASSES = 2**31 - 1  # ids are int32
 MOST = 2**53
@@ -22,7 +24,7 @@ def is_deep(values: Any) -> bool:
     return bool(level)
 
 
-def wrong_field(values: Mapping[str, Any]) -> str | None:
+def wrong_field(values: JsonView) -> str | None:
     """What is wrong with the fields of a plan or manifest, as JSON has them, in words; None where nothing is."""
     for name, value in values.items():
         expected, holds = FIELDS.get(name, ("", None))
@@ -33,7 +35,7 @@ def wrong_field(values: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _wrong_shards(values: Mapping[str, Any]) -> str | None:
+def _wrong_shards(values: JsonView) -> str | None:
     """Whether the shards are those that `rows` and `rows_per_shard` make, in order, by their names."""
     rows, size, shards = values["rows"], values["rows_per_shard"], values["shards"]
     count = -(-rows // size)

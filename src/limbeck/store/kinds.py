@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck.errors import ConfigError, DataError, ShapeError, TargetError
+from limbeck.files import Json, JsonView
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.linear.memory import keep_freed_memory
 from limbeck.losses.numbers import LEAST_TEMPERATURE, MOST_TEMPERATURE
@@ -76,7 +77,7 @@ class Kind(Protocol):
         """The Parquet encoding of each column for which a dictionary is not the smallest."""
         ...
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Json:
         """The kind and its options, ready for JSON: `kind_of` reads them."""
         ...
 
@@ -94,7 +95,7 @@ def kind_from(name: str, /, **options: Any) -> Kind:
     return built
 
 
-def kind_of(settings: Mapping[str, Any]) -> Kind:
+def kind_of(settings: JsonView) -> Kind:
     """The kind with these `settings()`; DataError for settings of no known kind."""
     options = dict(settings)
     try:
@@ -135,7 +136,7 @@ class Dense:
     def parquet(self) -> dict[str, str]:
         return {"logits": "BYTE_STREAM_SPLIT"}
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Json:
         return _settings(self)
 
 
@@ -242,7 +243,7 @@ class TopK:
         split = ["ids", "range", "tail_odds", "tail_mean"] + (["codes"] if self.bits == 16 else [])
         return dict.fromkeys(split, "BYTE_STREAM_SPLIT")
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Json:
         return _settings(self)
 
 
@@ -279,7 +280,7 @@ class Sampled:
     def parquet(self) -> dict[str, str]:
         return {"ids": "BYTE_STREAM_SPLIT"}
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Json:
         return _settings(self)
 
 
@@ -334,11 +335,11 @@ class Hidden:
     def parquet(self) -> dict[str, str]:
         return {"int8": {"scale": "BYTE_STREAM_SPLIT"}, "float16": {"hidden": "BYTE_STREAM_SPLIT"}}.get(self.dtype, {})
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Json:
         return _settings(self)
 
 
-_KINDS: dict[str, Any] = {kind.name: kind for kind in (Dense, TopK, Sampled, Hidden)}
+_KINDS: Json = {kind.name: kind for kind in (Dense, TopK, Sampled, Hidden)}
 
 
 def _by_rows(
@@ -381,7 +382,7 @@ def _gaps(ordered: Tensor) -> Tensor:
     return torch.cat([ordered[:, :1], ordered.diff(dim=-1)], -1).to(torch.int32)
 
 
-def _settings(kind: Any) -> dict[str, Any]:
+def _settings(kind: Any) -> Json:
     return {"kind": kind.name, **asdict(kind)}
 
 

@@ -9,11 +9,12 @@ What this file does not know: Parquet, teachers and tokenizers, which are hashes
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Self
 
 from limbeck.errors import DataError
+from limbeck.files import Json, JsonView
 from limbeck.networks.asking import TARGET_PREFIX
 from limbeck.networks.table import Feature, feature_from
 from limbeck.store.columns import ColumnFormat
@@ -41,7 +42,7 @@ class Plan:
     teacher, dataset, tokenizer, chat_template: hashes. augmentation: its repr. views: how many of them are kept.
     """
 
-    kind: dict[str, Any]
+    kind: Json
     classes: int
     hidden_size: int | None
     dtype: str
@@ -125,7 +126,7 @@ class Plan:
                 "path, or the same settings. They differ in:\n" + "\n".join(different)
             )
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Json:
         """The fields of a plan, as JSON has them."""
         named = {f.name for f in fields(Plan)}
         return {name: value for name, value in json.loads(Plan.to_json(self)).items() if name in named}
@@ -151,7 +152,7 @@ class Manifest(Plan):
     """
 
     shards: tuple[Shard, ...] = ()
-    head: dict[str, Any] | None = None
+    head: Json | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -177,7 +178,7 @@ def target_columns(
     return columns
 
 
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], at: str = "") -> list[str]:
+def differences(theirs: JsonView, ours: JsonView, at: str = "") -> list[str]:
     """The fields that differ, a line each with the stored and the given value."""
     found = []
     for name in [*theirs, *(name for name in ours if name not in theirs)]:
@@ -189,7 +190,7 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], at: str = ""
     return found
 
 
-def _sha256(values: Mapping[str, Any]) -> str:
+def _sha256(values: JsonView) -> str:
     """The hash of the fields, which does not depend on their order or on spaces."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

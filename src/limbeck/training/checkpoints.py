@@ -14,12 +14,11 @@ import shutil
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from limbeck.errors import CheckpointError, ConfigError
-from limbeck.files import DIGEST, digests, write_whole
+from limbeck.files import DIGEST, JsonView, digests, write_whole
 
 log = logging.getLogger("limbeck")
 
@@ -39,7 +38,7 @@ NAMES = {
 """What decides which examples a step takes -> how a message calls it."""
 
 
-def seal(checkpoint: str | Path, run: Mapping[str, Any] | None = None) -> None:
+def seal(checkpoint: str | Path, run: JsonView | None = None) -> None:
     """Marks a checkpoint as whole, once all of it is on the disk.
 
     run: the values of NAMES, for `require_same_batches`.
@@ -111,7 +110,7 @@ def require_whole(checkpoint: str | Path) -> Path:
     return Path(checkpoint)
 
 
-def require_same_batches(checkpoint: Path, now: Mapping[str, Any]) -> None:
+def require_same_batches(checkpoint: Path, now: JsonView) -> None:
     """ConfigError where the checkpoint's run took other examples per step than a run with these values of NAMES.
 
     A checkpoint without a record of them is compared by its steps per epoch. checkpoint: a whole one.

@@ -3,12 +3,12 @@
 What this file does not know: how it was trained.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from limbeck.files import JsonView
 from limbeck.losses.numbers import wide_dtype
 
 
@@ -23,7 +23,7 @@ def broken_tensors(student: nn.Module) -> list[str]:
     return [name for name, bad in found.items() if bad]
 
 
-def in_words(broken: Sequence[str], log_history: Sequence[Mapping[str, Any]], step: int, learning_rate: float) -> str:
+def in_words(broken: Sequence[str], log_history: Sequence[JsonView], step: int, learning_rate: float) -> str:
     """The message of the DivergedError of a student whose tensors `broken` are not finite after `step` steps."""
     losses = [(line["step"], float(line["loss"])) for line in log_history if "loss" in line]
     first = next((at for at, loss in losses if not torch.tensor(loss).isfinite()), None)
