@@ -135,7 +135,7 @@ def _with_weights(path: Path) -> list[Path]:
     return [path, path.with_name(f"{path.name}.data")]
 
 
-def example_batch(model: Any, examples: int = EXAMPLES) -> dict[str, Tensor]:
+def example_batch(model: nn.Module, examples: int = EXAMPLES) -> dict[str, Tensor]:
     """Random inputs of a network whose settings say what it reads: an mlp, a transformers model of text or images."""
     drawn = torch.Generator().manual_seed(0)
     settings: Any = getattr(model, "settings", None)

@@ -32,12 +32,14 @@ from transformers import IntervalStrategy, PrinterCallback, set_seed
 from limbeck.errors import ConfigError, DataError, DivergedError
 from limbeck.evaluation.intervals import FEWEST_SEEDS, LEVEL, json_ready, word_of
 from limbeck.files import in_use
-from limbeck.losses.divergences import Divergence, forward_kl
+from limbeck.losses.divergences import Divergence, PositionFunction, forward_kl
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
+from limbeck.networks.asking import Examples
 from limbeck.networks.halves import is_language_model
 from limbeck.results import TUNE, Json, JsonView, header, read_file, write_results
 from limbeck.teachers import BaseTeacher, as_teacher, fingerprint_of, record
+from limbeck.teachers.protocol import TeacherLike
 from limbeck.training.config import DistillConfig
 from limbeck.training.trainer import DistillTrainer
 
@@ -62,14 +64,14 @@ Trials = dict[tuple[float, float, int], Json]
 
 def tune(
     make_student: Callable[[], nn.Module],
-    teacher: Any,
-    train: Any,
-    validation: Any,
+    teacher: TeacherLike,
+    train: Examples,
+    validation: Examples,
     config: DistillConfig | None = None,
     *,
     temperatures: Sequence[float] = (1.0, 1.5, 2.5, 4.0, 6.0, 10.0, 20.0),
     hard_weights: Sequence[float] = (0.0, 0.1, 0.5),
-    divergence: Divergence = forward_kl,
+    divergence: Divergence | PositionFunction = forward_kl,
     seeds: int = 3,
     keep: float = 0.5,
     measure: str | None = None,
@@ -160,7 +162,7 @@ def tune(
         if made is first():
             raise ConfigError("make_student must make a student anew at each call, but returned the same one again.")
         own.seed = seed
-        sets = {"train_dataset": train, "eval_dataset": validation}
+        sets: dict[str, Any] = {"train_dataset": train, "eval_dataset": validation}
         trainer = DistillTrainer(made, teacher, objectives[candidate], own, **sets, **with_trainer)
         trainer.remove_callback(PrinterCallback)
         try:
@@ -408,10 +410,10 @@ _SHAPE = re.compile(r".* of [\d,]+ parameters")
 
 def settings_of_search(
     student: nn.Module,
-    teacher: Any,
-    divergence: Any,
-    train: Any,
-    validation: Any,
+    teacher: BaseTeacher,
+    divergence: Divergence | PositionFunction,
+    train: object,
+    validation: object,
     config: DistillConfig,
     with_trainer: JsonView,
 ) -> Json:

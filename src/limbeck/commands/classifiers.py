@@ -25,10 +25,13 @@ from limbeck.networks.asking import inputs_of
 from limbeck.networks.mlp import mlp
 from limbeck.networks.table import TableEncoder, table_columns, table_encoder_of, with_table_encoder
 from limbeck.store.opened import Labelled
+from limbeck.teachers.protocol import BaseTeacher
 from limbeck.transfer import TransferSet, jitter
 
 
-def prepare(job: TrainingJob, student: nn.Module | None, teacher: Any, labelled_set: Labelled | None = None) -> Work:
+def prepare(
+    job: TrainingJob, student: nn.Module | None, teacher: BaseTeacher | None, labelled_set: Labelled | None = None
+) -> Work:
     """What there is to train and to measure; student is None for an mlp."""
     refuse_options_of_language(job.texts)
     readers = (student, teacher)
@@ -126,7 +129,7 @@ def _keep_labels(train: TransferSet, labelled: int) -> TransferSet:
     return train.without_labels(except_rows=[places[int(row)] for row in kept.row_ids])
 
 
-def speaks_of_all(examples: Any) -> bool:
+def speaks_of_all(examples: object) -> bool:
     """Whether the examples hold a teacher's targets over every class, for the inputs as stored."""
     of = getattr(examples, "manifest", None)
     return of is not None and of.kind["kind"] in ("dense", "hidden") and of.augmentation is None
@@ -180,7 +183,7 @@ def _encoder(options: StudentOptions, train: Any) -> TableEncoder | None:
     return TableEncoder.fit(train, options.scale) if table_columns(train) else None
 
 
-def image_column(train: Any) -> str:
+def image_column(train: TransferSet | Labelled) -> str:
     """The column of a transfer set that --jitter shifts; ConfigError where it is not one."""
     first = inputs_of(train.__getitems__([0]))
     columns = [name for name, values in first.items() if values.ndim >= 3]

@@ -4,7 +4,7 @@ What this file does not know: how a number came about.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from rich.progress import (
     Progress as Bar,
 )
 from rich.table import Table
+from torch import nn
 from transformers import (
     PrinterCallback,
     ProgressCallback,
@@ -37,6 +38,7 @@ from transformers import (
 from limbeck.files import write_whole
 from limbeck.losses.objective import Objective
 from limbeck.results import JsonView
+from limbeck.teachers.protocol import BaseTeacher
 from limbeck.training.config import DistillConfig
 
 console = Console(highlight=False, soft_wrap=True)
@@ -86,7 +88,13 @@ def say(text: str) -> None:
     console.print(escape(text))
 
 
-def say_plan(student: Any, teacher: Any, objective: Objective, splits: JsonView, config: DistillConfig) -> None:
+def say_plan(
+    student: nn.Module,
+    teacher: BaseTeacher | None,
+    objective: Objective,
+    splits: Mapping[str, Sized],
+    config: DistillConfig,
+) -> None:
     """What is about to happen."""
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items())
     what = "labels alone"
@@ -101,7 +109,7 @@ def say_plan(student: Any, teacher: Any, objective: Objective, splits: JsonView,
     say(f"Training: {trained} in batches of {config.train_batch_size}, learning rate {config.learning_rate:g}.")
 
 
-def labels_counted(train: Any) -> str | None:
+def labels_counted(train: object) -> str | None:
     """How many training examples have a label, and how many of each class where there are few; None without labels."""
     labels = getattr(train, "labels", None)
     if not isinstance(labels, torch.Tensor) or labels.ndim != 1:

@@ -1,6 +1,8 @@
 """`limbeck demo --language`: a language model distilled, on text that every Python ships: its own reference.
 
 The teacher, a small Llama that reads bytes, has learned from the text. Two students half as deep and half as wide,
+import datasets
+from transformers import PreTrainedTokenizerBase
 from the same initial weights and in the same steps: the baseline learns from the text, the distilled one from the
 teacher's soft targets. Both are measured on topics that no model was trained on; several seeds.
 
@@ -17,10 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from limbeck.commands.console import LogFile, Progress, quiet, say, say_plan
 from limbeck.errors import DataError
@@ -94,7 +97,7 @@ def demonstrate_language(folder: Path, seeds: int) -> Json:
     return results
 
 
-def topics(tokenizer: Any) -> Json:
+def topics(tokenizer: PreTrainedTokenizerBase) -> dict[str, datasets.Dataset]:
     """ "train" and "test": rows of Python's reference, a tenth of its topics for the test.
 
     Topics repeat each other's paragraphs. Each is kept once, so that nothing of the test was trained on.

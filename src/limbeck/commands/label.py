@@ -22,9 +22,9 @@ def run(words: list[str]) -> None:
     console.hush()
     job = read_job(LabelJob, label_parser(), words)
     options, data, teachers, texts = job.label, job.data, job.teacher, job.texts
-    if not teachers.teacher:
-        raise ConfigError("Labelling needs a teacher; give --teacher.")
     teacher = open_teacher(teachers.teacher, teachers.mean)
+    if teacher is None:
+        raise ConfigError("Labelling needs a teacher; give --teacher.")
     tokenizer, _ = open_tokenizers(data.tokenizer, [], teachers.teacher)
     splits: dict[str, Any]
     if language.are_language_models(teacher, teacher):

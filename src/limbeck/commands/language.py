@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+import datasets
 import torch
 from datasets import Dataset, disable_progress_bars
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from limbeck.commands import console
 from limbeck.commands.jobs import TrainingJob
@@ -23,6 +25,7 @@ from limbeck.networks.decoding import is_encoder_decoder
 from limbeck.networks.halves import is_language_model, position_limit
 from limbeck.networks.tasks import require_supported_tasks
 from limbeck.store.opened import Labelled
+from limbeck.teachers.protocol import BaseTeacher
 from limbeck.transfer.splits import load_splits
 from limbeck.transfer.text.examples import tokenise
 from limbeck.transfer.text.pack import pack
@@ -35,7 +38,9 @@ TEST_SHARE, MOST_TESTED = 0.1, 1000
 """The share of a single split that is set apart as the test."""
 
 
-def prepare(job: TrainingJob, student: nn.Module, teacher: Any, labelled_set: Labelled | None = None) -> Work:
+def prepare(
+    job: TrainingJob, student: nn.Module, teacher: BaseTeacher | None, labelled_set: Labelled | None = None
+) -> Work:
     """What there is to train and to measure."""
     data, split, texts = job.data, job.split, job.texts
     refuse_options_of_classes(data, split)
@@ -94,7 +99,7 @@ def prepare(job: TrainingJob, student: nn.Module, teacher: Any, labelled_set: La
     return Work(student, listened_to, splits, with_trainer, labelled, measure)
 
 
-def are_language_models(student: Any, teacher: Any) -> bool:
+def are_language_models(student: object, teacher: object) -> bool:
     """Whether these write text; ConfigError where one does and the other does not."""
     for who, model in (("student", student), ("teacher", teacher)):
         require_supported_tasks(networks_of(model) or [], who)
@@ -111,12 +116,12 @@ def are_language_models(student: Any, teacher: Any) -> bool:
 def open_rows(
     data: DataOptions,
     language: LanguageOptions,
-    students: Sequence[Any],
-    teacher: Any,
-    tokenizer: Any,
-    teacher_tokenizer: Any = None,
+    students: Sequence[object],
+    teacher: object,
+    tokenizer: PreTrainedTokenizerBase | None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
     make_test: bool = True,
-) -> tuple[dict[str, Any], str | None]:
+) -> tuple[dict[str, datasets.Dataset], str | None]:
     """Returns the splits of the data as rows of token ids (`limbeck.tokenise`), and a note on how the test was made.
 
     Rows are truncated to the shortest context of the students. The test is split off before tokenisation, so that it
@@ -215,7 +220,7 @@ def _check_labelled(labelled_set: Labelled, job: TrainingJob) -> None:
                 raise ConfigError(f"--{name} changes how --data is read, but no --data is given; remove it.")
 
 
-def part_of(rows: Any, share: float, seed: int) -> tuple[Any, Any]:
+def part_of(rows: datasets.Dataset, share: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
     """`(the rest, a random part)` of rows, the part at most MOST_TESTED."""
     size = min(round(share * len(rows)), MOST_TESTED)
     if not 0 < size < len(rows):

@@ -22,17 +22,20 @@ from typing import Any, TypeVar
 
 from datasets import disable_progress_bars
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from limbeck.commands.divergence_names import PLAIN, WITH_PARAMETER
 from limbeck.commands.options import DataOptions
 from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.losses import divergences
+from limbeck.losses.divergences import Divergence, PositionFunction
 from limbeck.networks.asking import networks_of
 from limbeck.networks.folder import load
 from limbeck.networks.layers import take_layers
 from limbeck.networks.table import Feature, table_encoder_of
 from limbeck.networks.texts import text_limit
 from limbeck.teachers import Ensemble, as_teacher
+from limbeck.teachers.protocol import BaseTeacher
 from limbeck.transfer import TransferSet, digits, idx, table
 
 DEFAULT_LENGTH = 128
@@ -43,8 +46,8 @@ S = TypeVar("S", bound=Sized)
 
 def open_data(
     options: DataOptions,
-    tokenizer: Any = None,
-    teacher_tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
     readers: Sequence[object] = (),
     features: Sequence[Feature] | None = None,
 ) -> dict[str, TransferSet]:
@@ -163,13 +166,13 @@ def _made(maker: Callable[..., Any], text: str) -> Any:
     return maker()
 
 
-def open_teacher(texts: list[str], mean: str = "arithmetic") -> Any:
+def open_teacher(texts: list[str], mean: str = "arithmetic") -> BaseTeacher | None:
     """The teacher that the words name: None for none, an ensemble for several."""
     teachers = [as_teacher(open_model(text)) for text in texts]
     return Ensemble(teachers, mean=mean) if len(teachers) > 1 else next(iter(teachers), None)
 
 
-def open_student(text: str, teacher: Any) -> Any:
+def open_student(text: str, teacher: BaseTeacher | None) -> Any:
     """A network by its words as `open_model` takes them, or some layers of the teacher's by `take_layers:how many`."""
     if not is_cut(text):
         return open_model(text)
@@ -221,7 +224,9 @@ def own_object(text: str) -> Any:
     return found
 
 
-def open_tokenizers(given: str | None, students: list[str], teachers: list[str]) -> tuple[Any, Any]:
+def open_tokenizers(
+    given: str | None, students: list[str], teachers: list[str]
+) -> tuple[PreTrainedTokenizerBase | None, PreTrainedTokenizerBase | None]:
     """The tokenizers of student and teacher, None where there is none: tables of texts say so if they need one.
 
     given: the user's own choice, for both. A student without one reads as the teacher does.
@@ -254,18 +259,21 @@ def _tokenizer(text: str) -> Any:
     return AutoTokenizer.from_pretrained(text, trust_remote_code=False)
 
 
-def divergence_from_text(text: str) -> Any:
+def divergence_from_text(text: str) -> Divergence | PositionFunction:
     """A divergence by name, with its parameter behind a colon: `jensen_shannon:0.3`; or `package.module:function`."""
     name, _, parameter = text.replace("(", ":").rstrip(")").partition(":")
     if name in PLAIN and not parameter:
-        return getattr(divergences, name)
+        plain: Divergence = getattr(divergences, name)
+        return plain
     if name in WITH_PARAMETER:
         try:
-            return getattr(divergences, name)(*([float(parameter)] if parameter else []))
+            made: Divergence = getattr(divergences, name)(*([float(parameter)] if parameter else []))
+            return made
         except ValueError as error:
             raise ConfigError(f"{text!r}: {error}") from error
     if _names_python(text):
-        return own_object(text)
+        own: PositionFunction = own_object(text)
+        return own
     raise ConfigError(
         f"There is no divergence {text!r}; there are {', '.join(PLAIN)}, and with a parameter "
         f"{', '.join(f'{n}:0.1' for n in WITH_PARAMETER)}, or your own as package.module:function."

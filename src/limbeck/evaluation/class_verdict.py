@@ -18,7 +18,7 @@ other models). Student s and baseline s are a pair: the same seed.
 What this file does not know: models, batches, files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,10 +27,11 @@ import torch
 from limbeck.errors import ShapeError
 from limbeck.evaluation.dark_knowledge import means_of
 from limbeck.evaluation.intervals import LEVEL, gap_recovered, interval, json_ready, over_seeds, with_seeds
+from limbeck.evaluation.roles import Curves
 from limbeck.evaluation.verdict import Basis, decided, undecided
 from limbeck.losses.metrics import calibration_bins, expected_calibration_error
 from limbeck.losses.numbers import NO_LABEL
-from limbeck.results import RESULTS, Json, JsonView, header
+from limbeck.results import RESULTS, Json, header
 
 MOST_CLASSES_KEPT = 1000
 """Up to this many classes: calibration temperatures are fitted, examples counted per class, dark knowledge measured."""
@@ -68,7 +69,7 @@ class Predictions:
 def compare(
     predictions: Predictions | Sequence[Predictions],
     *,
-    curves: Mapping[str, Sequence[JsonView]] | None = None,
+    curves: Curves | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Json:

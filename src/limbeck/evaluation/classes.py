@@ -36,7 +36,7 @@ from limbeck.evaluation.class_verdict import (
     compare,
 )
 from limbeck.evaluation.dark_knowledge import DarkKnowledge
-from limbeck.evaluation.roles import by_role, joined, objective_of_all, require_complete
+from limbeck.evaluation.roles import Curves, Models, by_role, joined, objective_of_all, require_complete
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import brier, confidence, fit_calibration_temperature, nll, position_statistics
 from limbeck.losses.numbers import NO_LABEL
@@ -44,6 +44,7 @@ from limbeck.losses.objective import Objective
 from limbeck.losses.targets import DenseTargets, given_logits
 from limbeck.networks.asking import (
     Batch,
+    Examples,
     device_of,
     inputs_of,
     label_names_of,
@@ -59,6 +60,7 @@ from limbeck.networks.table import require_table
 from limbeck.networks.tasks import require_several_classes, require_supported_tasks
 from limbeck.networks.texts import check_texts
 from limbeck.teachers import as_teacher, fingerprint_of
+from limbeck.teachers.protocol import TeacherLike
 
 __all__ = ["Predictions", "compare", "evaluate", "predict"]
 
@@ -69,15 +71,15 @@ LogProbs = Callable[[Batch], Tensor]
 
 
 def evaluate(
-    student: Any,
-    test: Any,
+    student: Models,
+    test: Examples,
     *,
-    baseline: Any = None,
-    teacher: Any = None,
-    held_out: Any = None,
+    baseline: Models | None = None,
+    teacher: TeacherLike | None = None,
+    held_out: Examples | None = None,
     objective: Objective | None = None,
-    curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    show: Callable[[dict[str, Any]], Any] | None = None,
+    curves: Curves | None = None,
+    show: Callable[[dict[str, Tensor]], object] | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = None,
     latency: bool = True,
@@ -144,14 +146,14 @@ def evaluate(
 
 
 def predict(
-    student: Any,
-    test: Any,
+    student: Models,
+    test: Examples,
     *,
-    baseline: Any = None,
-    teacher: Any = None,
-    held_out: Any = None,
+    baseline: Models | None = None,
+    teacher: TeacherLike | None = None,
+    held_out: Examples | None = None,
     objective: Objective | None = None,
-    show: Callable[[dict[str, Any]], Any] | None = None,
+    show: Callable[[dict[str, Tensor]], object] | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = None,
     latency: bool = True,

@@ -43,7 +43,7 @@ def prompts_of(row: JsonView, encodes: bool = False) -> tuple[list[int], list[in
     return ids[:start].tolist(), theirs.tolist(), ids[start:].tolist()
 
 
-def written(model: Any, prompt: Sequence[int], most: int, ends: Sequence[int], draft: Any = None) -> list[int]:
+def written(model: object, prompt: Sequence[int], most: int, ends: Sequence[int], draft: object = None) -> list[int]:
     """The greedy completion of a prompt, as token ids without the prompt.
 
     most: the largest number of new tokens. ends: the token ids that end it. draft: another model that proposes tokens,
@@ -67,7 +67,7 @@ def written(model: Any, prompt: Sequence[int], most: int, ends: Sequence[int], d
 
 
 def speed_of_draft(
-    teacher: Any, student: Any, prompts: Sequence[Sequence[int]], most: int, ends: Sequence[int]
+    teacher: object, student: object, prompts: Sequence[Sequence[int]], most: int, ends: Sequence[int]
 ) -> Json:
     """How fast the teacher writes alone and with the student as its draft (`generate(assistant_model=student)`).
 
@@ -113,7 +113,7 @@ def speed_of_draft(
     }
 
 
-def ends_of(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
+def ends_of(model: object, tokenizer: PreTrainedTokenizerBase | None) -> list[int]:
     """The ids that end a completion: the model's, and the tokenizer's, which `tokenise` teaches."""
     networks = networks_of(model) or []
     configured = getattr(base_of(networks[0]).generation_config, "eos_token_id", None) if len(networks) == 1 else None

@@ -4,7 +4,7 @@ What this file does not know: batches, statistics.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,10 +14,19 @@ from limbeck.errors import ConfigError, TargetError
 from limbeck.losses.objective import Objective
 from limbeck.losses.targets import SoftTargets, completion_hint, is_complete
 from limbeck.networks.trained import described, objective_of
-from limbeck.results import Json
+from limbeck.results import Json, JsonView
+from limbeck.teachers.protocol import TeacherLike
+
+Models: TypeAlias = TeacherLike | Sequence[TeacherLike]
+"""A model, or one per seed."""
+
+Curves: TypeAlias = Mapping[str, Sequence[JsonView]]
+"""The log of each role's training, a mapping per logged step."""
 
 
-def by_role(student: Any, baseline: Any = None, teacher: Any = None) -> dict[str, list[Any]]:
+def by_role(
+    student: Models, baseline: Models | None = None, teacher: TeacherLike | None = None
+) -> dict[str, list[Any]]:
     """The models of each role, where there are any: "teacher", "student", "baseline".
 
     ConfigError where there is no student, or baselines that do not pair with students.
@@ -43,7 +52,7 @@ def require_complete(targets: SoftTargets) -> None:
         )
 
 
-def objective_of_all(students: Sequence[Any], objective: Objective | None = None) -> Json | None:
+def objective_of_all(students: Sequence[object], objective: Objective | None = None) -> Json | None:
     """What the students were trained with, as plain values; None where that is not known or differs between them.
 
     objective: given by the caller, it counts instead of what is noted on the students.

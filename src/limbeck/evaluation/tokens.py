@@ -12,6 +12,7 @@ What this file does not know: how the models were trained, how results are drawn
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.evaluation.class_verdict import EXAMPLES_SHOWN
 from limbeck.evaluation.generation import ends_of, prompts_of, speed_of_draft, written
 from limbeck.evaluation.intervals import json_ready
-from limbeck.evaluation.roles import by_role, joined, objective_of_all, require_complete
+from limbeck.evaluation.roles import Curves, Models, by_role, joined, objective_of_all, require_complete
 from limbeck.evaluation.token_verdict import Tokens, judge_tokens, role_results
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import position_statistics
@@ -37,6 +38,7 @@ from limbeck.networks.positions import next_token_positions, next_tokens
 from limbeck.networks.tasks import require_supported_tasks
 from limbeck.results import RESULTS, header
 from limbeck.teachers import BaseTeacher, ModelTeacher, as_teacher, fingerprint_of
+from limbeck.teachers.protocol import TeacherLike
 from limbeck.transfer.text.collate import Pad
 from limbeck.transfer.text.pairs import PadPairs
 from limbeck.transfer.text.vocabulary import classes_to_cut_to
@@ -54,15 +56,15 @@ Teachers = dict[str, list[BaseTeacher]]
 
 
 def evaluate_language(
-    student: Any,
-    test: Any,
+    student: Models,
+    test: datasets.Dataset,
     *,
-    teacher: Any = None,
-    baseline: Any = None,
+    teacher: TeacherLike | None = None,
+    baseline: Models | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
     objective: Objective | None = None,
-    curves: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    curves: Curves | None = None,
     completions: int = 4,
     max_new_tokens: int = 64,
     batch_size: int = 8,

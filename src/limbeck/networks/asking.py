@@ -8,7 +8,7 @@ What this file does not know: losses, targets, training.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
@@ -23,6 +23,17 @@ from limbeck.networks.table import with_encoded_table
 
 Batch = Mapping[str, Any]
 """The columns of a batch by name, mostly tensors `[n, ...]`; a collator or a user may add others."""
+
+
+class Examples(Protocol):
+    """Examples that are gathered a batch at a time, such as a TransferSet or a stored set."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, places: Sequence[int], /) -> dict[str, Any]:
+        """The batch of the examples at these places."""
+        ...
+
 
 NOT_INPUTS = frozenset({"labels", "row_id", "mask", "weights", "length", "table_rows"})
 TEACHER_PREFIX = "teacher_"

@@ -34,7 +34,7 @@ WEIGHTS = "model.safetensors"
 class SavesItself(Protocol):
     """A model that writes its own folder (transformers, PEFT)."""
 
-    def save_pretrained(self, folder: str, **options: Any) -> Any:
+    def save_pretrained(self, folder: str, **options: Any) -> object:
         """Writes weights and configuration to the folder."""
 
 
@@ -82,7 +82,11 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
 
 
 def save(
-    student: nn.Module, folder: str | Path, *, label_names: Sequence[str] | None = None, tokenizer: Any = None
+    student: nn.Module,
+    folder: str | Path,
+    *,
+    label_names: Sequence[str] | None = None,
+    tokenizer: SavesItself | None = None,
 ) -> Path:
     """Writes a student to a folder that `load` opens again; an older one there is replaced as a whole.
 
@@ -107,7 +111,7 @@ def write_model(
     folder: Path,
     *,
     label_names: Sequence[str] | None = None,
-    tokenizer: Any = None,
+    tokenizer: SavesItself | None = None,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Writes the files of `save` into an existing folder.

@@ -90,7 +90,7 @@ def write_processor(model: object, folder: Path) -> None:
     (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def find_processor(model: object, examples: Any, who: str) -> None:
+def find_processor(model: object, examples: object, who: str) -> None:
     """Gives a model that came from a folder or the hub without Limbeck its image processor, where it needs one.
 
     It does where the examples hold images as they are (a TransferSet or a stored set), the model is a transformers

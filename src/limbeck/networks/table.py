@@ -12,11 +12,11 @@ What this file does not know: files of tables, transfer sets, training.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -56,6 +56,21 @@ class Feature:
     categories: tuple[str, ...] = ()
 
 
+class TableExamples(Protocol):
+    """The examples of a table, such as a TransferSet that has `features`."""
+
+    @property
+    def features(self) -> tuple[Feature, ...] | None:
+        """The columns of `inputs [n, F]`."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, places: Sequence[int], /) -> dict[str, Any]:
+        """The batch of the examples at these places."""
+        ...
+
+
 @dataclass(frozen=True)
 class EncodedColumn:
     """How a column is encoded.
@@ -85,7 +100,7 @@ class TableEncoder:
     columns: tuple[EncodedColumn, ...]
 
     @classmethod
-    def fit(cls, examples: Any, scale: str = "standard") -> "TableEncoder":
+    def fit(cls, examples: TableExamples, scale: str = "standard") -> "TableEncoder":
         """The encoder of the examples of a table, which should be the training part alone.
 
         examples: a transfer set of `limbeck.table`, with `features`. scale: "standard", or "none" to leave numbers as
@@ -209,7 +224,7 @@ def with_encoded_table(model: object, inputs: dict[str, Any]) -> dict[str, Any]:
     return inputs | {INPUTS: encoder(inputs[INPUTS])}
 
 
-def require_table(model: object, examples: Any, who: str) -> None:
+def require_table(model: object, examples: object, who: str) -> None:
     """DataError where a network reads other columns than the examples have, or values that it has no encoder for.
 
     who: the network's role, such as "student".

@@ -14,7 +14,7 @@ from limbeck.networks.halves import base_of
 TOKENS = "input_ids"
 
 
-def check_texts(student: object, teacher: object, examples: Any) -> None:
+def check_texts(student: object, teacher: object, examples: object) -> None:
     """DataError unless the networks of student and teacher can read every text of a set.
 
     student, teacher: networks, teachers or None. examples: a TransferSet or a stored set; others are not read here.

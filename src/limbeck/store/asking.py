@@ -25,6 +25,7 @@ from limbeck.store.manifest import NEXT_TOKENS, Plan, target_columns
 from limbeck.store.opened import batch_of
 from limbeck.store.rows import Rows
 from limbeck.teachers import BaseTeacher
+from limbeck.teachers.protocol import Augment
 from limbeck.transfer import draws
 
 
@@ -59,7 +60,14 @@ class Labeller:
     """
 
     def __init__(
-        self, teacher: BaseTeacher, kind: Kind, rows: Rows, augment: Any, views: int, seed: int, device: torch.device
+        self,
+        teacher: BaseTeacher,
+        kind: Kind,
+        rows: Rows,
+        augment: Augment | None,
+        views: int,
+        seed: int,
+        device: torch.device,
     ):
         self.teacher, self.kind, self.rows, self.augment = teacher, kind, rows, augment
         self.views, self.seed, self.device = views, seed, device

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import fsspec
 
@@ -21,13 +21,17 @@ UNFINISHED = "unfinished"
 """The subfolder of files that are not complete; removed once all are."""
 
 
+Location: TypeAlias = str | os.PathLike[str]
+"""A folder here, or a URL that fsspec opens."""
+
+
 class Folder:
     """The folder of a stored set.
 
     path: a local folder, or a URL that fsspec opens (`s3://...`, `memory://...`).
     """
 
-    def __init__(self, path: Any):
+    def __init__(self, path: Location):
         self.path = str(path)
         self._files, self._root = fsspec.core.url_to_fs(os.path.expanduser(self.path))
         self.is_local = isinstance(self._files, fsspec.implementations.local.LocalFileSystem)
@@ -57,9 +61,10 @@ class Folder:
         except FileNotFoundError:
             return []
 
-    def open(self, name: str) -> Any:
+    def open(self, name: str) -> io.BufferedIOBase:
         """Opens a file to read its bytes."""
-        return self._files.open(self.at(name), "rb")
+        opened: io.BufferedIOBase = self._files.open(self.at(name), "rb")
+        return opened
 
     def read(self, name: str) -> bytes:
         """The bytes of a file; DataError where it cannot be read: a folder, a link to itself, a disk that fails."""

@@ -15,7 +15,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import datasets
 from rich.progress import Progress
+from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import ConfigError, DataError
 from limbeck.files import in_use
@@ -27,29 +29,31 @@ from limbeck.networks.table import require_table, table_columns
 from limbeck.networks.tasks import require_supported_tasks
 from limbeck.networks.texts import check_texts
 from limbeck.store.asking import Labeller, ShardRows, make_current, settle, this_process
-from limbeck.store.folder import UNFINISHED, Folder
+from limbeck.store.folder import UNFINISHED, Folder, Location
 from limbeck.store.kinds import Kind, kind_from
 from limbeck.store.manifest import Manifest, Plan
 from limbeck.store.opened import Labelled, open_stored
 from limbeck.store.rows import rows_of
 from limbeck.store.writing import Writer, bytes_per_position, found_plan, require_room
 from limbeck.teachers import BaseTeacher, as_teacher
+from limbeck.teachers.protocol import Augment, TeacherLike
+from limbeck.transfer.rows import TransferSet
 from limbeck.transfer.text.vocabulary import shared_vocabulary, template_hash, tokenizer_hash
 
 SHARD_BYTES = 256 * 2**20  # uncompressed, about; the work of one shard is lost where a run is cut off
 
 
 def label(
-    teacher: Any,
-    transfer_set: Any,
-    path: Any,
+    teacher: TeacherLike,
+    transfer_set: TransferSet | datasets.Dataset,
+    path: Location,
     kind: str | Kind = "top_k",
     *,
     batch_size: int = 32,
     rows_per_shard: int | None = None,
-    augment: Any = None,
+    augment: Augment | None = None,
     views: int = 1,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     seed: int = 0,
     progress: bool = False,
     **options: Any,

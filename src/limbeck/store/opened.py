@@ -23,11 +23,11 @@ from limbeck.errors import DataError
 from limbeck.networks.asking import TARGET_PREFIX, TEACHER_PREFIX
 from limbeck.networks.table import Feature
 from limbeck.store.columns import Chunks, ColumnFormat, to_numpy
-from limbeck.store.folder import Folder
+from limbeck.store.folder import Folder, Location
 from limbeck.store.manifest import Manifest
 from limbeck.store.reading import read_head, read_manifest, read_rows, require_files
 from limbeck.store.teacher import StoredTeacher
-from limbeck.transfer.rows import as_input, random_part
+from limbeck.transfer.rows import Values, as_input, random_part
 from limbeck.transfer.text.collate import Pad
 
 Read = Callable[[str], tuple[np.ndarray, np.ndarray | None]]
@@ -36,7 +36,7 @@ Read = Callable[[str], tuple[np.ndarray, np.ndarray | None]]
 _AT_ONCE = 2**16  # rows of one column
 
 
-def open_stored(path: Any, cache_dir: str | None = None) -> "Labelled":
+def open_stored(path: Location, cache_dir: str | None = None) -> "Labelled":
     """Opens the stored set in a folder, or behind an fsspec URL; `limbeck.open` is the same function.
 
     cache_dir: where datasets writes the copy of the rows that it maps into memory; by default its own cache.
@@ -60,13 +60,15 @@ class Labelled(Dataset):
     columns `target_*`, one entry per compared position, which `teacher` reads.
     """
 
-    def __init__(self, folder: Folder, manifest: Manifest, cache_dir: str | None = None, dataset: Any = None):
+    def __init__(
+        self, folder: Folder, manifest: Manifest, cache_dir: str | None = None, dataset: datasets.Dataset | None = None
+    ):
         self.folder, self.manifest, self.cache_dir = folder, manifest, cache_dir
         self._dataset = dataset
         self._views: dict[str, Chunks] = {}  # of the columns that have been read
 
     @property
-    def dataset(self) -> Any:
+    def dataset(self) -> datasets.Dataset:
         """The rows as a `datasets.Dataset`, mapped into memory; read at the first use."""
         if self._dataset is None:
             self._dataset = read_rows(self.folder, self.manifest, self.cache_dir)
@@ -180,7 +182,7 @@ class Labelled(Dataset):
         """The state without views of mapped files, which a spawned worker would receive as copies."""
         return self.__dict__ | {"_views": {}}
 
-    def with_dataset(self, changed: Any) -> "Labelled":
+    def with_dataset(self, changed: datasets.Dataset) -> "Labelled":
         """The same set with rows that `datasets` has shuffled, filtered, selected or repeated.
 
         changed: derived from `dataset`; use `joined` for the rows of other sets, which it checks. DataError where a
@@ -207,7 +209,7 @@ class Labelled(Dataset):
             self.teacher.require_targets_in("transfer", other)
         return self.with_dataset(datasets.concatenate_datasets([self.dataset, *(other.dataset for other in others)]))
 
-    def select(self, indices: Any) -> "Labelled":
+    def select(self, indices: Values) -> "Labelled":
         """The examples at these places (numbers, or a bool mask `[N]`), in this order; DataError if there is none."""
         places = torch.as_tensor(indices)
         if places.dtype == torch.bool:

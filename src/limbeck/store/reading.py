@@ -7,7 +7,6 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -74,7 +73,7 @@ def files(manifest: Manifest) -> dict[str, int]:
     return shards if manifest.head is None else shards | {HEAD: manifest.head["bytes"]}
 
 
-def read_rows(folder: Folder, manifest: Manifest, cache_dir: str | None = None) -> Any:
+def read_rows(folder: Folder, manifest: Manifest, cache_dir: str | None = None) -> datasets.Dataset:
     """All rows, in order, as a `datasets.Dataset` that is mapped into memory.
 
     Where datasets has no copy of them yet, every byte of the shards is checked before one is made.

@@ -23,7 +23,7 @@ from limbeck.transfer.text.tokens import Ragged
 TABLE_BYTES = 64 * 2**20  # read at a time
 
 
-def rows_of(transfer_set: Any) -> "Rows":
+def rows_of(transfer_set: object) -> "Rows":
     """The rows of a TransferSet, or of a `datasets.Dataset` of `tokenise`; DataError for anything else."""
     if isinstance(transfer_set, TransferSet):
         return _Examples(transfer_set)

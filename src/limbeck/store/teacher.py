@@ -71,7 +71,7 @@ class StoredTeacher(BaseTeacher):
         return self if self.manifest.classes <= classes else super().cut(classes)
 
     def prepare(
-        self, sets: Mapping[str, Any], tokenizer: Any, augment: Augment | None
+        self, sets: Mapping[str, object], tokenizer: object, augment: Augment | None
     ) -> tuple[int | None, Augment | None]:
         """The number of classes that an output layer is cut to, and the augmentation that shows the stored views.
 
@@ -81,7 +81,7 @@ class StoredTeacher(BaseTeacher):
             self.require_targets_in(who, examples)
         return self.classes_of(tokenizer), self.replayed(augment)
 
-    def require_targets_in(self, who: str, examples: Any) -> None:
+    def require_targets_in(self, who: str, examples: object) -> None:
         """DataError unless the targets of these examples are this teacher's."""
         theirs = getattr(examples, "manifest", None)
         if not isinstance(theirs, Manifest):
@@ -99,7 +99,7 @@ class StoredTeacher(BaseTeacher):
                 + "\n".join(different)
             )
 
-    def classes_of(self, tokenizer: Any) -> int | None:
+    def classes_of(self, tokenizer: object) -> int | None:
         """The number of classes that an output layer is cut to; None where the targets were stored without a tokenizer.
 
         DataError, field by field, where `tokenizer` is not the one that the targets were stored with.

@@ -3,8 +3,6 @@
 What this file does not know: how files are read, how targets are encoded.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -12,12 +10,13 @@ from limbeck.errors import DataError
 from limbeck.losses.targets import SoftTargets, is_partition
 from limbeck.networks.positions import next_token_positions
 from limbeck.store.asking import settle, this_process
-from limbeck.store.folder import Folder
+from limbeck.store.folder import Folder, Location
 from limbeck.store.manifest import NAME, NEXT_TOKENS
 from limbeck.store.opened import Labelled, open_stored
 from limbeck.store.reading import read_manifest
 from limbeck.store.verifying import damage
 from limbeck.teachers import BaseTeacher, as_teacher
+from limbeck.teachers.protocol import TeacherLike
 
 APART = 0.05
 """The largest accepted mean total variation between the stored targets and what the teacher gives now."""
@@ -25,7 +24,7 @@ APART = 0.05
 POSITIONS = 256  # compared at a time, over all classes
 
 
-def verify(path: Any, teacher: Any = None, *, rows: int = 32) -> list[str]:
+def verify(path: Location, teacher: TeacherLike | None = None, *, rows: int = 32) -> list[str]:
     """Returns the problems of the stored set at `path`, one sentence each; an empty list where there are none.
 
     It checks every file's SHA-256, the numbers of rows and positions, that row ids are distinct, and that every target

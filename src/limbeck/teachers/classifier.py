@@ -17,7 +17,7 @@ from limbeck.errors import DataError, ModelError
 from limbeck.losses.targets import DenseTargets
 from limbeck.networks.asking import Batch, inputs_of, teacher_view
 from limbeck.networks.positions import Positions
-from limbeck.teachers.protocol import BaseTeacher
+from limbeck.teachers.protocol import BaseTeacher, HasProbabilities
 
 
 class ClassifierTeacher(BaseTeacher):
@@ -32,7 +32,7 @@ class ClassifierTeacher(BaseTeacher):
     as scikit-learn has them.
     """
 
-    def __init__(self, classifier: Any):
+    def __init__(self, classifier: HasProbabilities):
         if not hasattr(classifier, "predict_proba"):
             raise ModelError(f"{type(classifier).__name__} has no predict_proba, which a teacher of this kind needs.")
         if not hasattr(classifier, "classes_"):

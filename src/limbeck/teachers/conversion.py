@@ -3,18 +3,16 @@
 What this file does not know: how each kind of teacher answers.
 """
 
-from typing import Any
-
 from torch import nn
 
 from limbeck.errors import ModelError
 from limbeck.teachers.classifier import ClassifierTeacher
 from limbeck.teachers.function import FunctionTeacher
 from limbeck.teachers.model import ModelTeacher, network_fingerprint
-from limbeck.teachers.protocol import BaseTeacher, Teacher, WrappedTeacher
+from limbeck.teachers.protocol import BaseTeacher, HasProbabilities, Teacher, TeacherLike, WrappedTeacher
 
 
-def as_teacher(model: Any) -> BaseTeacher:
+def as_teacher(model: TeacherLike) -> BaseTeacher:
     """Returns the teacher for a network, a classifier, a function or an object with a teacher's methods.
 
     model: one of
@@ -32,7 +30,7 @@ def as_teacher(model: Any) -> BaseTeacher:
         return ModelTeacher(model)
     if isinstance(model, Teacher):
         return WrappedTeacher(model)
-    if hasattr(model, "predict_proba"):
+    if isinstance(model, HasProbabilities):
         return ClassifierTeacher(model)
     if callable(model):
         return FunctionTeacher(model)
@@ -42,7 +40,7 @@ def as_teacher(model: Any) -> BaseTeacher:
     )
 
 
-def fingerprint_of(model: Any) -> str | None:
+def fingerprint_of(model: TeacherLike) -> str | None:
     """The fingerprint of anything that as_teacher takes, which stays as it is; None for a function without a name."""
     if isinstance(model, nn.Module):
         return network_fingerprint(model, model.state_dict())

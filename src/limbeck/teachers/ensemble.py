@@ -6,14 +6,14 @@ What this file does not know: how the mean is taken (losses/targets/mixed.py), t
 import copy
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 from limbeck.errors import ModelError
 from limbeck.losses.targets import MixedTargets, member_weights
 from limbeck.networks.asking import Batch
 from limbeck.networks.positions import Positions
 from limbeck.teachers.conversion import as_teacher
-from limbeck.teachers.protocol import BaseTeacher
+from limbeck.teachers.protocol import BaseTeacher, TeacherLike
 
 
 class Ensemble(BaseTeacher):
@@ -24,7 +24,9 @@ class Ensemble(BaseTeacher):
     weights: one per member, relative to each other; equal by default.
     """
 
-    def __init__(self, members: Sequence[Any], *, mean: str = "arithmetic", weights: Sequence[float] | None = None):
+    def __init__(
+        self, members: Sequence[TeacherLike], *, mean: str = "arithmetic", weights: Sequence[float] | None = None
+    ):
         if not members:
             raise ModelError("An ensemble needs at least one member, but got none.")
         self.members = [as_teacher(member) for member in members]

@@ -8,7 +8,7 @@ What this file does not know: networks, the kinds of teachers, the objective.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import torch
 from torch import nn
@@ -32,6 +32,19 @@ class Teacher(Protocol):
     def fingerprint(self) -> str:
         """A hash of weights, configuration and dtype."""
         ...
+
+
+@runtime_checkable
+class HasProbabilities(Protocol):
+    """A fitted classifier of scikit-learn, or of a library with its interface."""
+
+    def predict_proba(self, features: Any, /) -> Any:
+        """The probability of each class, `[n, C]`."""
+        ...
+
+
+TeacherLike: TypeAlias = Teacher | HasProbabilities | Callable[..., Any]
+"""What `as_teacher` makes a teacher of: a teacher, a classifier, a network, or a function of a batch."""
 
 
 class BaseTeacher(ABC):
@@ -102,7 +115,7 @@ class BaseTeacher(ABC):
         return CutTeacher(self, classes)
 
     def prepare(
-        self, sets: Mapping[str, Any], tokenizer: Any, augment: Augment | None
+        self, sets: Mapping[str, object], tokenizer: object, augment: Augment | None
     ) -> tuple[int | None, Augment | None]:
         """The number of classes that output layers must be cut to, or None, and the augmentation to train with.
 
@@ -185,7 +198,7 @@ class WrappedTeacher(BaseTeacher):
         return made if isinstance(made, BaseTeacher) else WrappedTeacher(made)
 
     def prepare(
-        self, sets: Mapping[str, Any], tokenizer: Any, augment: Augment | None
+        self, sets: Mapping[str, object], tokenizer: object, augment: Augment | None
     ) -> tuple[int | None, Augment | None]:
         """What the teacher's own `prepare` returns, where it has one; otherwise `(None, augment)`."""
         if (prepare := getattr(self.teacher, "prepare", None)) is None:

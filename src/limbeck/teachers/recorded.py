@@ -4,20 +4,22 @@ The answers belong to the rows as they are, without augmentation: the trainer re
 What this file does not know: files (that is the store), the objective.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.errors import DataError
 from limbeck.losses.targets import SoftTargets, concatenate
-from limbeck.networks.asking import Batch, device_of, is_placed, networks_of
+from limbeck.networks.asking import Batch, Examples, device_of, is_placed, networks_of
 from limbeck.networks.positions import Positions
 from limbeck.teachers.conversion import as_teacher
-from limbeck.teachers.protocol import BaseTeacher
+from limbeck.teachers.protocol import BaseTeacher, TeacherLike
 
 
-def record(teacher: Any, transfer_set: Any, batch_size: int = 512) -> "RecordedTeacher":
+def record(
+    teacher: TeacherLike, transfer_set: Examples | Sequence[Examples], batch_size: int = 512
+) -> "RecordedTeacher":
     """Runs `teacher` on each row of `transfer_set` and returns a teacher that looks its targets up.
 
     transfer_set: a set, or a list of sets, such as the training examples and those that are held out.
@@ -30,7 +32,7 @@ def record(teacher: Any, transfer_set: Any, batch_size: int = 512) -> "RecordedT
     networks = [network for network in networks_of(teacher) or [] if not is_placed(network)]
     device = next(filter(None, map(device_of, networks)), torch.device("cpu"))
     targets, ids = [], []
-    for rows in transfer_set if isinstance(transfer_set, list | tuple) else [transfer_set]:
+    for rows in transfer_set if isinstance(transfer_set, Sequence) else [transfer_set]:
         for start in range(0, len(rows), batch_size):
             batch = rows.__getitems__(list(range(start, min(start + batch_size, len(rows)))))
             moved = {name: values.to(device) for name, values in batch.items()}
@@ -48,7 +50,7 @@ class RecordedTeacher(BaseTeacher):
 
     one_view = True  # its answers hold for the rows as they were read, without augmentation
 
-    def __init__(self, targets: SoftTargets, row_ids: Tensor, teacher: Any):
+    def __init__(self, targets: SoftTargets, row_ids: Tensor, teacher: TeacherLike):
         self.targets = targets
         self.teacher = as_teacher(teacher)
         self._ids, self._places = row_ids.sort()

@@ -23,7 +23,7 @@ from limbeck.losses.targets import DenseTargets
 from limbeck.networks.asking import Batch
 from limbeck.networks.positions import Positions
 from limbeck.teachers.conversion import as_teacher
-from limbeck.teachers.protocol import BaseTeacher
+from limbeck.teachers.protocol import BaseTeacher, TeacherLike
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Specialists(BaseTeacher):
     Its targets are log q at T = 1, DenseTargets `[n, C]`.
     """
 
-    def __init__(self, generalist: Any, specialists: Sequence[Specialist], guesses: int = 1):
+    def __init__(self, generalist: TeacherLike, specialists: Sequence[Specialist], guesses: int = 1):
         if not specialists:
             raise ModelError("Specialists need at least one specialist; a generalist alone is a teacher already.")
         if guesses < 1:

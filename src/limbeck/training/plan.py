@@ -7,7 +7,7 @@ What this file does not know: how training continues after that.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -70,7 +70,7 @@ def preflight(
     student: nn.Module,
     teacher: BaseTeacher | None,
     objective: Objective,
-    sets: Mapping[str, Any],
+    sets: Mapping[str, Sized],
     first_batch: Callable[[str], Batch],
     plan: Plan,
 ) -> Plan:
@@ -93,7 +93,8 @@ def preflight(
         return replace(plan, position_axes=logits.ndim - 1, checked=True)
     classes = plan.classes or len(base_of(student).get_output_embeddings().weight)
     for examples in sets.values():
-        rows = examples.dataset if hasattr(examples, "manifest") else examples  # the rows of a stored set
+        stored: Any = examples
+        rows = stored.dataset if hasattr(stored, "manifest") else examples
         check_rows(student, teacher, rows, classes)
     batch = first_batch("transfer")
     in_halves = check_language_batch(student, teacher, objective, batch, plan.classes)
@@ -113,7 +114,7 @@ def plan_of_evaluation(student: nn.Module, teacher: BaseTeacher | None, batch: B
     return replace(plan, in_halves=logits_are_heads(student, batch), checked=True)
 
 
-def named_sets(transfer_set: Any, evaluation: Any) -> dict[str, Any]:
+def named_sets(transfer_set: object, evaluation: object) -> dict[str, Any]:
     """The sets of a run by the names that messages use: "transfer", "evaluation", or "'name' evaluation".
 
     transfer_set: the set that is trained on, or None. evaluation: a set, a dict of sets, or None.
@@ -125,7 +126,7 @@ def named_sets(transfer_set: Any, evaluation: Any) -> dict[str, Any]:
     return {who: examples for who, examples in ({"transfer": transfer_set} | evaluated).items() if examples is not None}
 
 
-def check_student(student: nn.Module, teacher: BaseTeacher | None, sets: Mapping[str, Any]) -> None:
+def check_student(student: nn.Module, teacher: BaseTeacher | None, sets: Mapping[str, Sized]) -> None:
     """Raises an error unless the student can be trained, on at least one example, and the classes have the same names.
 
     sets: as `named_sets` returns them.
@@ -171,7 +172,7 @@ def check_student(student: nn.Module, teacher: BaseTeacher | None, sets: Mapping
     )
 
 
-def check_classes(classes: int, objective: Objective, batch: Batch, sets: Mapping[str, Any]) -> None:
+def check_classes(classes: int, objective: Objective, batch: Batch, sets: Mapping[str, Sized]) -> None:
     """Raises an error unless the sets have one class per output of the student, and labels where a term needs them.
 
     classes: the student's outputs.

@@ -76,6 +76,7 @@ from limbeck.networks.router import router_loss, router_losses
 from limbeck.networks.table import require_table
 from limbeck.networks.trained import note_objective
 from limbeck.teachers import as_teacher
+from limbeck.teachers.protocol import TeacherLike
 from limbeck.training.callbacks import MaxNorm
 from limbeck.training.checkpoints import fault, newest_whole, require_same_batches, require_whole, rotate, seal
 from limbeck.training.collating import AsGathered
@@ -164,7 +165,7 @@ class DistillTrainer(Trainer):
     def __init__(
         self,
         student: nn.Module,
-        teacher: Any = None,
+        teacher: TeacherLike | None = None,
         objective: Objective | None = None,
         args: TrainingArguments | None = None,
         *,

@@ -13,10 +13,11 @@ What this file does not know: files, tokenizers, models, losses.
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -32,6 +33,10 @@ MOST_CLASSES = 1_000_000
 """The most classes that labels alone may ask for: one label can be an id, and a network has an output per class."""
 
 
+Values: TypeAlias = ArrayLike | Tensor
+"""Numbers, one or an array of them per example: NumPy's, torch's, or lists."""
+
+
 class Column(Protocol):
     """A column that is not simply an array: tokens, images in files."""
 
@@ -43,7 +48,7 @@ class Column(Protocol):
 
 
 def arrays(
-    inputs: Any, labels: Any = None, *, label_names: Sequence[str] | None = None, column: str = "inputs"
+    inputs: Values, labels: Values | None = None, *, label_names: Sequence[str] | None = None, column: str = "inputs"
 ) -> "TransferSet":
     """A transfer set of one input column, from NumPy or torch: inputs `[N, ...]`, labels `[N]` or None.
 
@@ -87,12 +92,12 @@ class TransferSet(Dataset):
 
     def __init__(
         self,
-        columns: Mapping[str, Any],
-        labels: Any = None,
+        columns: Mapping[str, Values | Column],
+        labels: Values | None = None,
         *,
         label_names: Sequence[str] | None = None,
         num_classes: int | None = None,
-        row_ids: Any = None,
+        row_ids: Values | None = None,
         transform: Callable[[Batch], Batch] | None = None,
         features: Sequence[Feature] | None = None,
         table_rows: TableRows | None = None,
@@ -151,7 +156,7 @@ class TransferSet(Dataset):
             kept["labels"] = self.labels[places]
         return kept | {"row_id": self.row_ids[places]}
 
-    def select(self, indices: Any) -> "TransferSet":
+    def select(self, indices: Values) -> "TransferSet":
         """The examples at these places (numbers, or a bool mask `[N]`), in this order, with their row ids.
 
         Columns are shared with this set, not copied; the number of classes stays.
@@ -176,7 +181,7 @@ class TransferSet(Dataset):
         chosen = random_part(self.row_ids, self.labels, fraction, seed)
         return self.select(~chosen), self.select(chosen)
 
-    def without_labels(self, except_rows: Any = None) -> "TransferSet":
+    def without_labels(self, except_rows: Values | None = None) -> "TransferSet":
         """The same examples with no labels; or with those at the places `except_rows` only, -100 elsewhere.
 
         The number of classes and their names stay.

@@ -55,12 +55,13 @@ def is_unbounded(targets: SoftTargets) -> bool:
     return bool(vars(type(targets)).get("unbounded", False))
 
 
-def unbounded_logits(targets: Any) -> tuple[Product, float, float | None]:
+def unbounded_logits(targets: SoftTargets) -> tuple[Product, float, float | None]:
     """Logits `[m, C]` of a chunk, and the scale and soft cap to apply; their softmax is what the student is to learn.
 
     Only of targets that `is_unbounded` is true of.
     """
-    parts: tuple[Product, float, float | None] = targets.unbounded_logits()
+    kind: Any = targets  # the method is no part of the protocol
+    parts: tuple[Product, float, float | None] = kind.unbounded_logits()
     return parts
 
 
@@ -108,7 +109,7 @@ def chunk_reader(targets: SoftTargets, chunk_rows: int) -> Callable[[slice], Blo
     return targets.__getitem__
 
 
-def spread(targets: Any, slope: Tensor, student_log_probs: Tensor, log_q: Tensor, temperature: float) -> Tensor:
+def spread(targets: SoftTargets, slope: Tensor, student_log_probs: Tensor, log_q: Tensor, temperature: float) -> Tensor:
     """`[n, C]`: the slope of the events at the classes; by default through autograd.
 
     slope, log_q `[n, E]`, student_log_probs `[n, C]`, temperature: as in `SoftTargets.spread` and `.events`.

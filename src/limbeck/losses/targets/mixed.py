@@ -20,7 +20,7 @@ from limbeck.losses.targets.defaults import (
     logit_bytes,
 )
 from limbeck.losses.targets.dense import DenseTargets, as_targets
-from limbeck.losses.targets.protocol import EveryClass, SoftTargets, TensorRows
+from limbeck.losses.targets.protocol import EveryClass, Index, SoftTargets, TensorRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class MixedTargets(EveryClass):
     def __len__(self) -> int:
         return len(self.members[0])
 
-    def __getitem__(self, rows: Any) -> "MixedTargets":
+    def __getitem__(self, rows: Index) -> "MixedTargets":
         return replace(self, members=[member[rows] for member in self.members])
 
     def to(self, device: torch.device | str) -> "MixedTargets":

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,10 @@ REQUIRED = ("__len__", "__getitem__", "num_classes", "to", "events", "compared_b
 every class; without `spread`, its gradient comes from autograd. More optional members: defaults.py."""
 
 
+Index: TypeAlias = int | slice | Sequence[int] | Tensor
+"""Some rows: their numbers, or a mask `[n]`."""
+
+
 @runtime_checkable
 class SoftTargets(Protocol):
     """A teacher's predictions for `len(targets)` positions over `num_classes` classes."""
@@ -25,7 +29,7 @@ class SoftTargets(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, rows: Any) -> "SoftTargets":
+    def __getitem__(self, rows: Index) -> "SoftTargets":
         """The targets of some rows: a slice, an index tensor or a boolean mask."""
         ...
 
@@ -67,7 +71,7 @@ class TensorRows:
     def __len__(self) -> int:
         return len(self._tensors()[0][1])
 
-    def __getitem__(self, rows: Any) -> Self:
+    def __getitem__(self, rows: Index) -> Self:
         return self._map(lambda tensor: tensor[rows])
 
     def to(self, device: torch.device | str) -> Self:

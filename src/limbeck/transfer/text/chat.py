@@ -7,8 +7,7 @@ What this file does not know: token ids, lengths, students and teachers.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -17,6 +16,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from limbeck.errors import DataError
 from limbeck.transfer.text.messages import (
     Message,
+    Record,
     joined_parts,
     missing_in,
     named_for,
@@ -32,9 +32,7 @@ Span = tuple[int, int]
 """The first and the last + 1 character of a part of a text."""
 
 
-def chat_pieces(
-    messages: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, assistant: str = "all"
-) -> list[Piece]:
+def chat_pieces(messages: Sequence[Record], tokenizer: PreTrainedTokenizerBase, assistant: str = "all") -> list[Piece]:
     """The text of a conversation by the tokenizer's chat template, in pieces that join to the whole.
 
     Learned is what the template marks with {% generation %}; where it marks nothing, what a turn adds to the prompt

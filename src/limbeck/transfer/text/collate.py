@@ -17,6 +17,7 @@ from limbeck.errors import ConfigError, DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX, teacher_view
 from limbeck.networks.positions import require_same_completions
+from limbeck.transfer.text.messages import Record
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Pad:
                 f"pad_id must be a token, but is {self.pad_id}; a tokenizer without padding token has its eos_token_id."
             )
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: Sequence[Record]) -> dict[str, Tensor]:
         for name in ("row_id", "position_ids", TEACHER_PREFIX + "input_ids"):
             having = sum(name in row for row in rows)
             if having not in (0, len(rows)):

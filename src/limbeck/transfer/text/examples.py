@@ -97,9 +97,8 @@ def tokenise(
     settings = {
         "tokenizer": tokenizer,
         "kind": kind,
-        "sides": sides,
         "assistant": assistant,
-        "limits": limits,
+        "limits": dict(zip(sides, limits, strict=True)),
         "opening": [] if kind == "messages" else _opening(tokenizer),
         "version": cache_version(TOKENISE),
     }
@@ -247,17 +246,17 @@ def _tokenise(
     places: list[int],
     tokenizer: PreTrainedTokenizerBase,
     kind: str,
-    sides: Sequence[str],
     assistant: str,
-    limits: Sequence[int | None],
+    limits: Mapping[str, int | None],
     opening: list[int],
     version: str,
 ) -> dict[str, list[Any]]:
     """The token columns of a batch of records, for datasets.map. Faulty rows are marked, so that all are counted.
 
-    version: not used here; `datasets` finds the cached rows of the same arguments only.
+    limits: the most tokens that each side reads of a record. version: not used here; `datasets` finds the cached rows
+    of the same arguments only.
     """
-    faults: list[str | None] = [None] * len(places)
+    sides, faults = list(limits), list[str | None]([None] * len(places))
     read: list[list[_Tokens]] = []  # by side and row
     for side in sides:
         pieces: list[list[Piece]] = []
@@ -275,7 +274,7 @@ def _tokenise(
         _unlearn_first(rows)
         fault = faults[row] or _fault(rows, tokenizer, sides)
         length, targets = sum(len(tokens.ids) for tokens in rows), len(rows[0].targets())
-        _cut(rows, limits)
+        _cut(rows, list(limits.values()))
         columns["row_id"].append(batch["row_id"][row] if "row_id" in batch else place)
         columns["length"].append(len(rows[0].ids))
         for prefix, tokens in zip(("", TEACHER_PREFIX), rows, strict=False):

@@ -6,11 +6,14 @@ What this file does not know: tokenizers, which message is learned.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from limbeck.errors import DataError
 
 Message = dict[str, Any]
+
+Record: TypeAlias = Mapping[str, Any]
+"""A record of a data set, or a row of `tokenise`."""
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """The keys under which data sets and templates have an assistant's thought."""

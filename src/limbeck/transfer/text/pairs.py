@@ -13,10 +13,12 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import ConfigError, DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX
+from limbeck.transfer.text.messages import Record
 from limbeck.transfer.text.versions import PAIRS, cache_version
 
 SOURCE, TARGET, TEACHER_SOURCE = "prompt", "completion", "teacher_prompt"
@@ -25,7 +27,7 @@ _CUT = "_cut"
 
 def tokenise_pairs(
     records: datasets.Dataset,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int | None = None,
     teacher_max_length: int | None = None,
@@ -117,7 +119,7 @@ class PadPairs:
 
     pad_id: int
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: Sequence[Record]) -> dict[str, Tensor]:
         """The batch of these rows."""
         batch: dict[str, Tensor] = {}
         for prefix in ("", TEACHER_PREFIX):
