@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-import limbeck.training.trainer
+import limbeck.training.checkpointed
 from limbeck.errors import CheckpointError, ConfigError
 from limbeck.losses.objective import Objective
 from limbeck.networks.mlp import mlp
@@ -292,10 +292,10 @@ def test_killed_before_the_seal(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """All the files are there, but nobody has said so."""
-    seal = limbeck.training.trainer.seal
+    seal = limbeck.training.checkpointed.seal
     with monkeypatch.context() as child:
         child.setattr(
-            limbeck.training.trainer,
+            limbeck.training.checkpointed,
             "seal",
             lambda folder, run: die() if folder.name == "checkpoint-16" else seal(folder, run),
         )

@@ -6,7 +6,8 @@ from types import FunctionType
 
 from transformers import Trainer
 
-from limbeck.training import trainer
+from limbeck.training import checkpointed, trainer
+from limbeck.training.checkpointed import CheckpointedTrainer
 from limbeck.training.trainer import DistillTrainer
 
 HEADINGS = {
@@ -30,7 +31,8 @@ def listed(heading: str) -> set[str]:
 
 
 def defined() -> set[str]:
-    return {name for name, value in vars(DistillTrainer).items() if isinstance(value, FunctionType)} - {"__init__"}
+    both = vars(CheckpointedTrainer) | vars(DistillTrainer)
+    return {name for name, value in both.items() if isinstance(value, FunctionType)} - {"__init__"}
 
 
 def test_every_overridden_method_is_listed_with_its_reason() -> None:
@@ -40,5 +42,5 @@ def test_every_overridden_method_is_listed_with_its_reason() -> None:
 
 
 def test_every_private_method_that_is_called_is_listed() -> None:
-    called = set(re.findall(r"\bself\.(_[a-z]\w*)\(", inspect.getsource(trainer)))
+    called = set(re.findall(r"\bself\.(_[a-z]\w*)\(", inspect.getsource(trainer) + inspect.getsource(checkpointed)))
     assert listed(HEADINGS["called"]) == {name for name in called - defined() if hasattr(Trainer, name)}

@@ -1,7 +1,8 @@
 """DistillTrainer: transformers' Trainer, with a teacher and an Objective in the place of the model's loss.
 
 Trainer and Accelerate do the loops, devices, mixed precision, accumulation, logging and resuming. This file adds the
-loss of a batch and its counts, the evaluation's statistics, and checkpoints that are whole.
+loss of a batch and its counts, and the evaluation's statistics; checkpointed.py adds checkpoints that are whole. All
+that they override is listed here.
 
 Public methods of Trainer that are overridden:
     train                       checks the settings, the sets and the first batch before the first step
@@ -30,7 +31,6 @@ What this file does not know: how the loss is computed, what teachers and transf
 
 import logging
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -39,29 +39,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import (
     BaseImageProcessor,
-    EarlyStoppingCallback,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
     default_data_collator,
 )
 from transformers.trainer_utils import EvalPrediction, SaveStrategy, TrainOutput
 
-from limbeck.errors import CheckpointError, ConfigError, DataError, DivergedError, TargetError
+from limbeck.errors import ConfigError, DataError, TargetError
 from limbeck.files import in_use
 from limbeck.losses.linear import linear_divergence
 from limbeck.losses.objective import Counts, Loss, Objective
 from limbeck.losses.targets import Head, SoftTargets
 from limbeck.networks.asking import Batch, logits_of, networks_of
 from limbeck.networks.decoding import is_encoder_decoder, with_decoder_inputs
-from limbeck.networks.folder import write_model
 from limbeck.networks.halves import (
     head_of,
     is_language_model,
@@ -78,11 +74,11 @@ from limbeck.networks.trained import note_objective
 from limbeck.teachers import as_teacher
 from limbeck.teachers.protocol import TeacherLike
 from limbeck.training.callbacks import MaxNorm
-from limbeck.training.checkpoints import fault, newest_whole, require_same_batches, require_whole, rotate, seal
+from limbeck.training.checkpointed import CheckpointedTrainer
+from limbeck.training.checkpoints import require_same_batches, require_whole
 from limbeck.training.collating import AsGathered
 from limbeck.training.config import DistillConfig, refuse_arguments
 from limbeck.training.monitor import means_of, measured, measured_in_chunks, require_metric
-from limbeck.training.outcome import broken_tensors, in_words
 from limbeck.training.plan import Plan, named_sets, plan_of_evaluation, preflight
 from limbeck.training.sources import Augmented, InOrder, Source
 from limbeck.transfer.text.collate import Pad
@@ -94,7 +90,7 @@ log = logging.getLogger("limbeck")
 T = TypeVar("T")
 
 
-class DistillTrainer(Trainer):
+class DistillTrainer(CheckpointedTrainer):
     """Trains a student on an Objective: towards a teacher, towards labels, or both.
 
     Everything else is transformers' Trainer: `train`, `evaluate`, `save_model` and its callbacks.
@@ -316,17 +312,6 @@ class DistillTrainer(Trainer):
                 (batch,) = self.source([batch], self.model, 0)
         return batch
 
-    def last_checkpoint(self) -> Path:
-        """The newest whole checkpoint in output_dir; newer ones that are not whole are skipped with a warning."""
-        newest, skipped = newest_whole(str(self.args.output_dir))
-        for checkpoint, wrong in skipped.items():
-            log.warning("%s is skipped: %s.", checkpoint, wrong)
-        if newest is None:
-            raise CheckpointError(f"{self.args.output_dir} holds no whole checkpoint; train without resuming.")
-        if skipped:
-            log.warning("Resuming from %s.", newest)
-        return newest
-
     def _forget(self) -> None:
         """Clears what is collected between logs, so that a second training begins as the first did."""
         self._logged: dict[str, Tensor] = {}  # part -> (sum, count) since the last log, on the device
@@ -452,14 +437,6 @@ class DistillTrainer(Trainer):
                 "look at that example, or at the teacher's dtype. The last checkpoint was written before."
             )
 
-    def _require_finite_weights(self) -> None:
-        """DivergedError, in every process, where the weights of one of them are not finite."""
-        broken = broken_tensors(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
-        count = torch.tensor(float(len(broken)), device=self.args.device)
-        if self.accelerator.reduce(count, "sum") > 0:
-            step, rate = self.state.global_step, self.args.learning_rate
-            raise DivergedError(in_words(broken, self.state.log_history, step, rate))
-
     def _prepare_inputs(self, inputs: Batch) -> Batch:
         """The batch on the device; for an encoder-decoder with `decoder_input_ids`, made of its labels."""
         batch: Batch = super()._prepare_inputs(inputs)
@@ -547,100 +524,7 @@ class DistillTrainer(Trainer):
         rows = torch.as_tensor(prediction.predictions).flatten(0, 1).double()
         return means_of(self.objective, dict(zip(self._columns, rows.unbind(-1), strict=True)))
 
-    def _batches(self) -> dict[str, Any]:
-        """What decides which examples a step takes, by the names that a seal has for it."""
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return {
-            "examples_per_step": self.get_total_train_batch_size(self.args),
-            "examples": len(self.train_dataset),
-            "order_seed": seed,
-            "sampling": str(getattr(self.args, "train_sampling_strategy", "random")),
-            "drop_last": self.args.dataloader_drop_last,
-        }
-
-    def _run_epoch(self, *given: Any, **named: Any) -> None:
-        """Takes no further step of a run that has ended; Trainer would take at least one when it resumes it."""
-        resumed, self._resumed_with = self._resumed_with, []
-        for callback, patience in zip(self._early_stopping(), resumed, strict=False):
-            callback.early_stopping_patience = patience  # of this run: the checkpoint's may differ
-            self.control.should_training_stop |= callback.early_stopping_patience_counter >= patience
-        if self.state.global_step > self.state.max_steps:
-            log.warning(
-                "The checkpoint has taken %d steps and %d are wanted: there is nothing left to train.",
-                self.state.global_step,
-                self.state.max_steps,
-            )
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-        if not self.control.should_training_stop:
-            super()._run_epoch(*given, **named)
-
-    def _early_stopping(self) -> list[EarlyStoppingCallback]:
-        return [callback for callback in self.callback_handler.callbacks if isinstance(callback, EarlyStoppingCallback)]
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Loads the weights of a checkpoint; CheckpointError unless they are those of this student."""
-        try:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        except (RuntimeError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{resume_from_checkpoint} does not hold this student: {error}. Resume with the student that the run "
-                "began with, or train without resuming."
-            ) from error
-
-    def _load_best_model(self) -> None:
-        """The weights of the best checkpoint; those of the last step, with a warning, where that was damaged."""
-        best = str(self.state.best_model_checkpoint)
-        wrong = fault(best)
-        if wrong is None:
-            super()._load_best_model()
-        else:
-            log.warning("The best checkpoint, %s, is damaged: %s. The student is that of the last step.", best, wrong)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """RuntimeError for weights that were missing or left over, except those tied to a weight that was loaded."""
-        weights = self.model.state_dict()
-        missing = set(load_result.missing_keys)
-        loaded = {weights[name].data_ptr() for name in weights.keys() - missing}
-        wrong = [name for name in missing if weights[name].data_ptr() not in loaded] + load_result.unexpected_keys
-        if wrong:
-            raise RuntimeError(f"{', '.join(sorted(wrong)[:3])} are not the same weights ({len(wrong)} in all)")
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Trainer's checkpoint, sealed once it is whole; older ones are deleted only after that."""
+        """A sealed checkpoint, unless the teacher has given rows that are no distributions since the last log."""
         self._raise_bad_targets()
-        self._require_finite_weights()  # or it would push out those that are
-        run = self._get_output_dir(trial=trial)
-        checkpoint = Path(run) / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            shutil.rmtree(checkpoint, ignore_errors=True)  # may hold files of an earlier run
-        self.accelerator.wait_for_everyone()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            seal(checkpoint, self._batches())
-            best = self.state.best_model_checkpoint
-            rotate(run, limit, [checkpoint, best] if best else [checkpoint])
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Writes the student as a whole; every process calls it, and the first one writes."""
-        in_shards = self.is_fsdp_enabled and "FULL" not in str(self.accelerator.state.fsdp_plugin.state_dict_type)
-        if in_shards and not _internal_call:  # as checkpoints are, and where Trainer writes nothing
-            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
-        super().save_model(output_dir, _internal_call)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Writes the student's folder as `limbeck.load` opens it, without pickled arguments.
-
-        state_dict: the whole weights, where this process holds only shards of them (FSDP, DeepSpeed's ZeRO-3).
-        """
-        if self.args.should_save:
-            folder = Path(output_dir or str(self.args.output_dir))
-            folder.mkdir(parents=True, exist_ok=True)
-            names = getattr(self.train_dataset, "label_names", None)
-            student = self.accelerator.unwrap_model(self.model)
-            write_model(student, folder, label_names=names, tokenizer=self.processing_class, weights=state_dict or None)
+        super()._save_checkpoint(model, trial)
