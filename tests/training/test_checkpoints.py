@@ -36,7 +36,7 @@ def flip(path: Path, place: int) -> None:
 
 
 def change_seal(checkpoint: Path, **changes: Any) -> None:
-    content = json.loads((checkpoint / SEAL).read_text()) | changes
+    content = json.loads((checkpoint / SEAL).read_text()) | {"seal": "gone"} | changes  # as older seals are
     (checkpoint / SEAL).write_text(json.dumps({name: value for name, value in content.items() if value != "gone"}))
 
 
@@ -48,10 +48,12 @@ def in_its_place(path: Path, what: str) -> None:
 def test_a_seal_lists_every_file_with_its_size_and_digest(tmp_path: Path) -> None:
     checkpoint = written(tmp_path, 5)
     content = {"empty": b"", "shards/1": b"s" * 7, "weights": b"w" * 105}
-    assert json.loads((checkpoint / SEAL).read_text()) == {
+    listed = {
         "files": {name: len(data) for name, data in content.items()},
         "xxh3_128": {name: xxhash.xxh3_128_hexdigest(data) for name, data in content.items()},
     }
+    own = xxhash.xxh3_128_hexdigest(json.dumps(listed, sort_keys=True).encode())
+    assert json.loads((checkpoint / SEAL).read_text()) == listed | {"seal": own}
     assert fault(checkpoint) is None
     seal(checkpoint)
     assert fault(checkpoint) is None
@@ -94,6 +96,25 @@ def test_a_flip_anywhere_is_found(tmp_path: Path, place: int) -> None:
     checkpoint = written(tmp_path, 5)
     flip(checkpoint / "weights", place)
     assert fault(checkpoint) == "weights has other bytes than were written"
+
+
+def test_a_flip_anywhere_in_the_seal_is_found(tmp_path: Path) -> None:
+    checkpoint = written(tmp_path, 5, sealed=False)
+    seal(checkpoint, {"examples_per_step": 8, "examples": 100, "drop_last": False})
+    right = (checkpoint / SEAL).read_bytes()
+    same = json.loads(right)
+    for place in range(len(right)):
+        for bit in (0, 5):
+            changed = bytearray(right)
+            changed[place] ^= 1 << bit
+            (checkpoint / SEAL).write_bytes(changed)
+            try:
+                is_same = json.loads(changed) == same  # white space
+            except ValueError:
+                is_same = False
+            said = fault(checkpoint)
+            assert is_same == (said is None), (place, bit, said)
+            assert said is None or SEAL in said or "is missing" in said or "bytes" in said
 
 
 def of_another_time(run: Path) -> Path:

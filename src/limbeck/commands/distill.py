@@ -161,9 +161,7 @@ def _train(
         **more,
     )
     console.quiet(trainer)
-    resume = options.resume and newest_whole(config.output_dir)[0] is not None
-    if options.resume and not resume:
-        console.say(f"There is no complete checkpoint of the {role}, so its training starts from the beginning.")
+    resume = options.resume and _has_whole_checkpoint(config.output_dir, role)
     whole = copy.deepcopy(student) if trainer.is_fsdp_enabled else None
     if config.world_size > 1 or config.save_strategy == IntervalStrategy.NO:  # processes would have to agree
         trainer.train(resume_from_checkpoint=resume or None)
@@ -181,6 +179,16 @@ def _train(
         save(student, folder / role, label_names=work.label_names, tokenizer=more["processing_class"])
     history: list[dict[str, Any]] = trainer.state.log_history
     return student, history
+
+
+def _has_whole_checkpoint(run: str, role: str) -> bool:
+    """Whether a run has a checkpoint to resume from; where it has none, says so, and what is wrong with those there."""
+    whole, skipped = newest_whole(run)
+    if whole is None:
+        for checkpoint, wrong in skipped.items():
+            console.say(f"{checkpoint} cannot be used: {wrong}.")
+        console.say(f"There is no complete checkpoint of the {role}, so its training starts from the beginning.")
+    return whole is not None
 
 
 class _StopWhereTold(TrainerCallback):

@@ -234,7 +234,7 @@ def read(parser: ArgumentParser, words: list[str], defaults: bool = True) -> Nam
     """
     try:
         return parser.parse_args(words, defaults=defaults)
-    except ArgumentError as error:
+    except (ArgumentError, UnicodeDecodeError, RecursionError) as error:  # the latter of a --config that is no text
         message = str(error).strip()
         known = [option for action in parser._actions for option in action.option_strings]
         wrong = [w.partition("=")[0] for w in words if w.startswith("--") and w.partition("=")[0] not in known]

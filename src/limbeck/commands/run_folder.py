@@ -44,8 +44,9 @@ def claimed(job: DistillJob) -> Iterator[Path]:
 def _made_ready(job: DistillJob) -> Path:
     options, folder = job.run, Path(job.run.output_dir)
     found = {entry.name for entry in folder.iterdir()}
-    begun = SETTINGS in found and ("student" in found or any(folder.glob("checkpoints/*/checkpoint-*")))
     strange = {final_name(name) for name in found} - LEFT
+    known = SETTINGS in found or (options.resume and not strange)  # a damaged one may have been deleted
+    begun = known and ("student" in found or any(folder.glob("checkpoints/*/checkpoint-*")))
     if found and not begun and (strange or SETTINGS not in found):
         raise ConfigError(f"{folder} is not empty and is not a Limbeck run; pass another --output_dir.")
     if begun and not options.resume and not options.overwrite:
@@ -59,7 +60,7 @@ def _made_ready(job: DistillJob) -> Path:
     if options.resume and (folder / SETTINGS).exists():
         try:
             before = settings_of(read_saved(folder / SETTINGS).as_trained())
-        except (ArgumentError, TypeError) as error:
+        except (ArgumentError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
             raise ConfigError(
                 f"{folder / SETTINGS} cannot be read ({error}); delete it, and --resume goes on all the same."
             ) from error

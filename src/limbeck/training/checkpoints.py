@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import xxhash
 from safetensors import SafetensorError, safe_open
 
 from limbeck.errors import CheckpointError, ConfigError
@@ -26,6 +27,8 @@ SEAL = "limbeck_checkpoint.json"
 
 
 RUN = "run"
+OWN = "seal"
+"""The field of a seal with the digest of its other fields."""
 STATE = "trainer_state.json"
 
 NAMES = {
@@ -49,7 +52,7 @@ def seal(checkpoint: str | Path, run: JsonView | None = None) -> None:
             os.fsync(file.fileno())
     sizes = _sizes(checkpoint)
     content = {"files": sizes, DIGEST: digests(checkpoint, sizes)} | ({} if run is None else {RUN: dict(run)})
-    write_whole(checkpoint / SEAL, json.dumps(content, indent=1))
+    write_whole(checkpoint / SEAL, json.dumps(content | {OWN: _digest_of(content)}, indent=1))
 
 
 def fault(checkpoint: str | Path) -> str | None:
@@ -60,6 +63,9 @@ def fault(checkpoint: str | Path) -> str | None:
     checkpoint = Path(checkpoint)
     try:
         content = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
+        own = content.pop(OWN, None)  # older seals have none
+        if own not in (None, _digest_of(content)) or not content.keys() <= {"files", DIGEST, RUN}:
+            return f"its {SEAL} was changed after it was written"
         listed, hashed = dict(content["files"]), content.get(DIGEST)
         if not isinstance(hashed, dict | None):
             return f"its {SEAL} cannot be read"
@@ -132,6 +138,10 @@ def require_same_batches(checkpoint: Path, now: JsonView) -> None:
             f"{checkpoint} has taken {step:,} steps, and the run cannot go on after the same examples with other "
             f"settings. {said}. Resume with what the run began with, or train without resuming."
         )
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
 def _other_bytes(checkpoint: Path, listed: Mapping[str, int], hashed: Mapping[str, str]) -> str | None:
