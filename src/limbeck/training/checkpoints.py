@@ -140,7 +140,7 @@ def require_same_batches(checkpoint: Path, now: JsonView) -> None:
         )
 
 
-def _digest_of(content: Mapping[str, Any]) -> str:
+def _digest_of(content: JsonView) -> str:
     return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
