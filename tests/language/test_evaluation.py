@@ -14,7 +14,9 @@ from datasets import Dataset
 
 import limbeck
 from limbeck import ConfigError, DataError, ModelError, TargetError, evaluate_language
+from limbeck.commands import console
 from limbeck.evaluation.generation import prompts_of, written
+from limbeck.report.page import html
 
 from .test_training import V, example, model
 
@@ -223,3 +225,31 @@ def _llama(seed: int, **more: Any) -> Any:
     for parameter in made.parameters():
         parameter.data.mul_(4)
     return made
+
+
+def test_what_fails_while_a_model_writes_loses_no_measurement(
+    make_tokenizer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = make_tokenizer()
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 64}
+    student, teacher = (_llama(seed, **sizes) for seed in (0, 1))
+    records = Dataset.from_list([{"prompt": "what is the sum", "completion": f" of two and {n}"} for n in "abc"])
+    rows = limbeck.tokenise(records, tokenizer)
+    expected = evaluate_language(student, rows, teacher=teacher)
+
+    def generate(**given: Any) -> Any:
+        raise RuntimeError("a cache <b>is</b> needed\nand more")
+
+    monkeypatch.setattr(student, "generate", generate)
+    results = evaluate_language(student, rows, teacher=teacher, tokenizer=tokenizer, max_new_tokens=3)
+    assert results["roles"]["student"]["nll"] == expected["roles"]["student"]["nll"]
+    assert results["completions_failed"] == {"student": "a cache <b>is</b> needed"}
+    assert [one["student"] for one in results["completions"]] == [None] * 3
+    assert all(one["teacher"] is not None for one in results["completions"])
+    monkeypatch.setattr(teacher, "generate", generate)
+    results = evaluate_language(student, rows, teacher=teacher, tokenizer=tokenizer, max_new_tokens=3)
+    assert results["draft"]["reason"] == "a cache <b>is</b> needed"
+    console.print_results(results)
+    assert "The teacher wrote no completions: a cache <b>is</b> needed" in " ".join(capsys.readouterr().out.split())
+    page = html(results)
+    assert "The student wrote no completions: a cache &lt;b&gt;is&lt;/b&gt; needed" in page

@@ -156,6 +156,8 @@ def print_results(results: JsonView, names: Mapping[str, str] | None = None) -> 
                 f"As the teacher's draft: {assisted:,.0f} tokens per second against {alone:,.0f} of the teacher alone, "
                 f"{draft['speed_up']:.2f} times as fast."
             )
+    for role, reason in (results.get("completions_failed") or {}).items():
+        say(f"The {role} wrote no completions: {reason}")
     for written in results.get("completions", [])[:COMPLETIONS]:
         console.print()
         say(f"After: {_one_line(written['prompt'])[-WIDTH:]}")

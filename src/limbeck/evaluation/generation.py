@@ -66,6 +66,12 @@ def written(model: object, prompt: Sequence[int], most: int, ends: Sequence[int]
     return completion
 
 
+def reason_of(error: Exception) -> str:
+    """What went wrong while a model wrote, in a line."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 def speed_of_draft(
     teacher: object, student: object, prompts: Sequence[Sequence[int]], most: int, ends: Sequence[int]
 ) -> Json:
@@ -100,8 +106,8 @@ def speed_of_draft(
                         seconds[how] += time.perf_counter() - began
                         tokens[how] += len(wrote[how])
                 same += not warming and wrote["alone"] == wrote["assisted"]
-    except (ValueError, TypeError, NotImplementedError) as error:  # a model that takes no draft, other vocabularies
-        return found | {"reason": str(error).splitlines()[0]}
+    except Exception as error:  # a model that takes no draft, other vocabularies: the measurements are not lost
+        return found | {"reason": reason_of(error)}
     if not tokens["alone"]:
         return found | {"reason": "The teacher wrote nothing after these prompts."}
     alone, assisted = (tokens[how] / seconds[how] for how in ("alone", "assisted"))

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.evaluation.class_verdict import EXAMPLES_SHOWN
-from limbeck.evaluation.generation import ends_of, prompts_of, speed_of_draft, written
+from limbeck.evaluation.generation import ends_of, prompts_of, reason_of, speed_of_draft, written
 from limbeck.evaluation.intervals import json_ready
 from limbeck.evaluation.roles import Curves, Models, by_role, joined, objective_of_all, require_complete
 from limbeck.evaluation.token_verdict import Tokens, judge_tokens, role_results
@@ -95,7 +95,8 @@ def evaluate_language(
         tokens, size = _measure(teachers, test, batch_size)
         worst = _worst_tokens(teachers, test, tokens, tokenizer) if "teacher" in teachers else []
         places = _evenly(len(test), completions if tokenizer is not None else 0)
-        wrote = [_completion(models, test[place], tokenizer, max_new_tokens) for place in places]
+        failed: dict[str, str] = {}
+        wrote = [_completion(models, test[place], tokenizer, max_new_tokens, failed) for place in places]
         draft = None
         if places and "teacher" in models:
             ends = ends_of(teacher, tokenizer)
@@ -113,6 +114,7 @@ def evaluate_language(
         "roles": roles,
         "draft": draft,
         "completions": wrote,
+        "completions_failed": failed,
         "tokens": worst,
         "curves": {name: list(points) for name, points in (curves or {}).items()},
     }
@@ -215,17 +217,26 @@ def _worst_tokens(teachers: Teachers, test: Any, tokens: Tokens, tokenizer: Any)
     return found
 
 
-def _completion(models: Mapping[str, Sequence[Any]], row: Any, tokenizer: Any, most: int) -> dict[str, Any]:
-    """The completion of a row's prompt by each role, beside the reference in the row."""
+def _completion(
+    models: Mapping[str, Sequence[Any]], row: Any, tokenizer: Any, most: int, failed: dict[str, str]
+) -> dict[str, Any]:
+    """The completion of a row's prompt by each role, beside the reference in the row.
+
+    failed: the roles whose model cannot write, with the reason; they are not asked again.
+    """
     mine, theirs, reference = prompts_of(row, is_encoder_decoder(models["student"][0]))
     wrote: dict[str, str | None] = {}
     for role, members in models.items():
-        if len(networks_of(members[0]) or []) != 1:  # an ensemble has no one network that could write
-            wrote[role] = None
+        wrote[role] = None
+        if role in failed or len(networks_of(members[0]) or []) != 1:  # an ensemble has no one network that could write
             continue
         prompt = theirs if role == "teacher" else mine
-        ids = written(members[0], prompt, most, ends_of(members[0], tokenizer))
-        wrote[role] = tokenizer.decode(ids, skip_special_tokens=True)
+        try:
+            ids = written(members[0], prompt, most, ends_of(members[0], tokenizer))
+        except Exception as error:  # whatever generate raises, the measurements are not lost
+            failed[role] = reason_of(error)
+        else:
+            wrote[role] = tokenizer.decode(ids, skip_special_tokens=True)
     return {
         "row_id": int(row["row_id"]) if "row_id" in row else None,
         "prompt": tokenizer.decode(mine, skip_special_tokens=True),

@@ -158,10 +158,14 @@ def _stacks_and_depths(model: Any) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def _parts(config: Any) -> list[str]:
-    """The names of the configurations that a configuration is made of; none for a model of one network."""
+    """The names of the configurations of networks that a configuration is made of; none for a model of one network.
+
+    MPT has a configuration of its attention alone, which is no network.
+    """
     from transformers import PreTrainedConfig
 
-    return [key for key, value in vars(config).items() if isinstance(value, PreTrainedConfig)]
+    found = {key: value for key, value in vars(config).items() if isinstance(value, PreTrainedConfig)}
+    return [key for key, value in found.items() if any(hasattr(value, depth) for depth in DEPTHS)]
 
 
 def _config_of_layers(config: Any) -> Any:

@@ -60,6 +60,7 @@ def sections(results: JsonView) -> Json:
         "draft": _draft(at(results, "draft")),
         "tokens": [_token(token) for token in items(results, "tokens")],
         "completions": _completions(results),
+        "failed": _failed(results),
     }
 
 
@@ -148,6 +149,12 @@ def _visible(token: Any, number_of: Any) -> str:
         return f"#{number_of}"
     seen = str(token).replace("\n", "⏎").replace("\t", "⇥")
     return short(seen if seen.strip() else seen.replace(" ", "␣") or "∅", MOST_TOKEN)
+
+
+def _failed(results: JsonView) -> list[tuple[str, str]]:
+    """(role, why its model wrote no completions)."""
+    failed = at(results, "completions_failed")
+    return [(role, str(reason)) for role, reason in failed.items()] if isinstance(failed, dict) else []
 
 
 def _completions(results: JsonView) -> list[Json]:
