@@ -21,7 +21,7 @@ CONFIG = "config.json"
 DEEPEST = 32
 """How deep a config.json may be nested; those of transformers reach 5."""
 
-IMPLEMENTATION = re.compile(r"(attn|attention|experts)_impl")
+IMPLEMENTATION = re.compile(r"(attn|attention|experts)_implementation")
 """What the names of fields contain whose value may name a kernel of the hub."""
 
 BUILT_IN = {
