@@ -22,6 +22,7 @@ from limbeck import (
     DenseTargets,
     DistillConfig,
     DistillTrainer,
+    DivergedError,
     Objective,
     ObjectiveError,
     mlp,
@@ -212,6 +213,17 @@ def test_a_trial_whose_student_diverges_is_ranked_last() -> None:
     assert found["best"]["temperature"] == 1.0
     assert found["candidates"][0]["nll"]["mean"] is None
     assert lines[0].endswith("diverged, weights of nan or infinity")
+
+
+def test_a_search_in_which_each_candidate_diverges_has_no_best(tmp_path: Path) -> None:
+    lines: list[str] = []
+    wild = config(learning_rate=1e30, optim="sgd")
+    arguments: Any = (small, Teacher(), TRAIN, VALIDATION, wild)
+    for _ in range(2):  # also where the trials were read
+        with pytest.raises(DivergedError, match=r"Each of the 4 candidates diverged: .*seeds \[42\].*Lower"):
+            tune(*arguments, **GRID, seeds=3, folder=tmp_path, say=lines.append)
+    assert len(lines) == 4
+    assert not json.loads((tmp_path / "tune.json").read_text())["finished"]
 
 
 def test_what_is_refused() -> None:

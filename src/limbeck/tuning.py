@@ -200,6 +200,7 @@ def tune(
                 if path is not None and writes:
                     write_results(results([]), path)
                 say(f"{place} of {sum(sizes)}: {_in_words(trials[key])}")
+            _require_a_measured_one(left, trials, range(config.seed, config.seed + rung + 1), measure)
         left = _ranked(left, trials, range(config.seed, config.seed + seeds), measure)
         found = results(left)
         if path is not None and writes:
@@ -277,6 +278,15 @@ def _ranked(candidates: Sequence[Candidate], trials: Trials, seeds: range, measu
         return math.inf if None in values else -MEASURES[measure] * float(np.mean(values))
 
     return sorted(candidates, key=cost)
+
+
+def _require_a_measured_one(candidates: Sequence[Candidate], trials: Trials, seeds: range, measure: str) -> None:
+    """DivergedError where each candidate ended with weights of nan or infinity with one of these seeds."""
+    if all(any(trials[*candidate, seed][measure] is None for seed in seeds) for candidate in candidates):
+        raise DivergedError(
+            f"Each of the {len(candidates)} candidates diverged: with one of the seeds {[*seeds]} its weights became "
+            "nan or infinity, so there is no best one. Lower the learning rate, or set max_grad_norm."
+        )
 
 
 def _results(
