@@ -5,6 +5,7 @@ Oracle: the one file, or the one field, that was changed here; it must be named.
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from importlib import import_module
@@ -115,10 +116,13 @@ def test_a_shards_name_never_leads_elsewhere(made: Path, name: Any) -> None:
 def in_its_place(path: Path, what: str) -> None:
     """A folder, or a link to itself, where a file was."""
     path.unlink()
-    path.mkdir() if what == "folder" else path.symlink_to(path.name)
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir() if what == "folder" else path.symlink_to(path.name)
 
 
-@pytest.mark.parametrize("what", ["folder", "loop"])
+@pytest.mark.parametrize("what", ["folder", "loop", "pipe"])
 @pytest.mark.parametrize("name", ["manifest.json", SHARD, "head.safetensors"])
 def test_what_is_no_file_is_refused_and_found(tmp_path: Path, name: str, what: str) -> None:
     limbeck.label(llama(), rows(), tmp_path / "set", "hidden", rows_per_shard=6)

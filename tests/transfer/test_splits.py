@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +169,9 @@ def test_an_empty_file(tmp_path: Path) -> None:
     for name in ("train.csv", "train.jsonl", "train.json"):
         with pytest.raises(DataError, match=f"{name} cannot be read"):
             load_splits(write(tmp_path, "", name))
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "d.csv")
+    with pytest.raises(DataError, match=r"d\.csv is neither a file nor a folder"):
+        load_splits(tmp_path / "d.csv")

@@ -46,7 +46,7 @@ def require_model_folder(path: Path) -> None:
         inside = [p.parent.name for p in sorted(path.glob(f"*/{CONFIG}"))]
         hint = f" Did you mean {path / inside[0]}?" if inside else ""
         raise ModelError(f"{path} is not a model: it has no {CONFIG} (found: {', '.join(found) or 'nothing'}).{hint}")
-    if not any(path.glob("*.safetensors")):
+    if not any(weights.is_file() for weights in path.glob("*.safetensors")):
         raise ModelError(f"{path} is not a model: it has no .safetensors file (found: {', '.join(found)}).")
 
 

@@ -76,6 +76,8 @@ def load_splits(
     files = [Path(name) for name in sorted(glob.glob(str(path)))] if not path.exists() else [path]
     if not files and (text.startswith((".", "/", "~")) or path.suffix in _READERS or glob.has_magic(text)):
         raise DataError(f"There is no file or folder {text}.")
+    if odd := next((file for file in files if not file.is_file() and not file.is_dir()), None):
+        raise DataError(f"{odd} is neither a file nor a folder, but a pipe or a device; copy it into a file.")
     try:
         if not files:
             name, _, configuration = text.partition(":")
