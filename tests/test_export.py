@@ -153,6 +153,6 @@ def test_the_command_exports_a_runs_student(
     assert main(["export", "run", "--data", "digits"]) == 0
     assert "export.json, report.html" in capsys.readouterr().out
     assert "student.onnx. Measured on 180 examples of the test" in Path("run/report.html").read_text()
-    for words, said in ((["nowhere"], "nowhere is no folder"), (["run", "--data", "no.csv"], "no.csv")):
+    for words, said in ((["nowhere"], "nowhere is not a folder"), (["run", "--data", "no.csv"], "no.csv")):
         assert main(["export", *words]) == 1
         assert said in capsys.readouterr().err

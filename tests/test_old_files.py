@@ -258,7 +258,7 @@ def test_the_settings_of_a_language_model_train_the_same_student_again(limbeck_s
 
 
 @pytest.mark.parametrize("name", PLAIN_SETS)
-def test_a_labelled_set_holds_what_the_teacher_said(name: str) -> None:
+def test_a_stored_set_holds_what_the_teacher_said(name: str) -> None:
     opened = limbeck.open(f"sets/{name}")
     found, expected = make.targets_of(opened), RECORDED["targets"][name]
     assert found.keys() == expected.keys()
@@ -269,7 +269,7 @@ def test_a_labelled_set_holds_what_the_teacher_said(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*make.IMAGE_SETS, *make.TEXT_SETS])
-def test_a_labelled_set_is_whole(name: str, limbeck_says: Callable[..., Any]) -> None:
+def test_a_stored_set_is_whole(name: str, limbeck_says: Callable[..., Any]) -> None:
     assert limbeck.verify(f"sets/{name}") == []
     manifest = json.loads(Path("sets", name, "manifest.json").read_text())
     code, out, err = limbeck_says("info", f"sets/{name}")
@@ -283,7 +283,7 @@ def test_a_labelled_set_is_whole(name: str, limbeck_says: Callable[..., Any]) ->
 @pytest.mark.parametrize(
     "name", [*make.IMAGE_SETS, *(pytest.param(name, marks=same_transformers) for name in make.TEXT_SETS)]
 )
-def test_a_labelled_set_is_made_with_the_same_plan(name: str, old: Path) -> None:
+def test_a_stored_set_is_made_with_the_same_plan(name: str, old: Path) -> None:
     """The hashes of teacher, examples and tokenizer and all settings are the stored ones, or label would refuse."""
     files = sorted(path for path in Path("sets", name).iterdir())
     before = [path.read_bytes() for path in files]
@@ -292,7 +292,7 @@ def test_a_labelled_set_is_made_with_the_same_plan(name: str, old: Path) -> None
     assert [path.read_bytes() for path in files] == before
 
 
-def test_a_labelled_set_knows_its_tokenizer() -> None:
+def test_a_stored_set_knows_its_tokenizer() -> None:
     """Its hash is the stored one, or the trainer would refuse, as it does another one."""
     stored = json.loads(Path("sets/text_top_k/manifest.json").read_text())["tokenizer"]
     opened, tokenizer = limbeck.open("sets/text_top_k"), transformers.ByT5Tokenizer(extra_ids=0)
@@ -320,12 +320,12 @@ def test_another_teacher_is_told_from_the_one_that_labelled(old: Path) -> None:
     assert len(limbeck.verify("sets/top_k", limbeck.load("teacher"))) == 1
 
 
-def test_the_views_of_a_labelled_set_are_replayed(tmp_path: Path) -> None:
+def test_the_views_of_a_stored_set_are_replayed(tmp_path: Path) -> None:
     close(make.trained_on_views(limbeck.open("sets/views"), str(tmp_path / "run")), RECORDED["trained on views"])
 
 
 @pytest.mark.parametrize("name", make.ON_SETS)
-def test_the_command_trains_on_a_labelled_set(name: str, limbeck_says: Callable[..., Any]) -> None:
+def test_the_command_trains_on_a_stored_set(name: str, limbeck_says: Callable[..., Any]) -> None:
     code, _, err = limbeck_says(*make.ON_SETS[name], "--output_dir", "trained")
     assert (code, err) == (0, "")
     found = make.numbers(limbeck.read_results("trained/results.json"))

@@ -310,7 +310,7 @@ def test_the_command_leaves_the_settings_to_train_with_and_never_reads_the_test(
     }
 
     for words, said in (
-        (["--data", "digits"], "Without a teacher there is no temperature to choose"),
+        (["--data", "digits"], "A search needs soft targets"),
         ([*same, "--validation", "0"], "--validation must be above 0"),
         (
             [*same, *grid, "--output_dir", "tuned", "--hidden", "9"],

@@ -29,7 +29,7 @@ COMMANDS = {
     "tune": "find the temperature and the weight of the labels, on examples that are held out",
     "evaluate": "measure students against a teacher and against baselines",
     "report": "draw a run's results as one page that opens in any browser",
-    "label": "run a teacher once and keep what it says, for any number of students",
+    "label": "run a teacher once and store its targets for any number of students",
     "verify": "check that a stored set is what was written",
     "info": "print the manifest of a stored set",
     "export": "write a student as an ONNX file that predicts the same, and say what it costs",

@@ -6,7 +6,7 @@
     ├── ShapeError (ValueError)       shapes or numbers of classes that do not fit together
     ├── DataError (ValueError)        a transfer set, file or label that cannot be used
     ├── ModelError (ValueError)       a folder, name or object that is not the model it should be
-    ├── CheckpointError (ValueError)  nothing in a run's folder from which it can go on
+    ├── CheckpointError (ValueError)  no checkpoint that a run can resume from
     ├── DivergedError (ArithmeticError)  training that ended in weights of nan or infinity
     └── ConfigError (ValueError)      settings that contradict each other
 
@@ -40,7 +40,7 @@ class ModelError(LimbeckError, ValueError):
 
 
 class CheckpointError(LimbeckError, ValueError):
-    """Nothing in a run's folder from which it can go on."""
+    """A run's folder holds no checkpoint that it can resume from."""
 
 
 class DivergedError(LimbeckError, ArithmeticError):

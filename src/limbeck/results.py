@@ -58,7 +58,7 @@ def read_file(path: str | Path, *schemas: str, advice: str) -> Json:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no JSON file ({error}); {advice}.") from None
+        raise DataError(f"{path} is not a JSON file ({error}); {advice}.") from None
     return checked(found, str(path), *schemas)
 
 

@@ -180,13 +180,13 @@ def tune(
         return trial
 
     def results(left: Sequence[Candidate]) -> Json:
-        asked = {"temperatures": [*temperatures], "hard_weights": [*hard_weights], "seeds": seeds, "keep": keep}
-        return _results(trials, settings, asked | {"first_seed": config.seed}, measure, objectives, left)
+        grid = {"temperatures": [*temperatures], "hard_weights": [*hard_weights], "seeds": seeds, "keep": keep}
+        return _results(trials, settings, grid | {"first_seed": config.seed}, measure, objectives, left)
 
     writes = path is not None and config.process_index == 0
     with in_use(path.parent) if path is not None and writes else nullcontext():
         trials: Trials = {} if path is None else _read(path, settings)
-        teacher = _asked_once(teacher, student, [train, validation], config, with_trainer)
+        teacher = _recorded_once(teacher, student, [train, validation], config, with_trainer)
         del student
         left, sizes = list(objectives), _sizes(len(objectives), seeds, keep)
         for rung, size in enumerate(sizes):
@@ -292,13 +292,13 @@ def _require_a_measured_one(candidates: Sequence[Candidate], trials: Trials, see
 def _results(
     trials: Trials,
     settings: JsonView,
-    asked: JsonView,
+    grid: JsonView,
     measure: str,
     candidates: Iterable[Candidate],
     left: Sequence[Candidate],
 ) -> Json:
-    """What tune.json holds. left: the candidates that got to the end, the best first; none while it goes on."""
-    seeds = range(asked["first_seed"], asked["first_seed"] + asked["seeds"])
+    """What tune.json holds. left: the candidates trained with every seed, the best first."""
+    seeds = range(grid["first_seed"], grid["first_seed"] + grid["seeds"])
     rows = []
     for temperature, weight in candidates:
         own = {seed: trials[temperature, weight, seed] for seed in seeds if (temperature, weight, seed) in trials}
@@ -318,7 +318,7 @@ def _results(
     return {
         **header(TUNE),
         "settings": dict(settings),
-        "asked": dict(asked),
+        "asked": dict(grid),
         "measure": measure,
         "finished": bool(left),
         "sentence": sentence,
@@ -357,7 +357,7 @@ def _over_seeds(values: Sequence[float | None]) -> Json:
     return {"mean": mean, "low": low, "high": high, "seeds": list(values)}
 
 
-def _asked_once(
+def _recorded_once(
     teacher: BaseTeacher, student: nn.Module, sets: list[Any], config: DistillConfig, with_trainer: JsonView
 ) -> BaseTeacher:
     """The teacher with its answers recorded, where one pass can serve all trainings; otherwise the teacher itself."""
@@ -389,7 +389,7 @@ def _check(
     if seeds < 1:
         raise ConfigError(f"seeds must be 1 or more, but is {seeds}.")
     if not 0 < keep <= 1:
-        raise ConfigError(f"keep is the share of candidates that goes on, above 0 and at most 1, but is {keep:g}.")
+        raise ConfigError(f"keep is the share of candidates that continue, above 0 and at most 1, but is {keep:g}.")
     if measure not in MEASURES:
         raise ConfigError(f"There is no measure {measure!r}; there are {', '.join(MEASURES)}.")
     if validation is None or len(validation) == 0 or len(train) == 0:

@@ -105,7 +105,7 @@ def test_a_run_is_neither_mixed_in_nor_lost_unasked(limbeck_says: Any) -> None:
     weights = Path("runs/a/student/model.safetensors").read_bytes()
     code, _, err = limbeck_says(*run, "--seed", "5")
     assert code == 1
-    assert "limbeck distill: runs/a already holds a run; --resume goes on with it, --overwrite replaces it" in err
+    assert "limbeck distill: runs/a already holds a run; --resume continues it, --overwrite replaces it" in err
     assert Path("runs/a/student/model.safetensors").read_bytes() == weights
     assert limbeck_says(*run, "--resume", "--overwrite")[0] == 1
 
@@ -229,7 +229,7 @@ def test_a_labelled_transfer_set_needs_no_teacher(teachers: list[str], limbeck_s
     live = ["distill", *NARROW, "--weight_decay", "0", "--validation", "0", "--temperature", "3", "--seed", "5"]
     code, out, err = limbeck_says(*live, "--transfer_set", "said", "--output_dir", "stored")
     assert (code, err) == (0, "")
-    assert "180 of the labelled examples are set apart as the test." in out
+    assert "180 of the stored examples are held out as the test." in out
     results = json.loads(Path("stored/results.json").read_text())
     assert results["roles"]["teacher"]["latency_ms"] is None
     test = rest.split(0.2, seed=0)[1]
@@ -324,7 +324,7 @@ def test_a_page_does_not_take_the_place_of_results(teachers: list[str], limbeck_
     assert Path("results.json").read_bytes() == before
 
 
-def test_data_that_is_named_is_the_test_of_a_labelled_set(teachers: list[str], limbeck_says: Any) -> None:
+def test_data_that_is_named_is_the_test_of_a_stored_set(teachers: list[str], limbeck_says: Any) -> None:
     """Also where it is called as the command's own default is; and the settings that are left say which it was."""
     limbeck.label(limbeck.load(teachers[0]), digits().split(0.2, seed=0)[0], "said", kind="dense")
     run = ["distill", "--transfer_set", "said", *NARROW, "--output_dir"]
@@ -459,12 +459,12 @@ def test_settings_that_help_does_not_show_are_kept_too(capsys: pytest.CaptureFix
         (
             ["distill", "--student", "T", "--hidden", "30", "30", "--dropout", "0.1"],
             1,
-            "--hidden, --dropout: for an mlp that is made new, and this student is T; leave them out",
+            "--hidden, --dropout apply only to a new mlp, but the student is T; remove them",
         ),
         (
             ["tune", "--teacher", "T", "--student", "take_layers:2", "--max_norm", "3"],
             1,
-            "--max_norm: for an mlp that is made new, and this student is take_layers:2; leave it out",
+            "--max_norm applies only to a new mlp, but the student is take_layers:2; remove it",
         ),
         (["distill", "--data", "nowhere.csv"], 1, "nowhere.csv"),
         (["distill", "--labelled", "99999"], 1, "--labelled must be between 1 and the 1294"),

@@ -94,7 +94,7 @@ def write_csv(path: str, rows: int = 40) -> str:
         ("--seed -1", "seed must be from 0"),
         ("--hub_strategy x", "HubStrategy"),
         ("--accelerator_config missing.json", "missing.json"),
-        ("--save_total_limit 0", "save_total_limit must be 1 or more, but is 0: leave it out to keep all"),
+        ("--save_total_limit 0", "save_total_limit must be 1 or more, but is 0: omit it to keep all"),
         ("--save_total_limit -1", "save_total_limit must be 1 or more"),
         ("--dataloader_num_workers 1 --dataloader_prefetch_factor 0", "dataloader_prefetch_factor must be 1 or more"),
         ("--dataloader_persistent_workers true", "dataloader_persistent_workers needs dataloader_num_workers"),

@@ -208,7 +208,7 @@ def test_a_labelled_transfer_set_needs_no_teacher(
     run = ["distill", "--transfer_set", "said", "--student", student, *QUICK]
     code, out, err = limbeck_says(*run, "--baseline", "--output_dir", "run")
     assert (code, err) == (0, "")
-    assert "6 of the labelled examples are set apart as the test." in out
+    assert "6 of the stored examples are held out as the test." in out
     assert "Examples: 49 train, 6 test, 5 validation." in out
     roles = json.loads(Path("run/results.json").read_text())["roles"]
     assert list(roles) == ["student", "baseline"]
@@ -233,7 +233,7 @@ def test_a_labelled_transfer_set_needs_no_teacher(
         assert said in err
 
 
-def test_a_padded_student_of_a_labelled_set_is_cut_to_its_tokens(
+def test_a_padded_student_of_a_stored_set_is_cut_to_its_tokens(
     teacher: str, make_tokenizer: Callable[..., Any], limbeck_says: Any
 ) -> None:
     tokenizer = make_tokenizer(MARKED)

@@ -109,7 +109,7 @@ def test_a_language_model_labels_records(tmp_path: Path, limbeck_says: Says) -> 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "give --teacher"),
+        ([], "pass --teacher"),
         (["--kind", "dense", "--k", "3"], "dense takes dtype, but got k"),
         (["--split", "validation"], "no split 'validation'"),
         (["--packing"], "--packing applies only to language models"),

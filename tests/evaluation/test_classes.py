@@ -213,7 +213,7 @@ def test_without_labels_the_teacher_is_still_compared_with():
         assert student["to_teacher"][name] == labelled["roles"]["student"]["to_teacher"][name]
     assert student["to_teacher"]["agreement_where_teacher_right"] is None
     assert bare["verdict"]["word"] is None
-    assert bare["verdict"]["sentence"] == "There is no labelled example, so nothing is said of better or worse."
+    assert bare["verdict"]["sentence"] == "There is no labelled example, so the student is not judged."
     assert bare["confusion"] == labelled["confusion"]
     assert [e["label"] for e in bare["examples"]] == [None] * 16
     json.dumps(bare, allow_nan=False)
@@ -335,7 +335,7 @@ def test_results_survive_the_file_and_others_are_refused(results, tmp_path, monk
             write_results(results, path)
     assert [p.name for p in path.parent.iterdir()] == ["results.json"]
     for text, message in (
-        ("{", "is no JSON file"),
+        ("{", "is not a JSON file"),
         ("[1]", "but has None"),
         ('{"schema": "other"}', "\"limbeck.results\", but has 'other'"),
         ('{"schema": "limbeck.results", "version": 2}', "reads version 1; update Limbeck"),
@@ -447,10 +447,7 @@ def test_the_gap_is_given_only_where_there_is_one():
     assert worse["gap_reason"] == "The teacher is worse than the baseline, so there is no gap to recover."
     assert judge(student, baseline)["gap_reason"] == "There is no teacher."
     alone = judge(student, None, teacher)
-    assert (
-        alone["sentence"]
-        == "The student gets 98.9 % right. There is no baseline, so nothing is said of better or worse."
-    )
+    assert alone["sentence"] == "The student gets 98.9 % right. There is no baseline, so the student is not judged."
     assert (alone["word"], alone["difference"]) == (None, None)
 
 

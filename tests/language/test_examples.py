@@ -387,7 +387,7 @@ def test_a_text_that_melts_with_what_it_is_read_after_is_read_after_something_el
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("z", "")
     with pytest.raises(DataError, match="the tokenizer finds no token in 'zz'"):
         rows([{"prompt": "a", "completion": "zz"}], tokenizer)
-    with pytest.raises(DataError, match="the tokenizer cannot go on with 'x' after other text"):
+    with pytest.raises(DataError, match="the tokenizer cannot continue other text with 'x'"):
         rows([{"prompt": "a", "completion": "x"}], tokenizer)
 
 
@@ -422,5 +422,5 @@ def test_a_tokenizer_without_a_new_line_learns_no_blank_that_nobody_wrote(normal
 
 def test_without_any_mark_a_completion_is_refused() -> None:
     tokenizer = blank_tokenizer(["b"], normalizers.Replace("a", ""))
-    with pytest.raises(DataError, match="the tokenizer cannot go on with 'b' after other text"):
+    with pytest.raises(DataError, match="the tokenizer cannot continue other text with 'b'"):
         rows([{"prompt": "b", "completion": "b"}], tokenizer)

@@ -267,7 +267,7 @@ def test_a_results_json_a_folder_and_a_dict_are_the_same_page(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON file"),
+        ("{", "is not a JSON file"),
         ("[1]", "but has None"),
         ('{"schema": "other"}', "\"limbeck.tune\", but has 'other'"),
         ('{"schema": "limbeck.tune", "version": 1}', "the candidates of a search"),

@@ -60,10 +60,10 @@ def test_labels_that_the_training_split_does_not_know() -> None:
     ):
         with_labels(["yes", "no"], ["no", "what"])
     with pytest.raises(
-        DataError, match=r"label 2 in 'label' of test is no class: by the training split they are 0 to 1,"
+        DataError, match=r"label 2 in 'label' of test is not a class: by the training split they are 0 to 1,"
     ):
         with_labels([0, 1], [2])
-    with pytest.raises(DataError, match=r"label -7 in 'label' of train is no class"):
+    with pytest.raises(DataError, match=r"label -7 in 'label' of train is not a class"):
         with_labels([1, -7])
 
 
@@ -152,7 +152,7 @@ def test_num_classes_keeps_numbers_as_they_are(labels: list[Any], caplog: pytest
     assert train.num_classes == count
     assert train.label_names is None
     assert "become" not in caplog.text
-    with pytest.raises(DataError, match=rf"label {labels[-1]} in 'label' of train is no class: classes are 0 to"):
+    with pytest.raises(DataError, match=rf"label {labels[-1]} in 'label' of train is not a class: classes are 0 to"):
         table(data, num_classes=int(labels[-1]))
     named = datasets.Dataset.from_dict({"x": [1.0], "label": ["cat"]})
     with pytest.raises(DataError, match=r"num_classes is for labels that are numbers, but .* has 'cat'"):

@@ -179,7 +179,7 @@ def test_no_label_means_the_same_everywhere() -> None:
         (lambda: TransferSet({}), "at least one input column"),
         (lambda: arrays(np.zeros((0, 3))), "at least one example"),
         (lambda: TransferSet({"a": np.zeros(3), "b": np.zeros(4)}), r"same number of examples.*'a': 3, 'b': 4"),
-        (lambda: TransferSet({"labels": np.zeros(3)}), "'labels' is no input column"),
+        (lambda: TransferSet({"labels": np.zeros(3)}), "'labels' is not an input column"),
         (lambda: arrays(np.array(5)), "one value per example"),
         (lambda: arrays(np.array(["a", "b"])), "array of native numbers, but has the type <U1"),
         (lambda: arrays(IMAGES.astype(">i4")), "array of native numbers, but has the type >i4"),

@@ -119,7 +119,7 @@ def test_a_name_is_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(table("somebody/flowers:2020")["train"]) == 4
     assert asked == [("somebody/flowers", None), ("somebody/flowers", "2020")]
     with pytest.raises(
-        DataError, match=r"nobody/nothing is no file or folder here, and no data set on the hub: it does"
+        DataError, match=r"nobody/nothing is neither a local file or folder nor a data set on the hub: it does"
     ):
         table("nobody/nothing")
 

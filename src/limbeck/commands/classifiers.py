@@ -30,15 +30,15 @@ from limbeck.transfer import TransferSet, jitter
 
 
 def prepare(
-    job: TrainingJob, student: nn.Module | None, teacher: BaseTeacher | None, labelled_set: Labelled | None = None
+    job: TrainingJob, student: nn.Module | None, teacher: BaseTeacher | None, stored_set: Labelled | None = None
 ) -> Work:
     """What there is to train and to measure; student is None for an mlp."""
     refuse_options_of_language(job.texts)
     readers = (student, teacher)
-    splits, tokenizer = _read_data(job, readers) if labelled_set is None else _read_labelled(job, labelled_set, readers)
+    splits, tokenizer = _read_data(job, readers) if stored_set is None else _read_stored(job, stored_set, readers)
     train = splits["train"]
-    listened_to = teacher if labelled_set is None else labelled_set.teacher
-    if labelled_set is not None and teacher is None and speaks_of_all(splits["test"]):
+    listened_to = teacher if stored_set is None else stored_set.teacher
+    if stored_set is not None and teacher is None and speaks_of_all(splits["test"]):
         teacher = listened_to
     if student is None:
         set_seed(job.seed)  # whatever was read before, the same seed makes the same student
@@ -49,8 +49,8 @@ def prepare(
     if note:
         console.say(note)
     seed = job.seed
-    if labelled_set is not None and labelled_set.manifest.augmentation_seed is not None:
-        seed = labelled_set.manifest.augmentation_seed  # the views that were labelled are shown again
+    if stored_set is not None and stored_set.manifest.augmentation_seed is not None:
+        seed = stored_set.manifest.augmentation_seed  # the views that were labelled are shown again
     augment = jitter(job.split.jitter, seed=seed, column=image_column(train)) if job.split.jitter else None
 
     def measure(
@@ -98,21 +98,21 @@ def _read_data(job: TrainingJob, readers: Sequence[object]) -> tuple[dict[str, T
     return splits, tokenizer
 
 
-def _read_labelled(job: TrainingJob, labelled_set: Labelled, readers: Sequence[object]) -> tuple[dict[str, Any], Any]:
+def _read_stored(job: TrainingJob, stored_set: Labelled, readers: Sequence[object]) -> tuple[dict[str, Any], Any]:
     """Returns the same splits of a stored set; a separate test comes from --data."""
     split, data = job.split, job.data
-    labels = labelled_set.manifest.columns.get("labels")
+    labels = stored_set.manifest.columns.get("labels")
     if labels is not None and labels.is_list:
         raise ConfigError(f"{split.transfer_set} holds text to be written; give --student a language model.")
     if split.labelled is not None:
         raise ConfigError("--labelled removes labels from --data, not from a stored set; remove it.")
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, [job.student.student], job.teacher.teacher)
-    splits: dict[str, Any] = {"train": labelled_set}
+    splits: dict[str, Any] = {"train": stored_set}
     if data.data is None:
-        splits["train"], splits["test"] = labelled_set.split(0.2, seed=0)
-        console.say(f"{len(splits['test']):,} of the labelled examples are set apart as the test.")
+        splits["train"], splits["test"] = stored_set.split(0.2, seed=0)
+        console.say(f"{len(splits['test']):,} of the stored examples are held out as the test.")
     else:
-        splits["test"] = with_test(open_data(data, tokenizer, of_teacher, readers, labelled_set.features), a_fifth)[0][
+        splits["test"] = with_test(open_data(data, tokenizer, of_teacher, readers, stored_set.features), a_fifth)[0][
             "test"
         ]
     if split.validation:
@@ -157,8 +157,8 @@ def refuse_options_of_mlp(options: StudentOptions) -> None:
     given = [name for name in names if getattr(options, name[2:]) != getattr(usual, name[2:])]
     if given and options.student != "mlp":
         raise ConfigError(
-            f"{', '.join(given)}: for an mlp that is made new, and this student is {options.student}; leave "
-            f"{'it' if len(given) == 1 else 'them'} out."
+            f"{', '.join(given)} {'applies' if len(given) == 1 else 'apply'} only to a new mlp, but the student is "
+            f"{options.student}; remove {'it' if len(given) == 1 else 'them'}."
         )
 
 
@@ -188,5 +188,5 @@ def image_column(train: TransferSet | Labelled) -> str:
     first = inputs_of(train.__getitems__([0]))
     columns = [name for name, values in first.items() if values.ndim >= 3]
     if len(columns) != 1:
-        raise ConfigError(f"--jitter shifts images, but the data has {len(columns)} image columns; leave it out.")
+        raise ConfigError(f"--jitter shifts images, but the data has {len(columns)} image columns; remove --jitter.")
     return columns[0]

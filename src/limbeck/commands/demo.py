@@ -102,7 +102,7 @@ def demonstrate(folder: Path, seeds: int) -> tuple[Json, Json]:
                 members.append(member_net)
                 bar.advance(task)
             teacher = Ensemble(members)
-            said = record(teacher, train)  # one pass serves every student
+            recorded = record(teacher, train)  # one pass serves every student
             labelled = _evenly(train, LABELS, seed=fold)
             for pooled, known in ((few, labelled), (every, torch.arange(len(train)))):
                 transfer_set, with_labels = train.without_labels(except_rows=known), train.select(known)
@@ -113,7 +113,7 @@ def demonstrate(folder: Path, seeds: int) -> tuple[Json, Json]:
                     distilled = copy.deepcopy(initial)
                     logged = pooled is few and fold == seed == 0
                     log, other = (folder / "log.jsonl", folder / "baseline.jsonl") if logged else (None, None)
-                    curve = _fit(distilled, said, DISTILLED, transfer_set, STUDENT_STEPS, seed, folder, log)
+                    curve = _fit(distilled, recorded, DISTILLED, transfer_set, STUDENT_STEPS, seed, folder, log)
                     reference = _fit(initial, None, ON_LABELS, with_labels, STUDENT_STEPS, seed, folder, other)
                     if logged:
                         curves = {"student": curve, "baseline": reference}

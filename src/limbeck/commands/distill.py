@@ -33,7 +33,7 @@ from limbeck.networks.folder import save
 from limbeck.networks.trained import note_objective
 from limbeck.report import write_report
 from limbeck.results import write_results
-from limbeck.store.opened import open as open_labelled
+from limbeck.store.opened import open as open_stored
 from limbeck.teachers import BaseTeacher
 from limbeck.training.checkpoints import newest_whole
 from limbeck.training.config import DistillConfig
@@ -56,11 +56,13 @@ def _run(words: list[str], held: ExitStack) -> None:
     tuned = _read_tuned(job.objective.tuned, words) if job.objective.tuned else None
     classifiers.refuse_options_of_mlp(job.student)
     teacher = open_teacher(job.teacher.teacher, job.teacher.mean)  # a wrong name is told before data is read
-    labelled_set = open_labelled(job.split.transfer_set) if job.split.transfer_set else None
+    stored_set = open_stored(job.split.transfer_set) if job.split.transfer_set else None
     set_seed(job.seed)  # after the teacher, so that the same seed makes the same student
     student = None if job.student.student == "mlp" else open_student(job.student.student, teacher)
     if not isinstance(student, nn.Module | None):
-        raise ConfigError(f"{job.student.student} is no network that can be trained, but a {type(student).__name__}.")
+        raise ConfigError(
+            f"{job.student.student} is not a network that can be trained, but a {type(student).__name__}."
+        )
     writes = language.are_language_models(student, teacher)
     if writes:
         job = job.for_language_models()
@@ -68,7 +70,7 @@ def _run(words: list[str], held: ExitStack) -> None:
     state = PartialState()  # of this process, and those that torchrun or accelerate launch started beside it
     console.console.quiet = not state.is_main_process
     with state.main_process_first():  # the others find in the cache what it has read
-        work = (language if writes else classifiers).prepare(job, student, teacher, labelled_set)
+        work = (language if writes else classifiers).prepare(job, student, teacher, stored_set)
     student, teacher, train = work.student, work.teacher, work.splits["train"]
     job = job.with_default_rate(was_trained(job.student.student, student))
     options, config = job.run, job.training_arguments()

@@ -25,7 +25,7 @@ def run(words: list[str]) -> None:
     job = read_job(EvaluateJob, evaluate_parser(), words)
     options, data = job.evaluate, job.data
     if not options.student:
-        raise ConfigError("There is nothing to measure; give --student with one folder or more.")
+        raise ConfigError("A student is needed; pass --student with one folder or more.")
     students = [open_model(text) for text in options.student]
     baselines = [open_model(text) for text in options.baseline]
     teacher = open_teacher(job.teacher.teacher, job.teacher.mean)

@@ -32,7 +32,7 @@ def run(words: list[str]) -> None:
     if (folder / "student").is_dir() and not (folder / "config.json").exists():
         folder = folder / "student"
     if not folder.is_dir():
-        raise ConfigError(f"{job.path} is no folder; give a run's, or that of a model.")
+        raise ConfigError(f"{job.path} is not a folder; pass the folder of a run or of a model.")
     model, output = load(folder), Path(options.output_dir or os.path.relpath(folder.parent))
     batch = None
     if job.data.data and not is_language_model(model):  # which the export refuses, and says what to use

@@ -16,7 +16,7 @@ STAGES = {
     "limbeck.commands.options": "reading the options",
     "limbeck.training": "training",
     "limbeck.evaluation": "evaluating",
-    "limbeck.store": "reading or writing the labelled transfer set",
+    "limbeck.store": "reading or writing the stored set",
     "limbeck.transfer": "reading the data",
     "limbeck.networks.folder": "loading or saving a model",
     "limbeck.report": "drawing the page",

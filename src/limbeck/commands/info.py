@@ -22,7 +22,7 @@ def run(words: list[str]) -> None:
 
 def table(manifest: Manifest) -> Table:
     """A line per fact; what does not apply is left out."""
-    shown = Table(show_header=False, title="Labelled transfer set", title_justify="left")
+    shown = Table(show_header=False, title="Stored set", title_justify="left")
     size = sum(shard.bytes for shard in manifest.shards)
     augmented = manifest.augmentation and f"{manifest.augmentation}, {manifest.views} views"
     facts: Mapping[str, Any] = {

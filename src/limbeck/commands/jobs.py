@@ -337,7 +337,7 @@ def tune_parser(brief: bool = False) -> ArgumentParser:
 def label_parser() -> ArgumentParser:
     """The parser of `limbeck label`."""
     return _parser(
-        "label", "Ask a teacher about every example once, and keep what it says for any number of students.", LabelJob
+        "label", "Run a teacher on every example once and store its targets for any number of students.", LabelJob
     )
 
 

@@ -24,13 +24,13 @@ def run(words: list[str]) -> None:
     options, data, teachers, texts = job.label, job.data, job.teacher, job.texts
     teacher = open_teacher(teachers.teacher, teachers.mean)
     if teacher is None:
-        raise ConfigError("Labelling needs a teacher; give --teacher.")
+        raise ConfigError("A teacher is needed; pass --teacher.")
     tokenizer, _ = open_tokenizers(data.tokenizer, [], teachers.teacher)
     splits: dict[str, Any]
     if language.are_language_models(teacher, teacher):
         language.refuse_options_of_classes(data, options)
         if texts.packing:
-            raise ConfigError("Examples are labelled one by one; leave --packing out.")
+            raise ConfigError("Targets are stored example by example; remove --packing.")
         splits, note = language.open_rows(data, texts, [teacher], teacher, tokenizer)
     else:
         language.refuse_options_of_language(texts)

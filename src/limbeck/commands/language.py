@@ -39,7 +39,7 @@ TEST_SHARE, MOST_TESTED = 0.1, 1000
 
 
 def prepare(
-    job: TrainingJob, student: nn.Module, teacher: BaseTeacher | None, labelled_set: Labelled | None = None
+    job: TrainingJob, student: nn.Module, teacher: BaseTeacher | None, stored_set: Labelled | None = None
 ) -> Work:
     """What there is to train and to measure."""
     data, split, texts = job.data, job.split, job.texts
@@ -49,21 +49,21 @@ def prepare(
         console.say(note)
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, [job.student.student], job.teacher.teacher)
     splits: dict[str, Any]
-    if labelled_set is not None:
-        _check_labelled(labelled_set, job)
-        if of_teacher is None and labelled_set.manifest.tokenizer is not None:
+    if stored_set is not None:
+        _check_stored(stored_set, job)
+        if of_teacher is None and stored_set.manifest.tokenizer is not None:
             of_teacher = tokenizer  # student and baseline are cut to its tokens, as the stored targets are
-    if labelled_set is None or data.data is not None:
+    if stored_set is None or data.data is not None:
         splits, note = open_rows(data, texts, [student], teacher, tokenizer, of_teacher)
-        if labelled_set is None and "train" not in splits:
+        if stored_set is None and "train" not in splits:
             raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
         if note:
             console.say(note)
-        if labelled_set is not None:
-            splits = {"train": labelled_set, "test": splits["test"]}
+        if stored_set is not None:
+            splits = {"train": stored_set, "test": splits["test"]}
     else:
-        rest, test = part_of(labelled_set, TEST_SHARE, seed=0)
-        console.say(f"{len(test):,} of the labelled examples are set apart as the test.")
+        rest, test = part_of(stored_set, TEST_SHARE, seed=0)
+        console.say(f"{len(test):,} of the stored examples are held out as the test.")
         splits = {"train": rest, "test": test.dataset}
     if "validation" not in splits and split.validation:
         splits["train"], splits["validation"] = part_of(splits["train"], split.validation, seed=1)
@@ -94,8 +94,8 @@ def prepare(
     with_trainer = {"eval_dataset": splits.get("validation"), "processing_class": tokenizer}
     with_trainer["teacher_tokenizer"] = of_teacher
     listened_to, labelled = teacher, splits["train"]
-    if labelled_set is not None:
-        listened_to, labelled = labelled_set.teacher, splits["train"].dataset
+    if stored_set is not None:
+        listened_to, labelled = stored_set.teacher, splits["train"].dataset
     return Work(student, listened_to, splits, with_trainer, labelled, measure)
 
 
@@ -201,10 +201,10 @@ def _as_dataset(records: Any, source: str, split: str) -> Dataset:
         raise DataError(f"{expected}; its {split} does not fit in a table: {error}") from error
 
 
-def _check_labelled(labelled_set: Labelled, job: TrainingJob) -> None:
+def _check_stored(stored_set: Labelled, job: TrainingJob) -> None:
     """Raises ConfigError if a stored set does not hold text, or for options of reading text where none is read."""
     data, texts = job.data, job.texts
-    labels = labelled_set.manifest.columns.get("labels")
+    labels = stored_set.manifest.columns.get("labels")
     if labels is None or not labels.is_list:
         raise ConfigError(
             f"{job.split.transfer_set} holds examples of classes; give --student a classifier, or an mlp."

@@ -40,15 +40,15 @@ class DataOptions:
         "returns them as a list of dicts or a datasets.Dataset, or a dict of those by split",
     )
     text_column: str | None = _option(
-        None, "which column holds the text, where it cannot be guessed; first,second for pairs of texts"
+        None, "the column of the text, if it cannot be guessed; first,second for pairs of texts"
     )
-    image_column: str | None = _option(None, "which column holds the image, where it cannot be guessed")
-    label_column: str | None = _option(None, "which column holds the label, where it cannot be guessed")
+    image_column: str | None = _option(None, "the column of the image, if it cannot be guessed")
+    label_column: str | None = _option(None, "the column of the label, if it cannot be guessed")
     feature_columns: list[str] = _option(
         list,
-        "which columns are features; by default all but the label's and those that number the rows",
+        "the columns of the features; by default all but the label's and those that number the rows",
     )
-    column_names: list[str] = _option(list, "of a csv or tsv file without a header line")
+    column_names: list[str] = _option(list, "the column names of a csv or tsv file without a header line")
     missing: list[str] = _option(
         list,
         "words that stand for a missing value in a csv or tsv file, such as NA, beside an empty cell",
@@ -72,10 +72,10 @@ class DataOptions:
 class LanguageOptions:
     """Language models: records of text, prompt and completion, or messages (docs/language.md)."""
 
-    assistant: str = _option("all", "of messages, learn all turns of the assistant, or the last")
+    assistant: str = _option("all", "for conversations: all, to learn every turn of the assistant, or last")
     teacher_max_length: int | None = _option(None, "truncate what the teacher reads to this many tokens")
     packing: bool = _option(False, "put several examples into a row of max_length tokens, where attention allows it")
-    num_proc: int | None = _option(None, "processes that tokenise")
+    num_proc: int | None = _option(None, "number of processes that tokenise")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class TeacherOptions:
     """The teacher."""
 
     teacher: list[str] = _option(list, "folder, hub name or package.module:callable; several make an ensemble")
-    mean: str = _option("arithmetic", "of an ensemble's probabilities: arithmetic or geometric")
+    mean: str = _option("arithmetic", "mean of an ensemble's probabilities: arithmetic or geometric")
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ class ObjectiveOptions:
         f"{LISTED}; or package.module:function",
     )
     temperature: float = _option(2.0, "softens teacher and student in the soft term; 1 for language models")
-    soft_weight: float = _option(1.0, "of the divergence from the teacher")
-    hard_weight: float = _option(0.0, "of the cross-entropy with the labels, relative to soft_weight")
+    soft_weight: float = _option(1.0, "weight of the divergence from the teacher")
+    hard_weight: float = _option(0.0, "weight of the cross-entropy with the labels, relative to soft_weight")
     tuned: str | None = _option(
         None, "the tune.json, or its folder, of the search (limbeck tune) that the report is to explain"
     )
@@ -144,12 +144,12 @@ class ObjectiveOptions:
 class RunOptions:
     """The run."""
 
-    output_dir: str = _option("runs/distill", "the run's folder; student, results and log are left there")
+    output_dir: str = _option("runs/distill", "the run's folder, for the student, the results and the logs")
     baseline: bool = _option(
         False,
         "train the same student on the labels alone too, same initial weights and steps, and judge the difference",
     )
-    resume: bool = _option(False, "go on from the run's last whole checkpoint")
+    resume: bool = _option(False, "resume from the run's last complete checkpoint")
     overwrite: bool = _option(False, "replace the run that is in the folder")
     early_stopping: int | None = _option(
         None, "stop after this many evaluations without a lower validation loss, and keep the best"
@@ -173,9 +173,11 @@ class TuneOptions:
         "nll or accuracy on held-out labels, or forward_kl to the teacher on held-out examples, all at T = 1; by "
         "default nll where there are labels",
     )
-    seeds: int = _option(3, "how many times those that are left at the end are trained")
-    keep: float = _option(0.5, "share of the candidates that goes on from one seed to the next; 1 trains all with each")
-    output_dir: str = _option("runs/tune", "where the trials are left; the same command goes on with what is there")
+    seeds: int = _option(3, "number of seeds that the last candidates are trained with")
+    keep: float = _option(
+        0.5, "share of the candidates that is trained with the next seed; 1 trains all of them with every seed"
+    )
+    output_dir: str = _option("runs/tune", "the folder of the trials; the same command resumes from them")
     learning_rate: float | None = _option(
         None, "by default 1e-3, and 5e-5 for a transformers model that was trained before"
     )
@@ -196,20 +198,20 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """What is kept."""
+    """What is stored."""
 
     output_dir: str = _option("runs/labelled", "the folder, or an fsspec URL, that the stored set is written to")
-    split: str = _option("train", "the split of the data that is labelled")
+    split: str = _option("train", "the split of the data that gets targets")
     kind: str = _option("top_k", "top_k, dense, hidden (causal language models) or sampled; docs/store.md says which")
-    k: int | None = _option(None, "classes that are kept of each position, of top_k and sampled; by default 64")
-    bits: int | None = _option(None, "8 or 16, of top_k's log-probabilities; by default 8")
-    dtype: str | None = _option(None, "of dense float16 or float32, of hidden float16, bfloat16 or int8")
-    temperature: float | None = _option(None, "of top_k and sampled, the one that will be trained at; by default 1")
-    jitter: int = _option(0, "label views of the images, shifted by up to this many pixels; training replays them")
-    views: int = _option(1, "how many epochs' views are labelled, where there is --jitter")
+    k: int | None = _option(None, "number of classes stored per position, for top_k and sampled (default 64)")
+    bits: int | None = _option(None, "bits of a log-probability, 8 or 16, for top_k (default 8)")
+    dtype: str | None = _option(None, "float16 or float32 for dense; float16, bfloat16 or int8 for hidden")
+    temperature: float | None = _option(None, "the temperature of training, for top_k and sampled (default 1)")
+    jitter: int = _option(0, "store targets of images shifted by up to this many pixels; training replays these views")
+    views: int = _option(1, "number of epochs whose views get targets, with --jitter")
     batch_size: int = _option(32, "examples per forward pass of the teacher")
     rows_per_shard: int | None = _option(None, "examples in a file; by default as many as make about 256 MB")
-    seed: int = _option(0, "of samples and views")
+    seed: int = _option(0, "seed of samples and views")
 
 
 @dataclass(frozen=True)

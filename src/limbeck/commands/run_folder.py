@@ -51,7 +51,7 @@ def _made_ready(job: DistillJob) -> Path:
         raise ConfigError(f"{folder} is not empty and is not a Limbeck run; pass another --output_dir.")
     if begun and not options.resume and not options.overwrite:
         raise ConfigError(
-            f"{folder} already holds a run; --resume goes on with it, --overwrite replaces it, and another "
+            f"{folder} already holds a run; --resume continues it, --overwrite replaces it, and another "
             "--output_dir leaves it alone."
         )
     if not options.resume:
@@ -62,7 +62,7 @@ def _made_ready(job: DistillJob) -> Path:
             before = settings_of(read_saved(folder / SETTINGS).as_trained())
         except (ArgumentError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
             raise ConfigError(
-                f"{folder / SETTINGS} cannot be read ({error}); delete it, and --resume goes on all the same."
+                f"{folder / SETTINGS} cannot be read ({error}); delete it; --resume works without it."
             ) from error
         if before.get("learning_rate") is None:  # left to its default, which older runs did not record
             before["learning_rate"] = settings["learning_rate"]

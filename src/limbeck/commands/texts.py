@@ -63,7 +63,7 @@ def open_data(
     if names_own_data(data):
         ignored = [f.name for f in fields(options) if f.name not in ("data", "tokenizer") and getattr(options, f.name)]
         if ignored:
-            raise ConfigError(f"{data} makes its own columns, so --{ignored[0]} has no effect; leave it out.")
+            raise ConfigError(f"{data} makes its own columns, so --{ignored[0]} has no effect; remove it.")
         made = own_data(data)
         splits = {"train": made} if isinstance(made, TransferSet) else made
         if not isinstance(splits, dict) or not all(isinstance(s, TransferSet) for s in splits.values()):

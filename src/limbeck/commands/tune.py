@@ -29,7 +29,7 @@ from limbeck.networks.mlp import mlp
 from limbeck.networks.table import table_encoder_of, with_table_encoder
 from limbeck.report import write_report
 from limbeck.report.tuning import ranked
-from limbeck.store.opened import open as open_labelled
+from limbeck.store.opened import open as open_stored
 from limbeck.tuning import MEASURES, PLOT, RESULTS, tune
 
 NEXT, PAGE = "distill.yaml", "report.html"
@@ -40,14 +40,16 @@ def run(words: list[str]) -> None:
     console.hush()
     job = read_job(TuneJob, tune_parser(brief="--help" in words or "-h" in words), words)
     if not job.has_targets:
-        raise ConfigError("Without a teacher there is no temperature to choose; give --teacher or --transfer_set.")
+        raise ConfigError("A search needs soft targets; pass --teacher or --transfer_set.")
     classifiers.refuse_options_of_mlp(job.student)
     divergence = divergence_from_text(job.search.divergence)
     teacher = open_teacher(job.teacher.teacher, job.teacher.mean)
-    labelled_set = open_labelled(job.split.transfer_set) if job.split.transfer_set else None
+    stored_set = open_stored(job.split.transfer_set) if job.split.transfer_set else None
     student = None if job.student.student == "mlp" else open_student(job.student.student, teacher)
     if not isinstance(student, nn.Module | None):
-        raise ConfigError(f"{job.student.student} is no network that can be trained, but a {type(student).__name__}.")
+        raise ConfigError(
+            f"{job.student.student} is not a network that can be trained, but a {type(student).__name__}."
+        )
     writes = language.are_language_models(student, teacher)
     if writes:
         job = job.for_language_models()
@@ -55,7 +57,7 @@ def run(words: list[str]) -> None:
     state = PartialState()  # of this process, and those that torchrun or accelerate launch started beside it
     console.console.quiet = not state.is_main_process
     with state.main_process_first():  # the others find in the cache what it has read
-        work = (language if writes else classifiers).prepare(job, student, teacher, labelled_set)
+        work = (language if writes else classifiers).prepare(job, student, teacher, stored_set)
     job = job.with_default_rate(was_trained(job.student.student, work.student))
     options, config = job.search, job.training_arguments()
     given = dict(work.with_trainer)
@@ -83,7 +85,7 @@ def run(words: list[str]) -> None:
     count = len(options.temperatures) * len(options.hard_weights)
     console.say(
         f"Examples: {len(train):,} train, {len(validation):,} validation; the test is not looked at. {count} "
-        f"candidates, the better {options.keep:.0%} of which go on to the next of {options.seeds} seeds."
+        f"candidates; the best {options.keep:.0%} of them continue to the next of {options.seeds} seeds."
     )
     found = tune(
         make_student,

@@ -71,7 +71,7 @@ def match_prior(logits: Tensor, prior: Prior, classes: Sequence[int] | None = No
     if len(chosen) == 0 or chosen[0] < 0 or chosen[-1] >= z.shape[1]:
         raise ConfigError(f"classes must be some of 0 to {z.shape[1] - 1}, but are {list(classes or [])}.")
     if not (wanted[chosen] > 0).all() or (len(chosen) < len(wanted) and not wanted[chosen].sum() < 1):
-        raise DataError("A class whose prior is 0 or 1 would need an infinite offset; leave it out of classes.")
+        raise DataError("A class whose prior is 0 or 1 would need an infinite offset; exclude it from classes.")
 
     def value(b: np.ndarray) -> float:
         return float(_predict(z, chosen, b)[0] - wanted[chosen] @ b)

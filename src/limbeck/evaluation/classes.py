@@ -128,7 +128,7 @@ def evaluate(
     >>> results["roles"]["student"]["accuracy"]["mean"]
     0.75
     >>> results["verdict"]["sentence"]
-    'The student gets 75.0 % right. There is no baseline, so nothing is said of better or worse.'
+    'The student gets 75.0 % right. There is no baseline, so the student is not judged.'
     """
     predictions = predict(
         student,

@@ -36,7 +36,7 @@ def undecided(basis: Basis, missing: str, summary: str = "", **more: Any) -> Jso
     missing: why, a clause such as "There is no baseline". summary: what is known of the student, a sentence.
     more: as for `decided`.
     """
-    sentence = f"{summary} {missing}, so nothing is said of better or worse.".lstrip()
+    sentence = f"{summary} {missing}, so the student is not judged.".lstrip()
     return _fields(basis, sentence=sentence, gap_reason=f"{missing}.", more=more)
 
 

@@ -240,7 +240,9 @@ def _not_loaded(name: str, config: Mapping[str, Any] | None, kind: Any, error: E
     folder = Path(name)
     cause = " ".join(f"{type(error).__name__}: {error}".split())
     if not folder.is_dir():
-        return ModelError(f"{name} is no folder here, and could not be loaded as a transformers model: {cause:.600}")
+        return ModelError(
+            f"{name} is not a local folder, and could not be loaded as a transformers model: {cause:.600}"
+        )
     at = f"{name} could not be loaded as a transformers model from its {CONFIG}: "
     if "mismatched" in cause:
         cause = describe_misfit(folder, kind) or "its weights have other shapes than the network"

@@ -302,7 +302,9 @@ def _fit(feature: Feature, values: np.ndarray, scale: str) -> EncodedColumn:
 
     missing = np.isnan(values)
     if missing.all():
-        raise DataError(f"The column {feature.name!r} has no value in the training part; leave it out.")
+        raise DataError(
+            f"The column {feature.name!r} has no value in the training part; remove it from feature_columns."
+        )
     gaps = bool(missing.any())
     if feature.kind == "category":
         places = values[~missing & (values >= 0)].astype(np.int64)[:, None]

@@ -9,7 +9,7 @@ from limbeck.results import Json
 
 TEMPERATURES = (1.0, 2.0, 2.5, 4.0, 8.0, 20.0, 50.0)
 WIDTHS = {"quick": (30, 300), "full": (30, 100, 300, 800)}
-SAID = {30: "2.5 to 4 clearly better", 300: "above 8 all alike", 800: "above 8 all alike"}
+IN_PAPER = {30: "2.5 to 4 clearly better", 300: "above 8 all alike", 800: "above 8 all alike"}
 
 
 def run(lab: Lab) -> Json:
@@ -32,4 +32,6 @@ def run(lab: Lab) -> Json:
     for width in widths:
         fewest = min((r for r in rows if r["width"] == width), key=lambda r: r["errors"]["mean"])
         best[str(width)] = fewest["temperature"]
-    return lab.write("temperature", rows, best_temperature=best, paper={str(w): SAID[w] for w in widths if w in SAID})
+    return lab.write(
+        "temperature", rows, best_temperature=best, paper={str(w): IN_PAPER[w] for w in widths if w in IN_PAPER}
+    )

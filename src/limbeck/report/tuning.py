@@ -71,7 +71,7 @@ def _advise(found: JsonView) -> list[Advice]:
     """Returns the warnings about the choice, or one line that there are none."""
     best, rows, measure = at(found, "best"), _tried(found), at(found, "measure")
     if best is None or not rows or measure not in tuple(MEASURES):
-        text = "The same command goes on with it; what was trained is not trained again."
+        text = "The same command resumes it; finished trainings are not repeated."
         return [Advice("warning", "The search has not ended", text)]
     if len(rows) == 1:
         text = "Give --temperatures and --hard_weights more to choose from."

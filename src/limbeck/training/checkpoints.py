@@ -129,14 +129,14 @@ def require_same_batches(checkpoint: Path, now: JsonView) -> None:
         different = [name for name in NAMES if name in before and before[name] != now[name]]
         if epoch == int(epoch or 0):  # the next epoch may have another order
             different = [name for name in different if name not in ("order_seed", "sampling")]
-        said = "; ".join(f"{NAMES[name]}: {before[name]} when it was written, {now[name]} now" for name in different)
+        differ = "; ".join(f"{NAMES[name]}: {before[name]} when it was written, {now[name]} now" for name in different)
     else:
         same = not epoch or abs(step / epoch - per_epoch) <= 1
-        said = "" if same else f"steps per epoch: {step / epoch:.0f} when it was written, {per_epoch:.0f} now"
-    if said:
+        differ = "" if same else f"steps per epoch: {step / epoch:.0f} when it was written, {per_epoch:.0f} now"
+    if differ:
         raise ConfigError(
-            f"{checkpoint} has taken {step:,} steps, and the run cannot go on after the same examples with other "
-            f"settings. {said}. Resume with what the run began with, or train without resuming."
+            f"{checkpoint} has taken {step:,} steps, and the run cannot continue after the same examples with other "
+            f"settings. {differ}. Resume with what the run began with, or train without resuming."
         )
 
 

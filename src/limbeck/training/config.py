@@ -89,7 +89,7 @@ def _refuse_lengths(args: TrainingArguments) -> None:
         )
     if args.save_total_limit is not None and args.save_total_limit < 1:
         raise ConfigError(
-            f"save_total_limit must be 1 or more, but is {args.save_total_limit}: leave it out to keep all "
+            f"save_total_limit must be 1 or more, but is {args.save_total_limit}: omit it to keep all "
             "checkpoints, and for none set save_strategy to no."
         )
     _refuse_loading(args)

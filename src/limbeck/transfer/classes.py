@@ -68,7 +68,7 @@ class Classes:
         number = int(key)
         if self.count is not None and not 0 <= number < self.count:
             raise DataError(
-                f"The label {number} in {where} is no class: by the training split they are 0 to {self.count - 1}, "
+                f"The label {number} in {where} is not a class: by the training split they are 0 to {self.count - 1}, "
                 f"and {NO_LABEL} where there is none."
             )
         return number
@@ -169,7 +169,8 @@ def _of_numbers(present: Sequence[Label], where: str, num_classes: int | None) -
     if numbers[0] < 0 or numbers[-1] >= count:
         outside = numbers[0] if numbers[0] < 0 else numbers[-1]
         raise DataError(
-            f"The label {outside} in {where} is no class: classes are 0 to {count - 1}, and {NO_LABEL} is no label."
+            f"The label {outside} in {where} is not a class: classes are 0 to {count - 1}, and {NO_LABEL} means no "
+            "label."
         )
     from_one = numbers[0] == 1 and len(numbers) == numbers[-1] > 1
     few = count > MOST_ABSENT and 2 * len(numbers) < count

@@ -89,7 +89,7 @@ def _read(file: Path, kind: str) -> Tensor:
     magic, *shape = struct.unpack_from(f">{1 + axes}I", raw)
     if magic != 0x0800 + axes:
         raise DataError(
-            f"{file} is no IDX file of {kind}: it should start with the magic number {0x0800 + axes}, but starts "
+            f"{file} is not an IDX file of {kind}: it should start with the magic number {0x0800 + axes}, but starts "
             f"with {magic}."
         )
     expected = header + math.prod(shape)

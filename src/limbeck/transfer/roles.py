@@ -65,7 +65,7 @@ def roles_of(
     found = _guess_label(data) if label is None else label or None
     if found is not None and found in {*text, *(features or []), image}:
         raise DataError(
-            f"{found!r} is the label, and as an input too it would be copied; leave it out of the inputs, or name the "
+            f"{found!r} is the label, and as an input too it would be copied; remove it from the inputs, or name the "
             'label with label_column= ("" where there is none).'
         )
     rest = [name for name in columns if name != found]

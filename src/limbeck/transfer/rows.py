@@ -285,7 +285,7 @@ def as_input(values: Tensor) -> Tensor:
 
 def _as_column(name: str, values: Any) -> Column:
     if name in ("labels", "row_id"):
-        raise DataError(f"{name!r} is no input column; pass labels= and row_ids= instead.")
+        raise DataError(f"{name!r} is not an input column; pass labels= and row_ids= instead.")
     if hasattr(values, "gather") and not isinstance(values, Tensor):
         column: Column = values
         return column

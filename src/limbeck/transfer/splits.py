@@ -90,7 +90,9 @@ def load_splits(
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, DataError):
             raise
-        what = f"{text} cannot be read" if files else f"{text} is no file or folder here, and no data set on the hub"
+        what = (
+            f"{text} cannot be read" if files else f"{text} is neither a local file or folder nor a data set on the hub"
+        )
         cause = error.__cause__ or error  # datasets wraps the reason into "an error occurred"
         tabular = any(file.suffix in (".csv", ".tsv") or any(file.glob("*.[ct]sv")) for file in files)
         hint = HEADERS if tabular else ""

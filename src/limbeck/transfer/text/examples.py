@@ -323,7 +323,7 @@ def _join(
         for place, (text, learned) in enumerate(pieces):
             ids = next(others) if place else next(firsts)
             if ids is None:
-                faults[row] = faults[row] or f"the tokenizer cannot go on with {text[:40]!r} after other text"
+                faults[row] = faults[row] or f"the tokenizer cannot continue other text with {text[:40]!r}"
                 continue
             if learned and not ids:
                 faults[row] = faults[row] or f"the tokenizer finds no token in {text[:40]!r}"
