@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from limbeck.commands import console
-from limbeck.commands.signals import finishes_step, next_step, stops_as_interrupts
+from limbeck.commands.signals import Stopped, finishes_step, next_step, stops_as_interrupts
 from limbeck.files import in_use
 from limbeck.networks.folder import save
 from limbeck.networks.mlp import mlp
@@ -120,6 +120,50 @@ def test_handlers_are_those_of_before_in_the_end_and_a_fork_has_none_of_ours() -
             seen += [told(), os.kill(os.getpid(), signal.SIGTERM), told()]
         assert seen == [False, None, True]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_within_an_import_waits_until_the_module_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "told_within.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nwhole = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def goes_on() -> None:
+        __import__("told_within")
+        for _ in range(600):  # ends by the signal
+            time.sleep(0.05)
+
+    with pytest.raises(Stopped, match="SIGTERM") as stopped, stops_as_interrupts():
+        goes_on()
+    assert stopped.value.exit_code == 143
+    assert sys.modules.pop("told_within").whole
+
+
+def test_a_second_signal_does_not_wait_for_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill = "os.kill(os.getpid(), signal.SIGTERM)\n"
+    (tmp_path / "told_twice.py").write_text(f"import os, signal\n{kill}{kill}raise AssertionError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Stopped, match="SIGTERM"), stops_as_interrupts():
+        __import__("told_twice")
+
+
+@pytest.mark.parametrize("then", [None, ValueError("no module")])
+def test_a_signal_that_a_library_loses_ends_the_command_all_the_same(then: Exception | None) -> None:
+    def loses() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except BaseException:
+            if then is not None:
+                raise then from None
+
+    with pytest.raises(Stopped, match="SIGINT"), stops_as_interrupts():
+        loses()
+
+
+def test_other_errors_and_timers_are_left_alone() -> None:
+    with pytest.raises(ValueError, match="its own"), stops_as_interrupts():
+        raise ValueError("its own")
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 # Two processes in one folder

@@ -10,12 +10,18 @@ What this file does not know: what is trained. It imports nothing heavy.
 import os
 import shlex
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 SAME_COMMAND = ("label", "tune", "paper")
 """Commands that resume what was interrupted where they are repeated."""
+
+
+PATIENCE, AGAIN = 10.0, 0.05
+"""Seconds that a signal waits for an import at most, and after which it looks again."""
+_CAN_WAIT = hasattr(signal, "setitimer")
 
 
 class Stopped(KeyboardInterrupt):
@@ -32,12 +38,18 @@ class Stopped(KeyboardInterrupt):
 
 
 class _Handler:
-    """Raises Stopped for a signal; the first one waits where a step is to be finished."""
+    """Raises Stopped for a signal; the first one waits where a step is to be finished, or a module is being imported.
+
+    Within an import it would be lost, or leave half a module behind that later fails in other words.
+    """
 
     def __init__(self) -> None:
         self.process = os.getpid()
         self.finishing = False
         self.received: int | None = None
+        self.waiting: int | None = None  # a signal that came within an import
+        self.until = 0.0
+        self.raised: int | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.process:  # a forked worker ends as it would have
@@ -47,8 +59,35 @@ class _Handler:
             self.received = number
             told = b"\nStopping after this step and its checkpoint; a second signal stops at once.\n"
             os.write(2, told)  # print is not safe here
+        elif self.waiting is None and _CAN_WAIT and _imports(frame):
+            self.waiting, self.until = number, time.monotonic() + PATIENCE
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
         else:
+            self.raised = number
             raise Stopped(number)
+
+    def again(self, _: int, frame: FrameType | None) -> None:
+        """Called by a timer for the signal that waits."""
+        if self.waiting is None:
+            return
+        if _imports(frame) and time.monotonic() < self.until:
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+            return
+        number, self.waiting = self.waiting, None
+        if self.finishing:
+            self(number, None)
+        else:
+            self.raised = number
+            raise Stopped(number)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported where a signal came."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 _handler: _Handler | None = None
@@ -56,7 +95,10 @@ _handler: _Handler | None = None
 
 @contextmanager
 def stops_as_interrupts() -> Iterator[None]:
-    """Both signals raise Stopped while the block runs; in a thread that is not the main one, nothing changes."""
+    """Both signals raise Stopped while the block runs; in a thread that is not the main one, nothing changes.
+
+    One that was lost inside a library is raised when the block ends.
+    """
     global _handler
     new, before, outer = _Handler(), {}, _handler
     try:
@@ -67,12 +109,23 @@ def stops_as_interrupts() -> Iterator[None]:
         yield
         return
     _handler = new
+    if _CAN_WAIT:
+        before[signal.SIGALRM] = signal.signal(signal.SIGALRM, new.again)
     try:
         yield
+    except Exception as error:
+        if new.raised is None:
+            raise
+        raise Stopped(new.raised) from error  # what a library made of it
     finally:
         _handler = outer
+        if _CAN_WAIT:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+    lost = new.raised or new.waiting
+    if lost is not None:  # within a library that goes on whatever comes
+        raise Stopped(lost)
 
 
 @contextmanager
