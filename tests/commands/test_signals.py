@@ -99,7 +99,8 @@ def test_commands_that_resume_by_themselves_say_so(command: str) -> None:
 
 
 def test_other_commands_leave_nothing_half_written() -> None:
-    assert next_step("evaluate", []) == "Nothing was left half-written; the same command begins again."
+    said = "Nothing was left half-written; the same command begins again:\n  limbeck evaluate --student 'a b'"
+    assert next_step("evaluate", ["--student", "a b"]) == said
 
 
 def test_handlers_are_those_of_before_in_the_end_and_a_fork_has_none_of_ours() -> None:
