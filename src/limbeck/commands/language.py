@@ -163,6 +163,7 @@ def open_rows(
             teacher_max_length=_least(language.teacher_max_length, _context_of(teacher)),
             num_proc=language.num_proc,
             encoder_decoder=True in kinds,
+            teacher_tokenizer=teacher_tokenizer,
         )
         for name, records in splits.items()
     }

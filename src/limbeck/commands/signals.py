@@ -148,4 +148,6 @@ def next_step(command: str, words: Sequence[str]) -> str:
         return f"To resume:\n  {shlex.join(['limbeck', command, *kept, '--resume'])}"
     if command in SAME_COMMAND:
         return f"The same command resumes:\n  {shlex.join(['limbeck', command, *words])}"
-    return f"Nothing was left half-written; the same command begins again:\n  {shlex.join(['limbeck', command, *words])}"
+    return (
+        f"Nothing was left half-written; the same command begins again:\n  {shlex.join(['limbeck', command, *words])}"
+    )

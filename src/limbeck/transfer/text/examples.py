@@ -43,6 +43,7 @@ def tokenise(
     num_proc: int | None = None,
     progress: bool = False,
     encoder_decoder: bool = False,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> datasets.Dataset:
     """A dataset of token ids from one of records, whose columns decide the format:
 
@@ -71,6 +72,8 @@ def tokenise(
     encoder_decoder: whether the rows are for an encoder-decoder. Records then have `prompt`, the source, and
         `completion`, the target; `input_ids` are those of the source and `labels` those of the target, both with the
         tokenizer's own special tokens, and max_length holds for each.
+    teacher_tokenizer: the teacher's, which must split texts as the student's does. Where it has another chat template,
+        or puts another BOS token before a text, the teacher reads each record in its own format, `teacher_input_ids`.
 
     Columns: `row_id` (the record's own `row_id`, else its place), `input_ids` and `labels` of one length (labels are
     the ids themselves, not shifted, and -100 where a token is not learned), `length` (of input_ids), and
@@ -88,20 +91,9 @@ def tokenise(
         if cut:
             log.warning("%d of %d records had a source or a target that was too long, and was cut.", cut, len(made))
         return made
-    kind, sides = _format_of(records)
-    _check_tokenizer(tokenizer, kind)
-    own = _own_limit(tokenizer)
-    limits = [_limit("max_length", max_length, own)]
-    if len(sides) > 1:  # the tokenizer's own limit is the student's: another one for the teacher is meant so
-        limits.append(_limit("teacher_max_length", teacher_max_length, None if teacher_max_length else own))
-    settings = {
-        "tokenizer": tokenizer,
-        "kind": kind,
-        "assistant": assistant,
-        "limits": dict(zip(sides, limits, strict=True)),
-        "opening": [] if kind == "messages" else _opening(tokenizer),
-        "version": cache_version(TOKENISE),
-    }
+    kind, columns = _format_of(records)
+    sides = _sides(kind, columns, tokenizer, teacher_tokenizer, max_length, teacher_max_length)
+    settings = {"sides": sides, "kind": kind, "assistant": assistant, "version": cache_version(TOKENISE)}
     _require_row_ids(records)
     with progress_bar(progress):
         tokenised = records.map(
@@ -110,12 +102,12 @@ def tokenise(
             with_indices=True,
             fn_kwargs=settings,
             remove_columns=records.column_names,
-            features=_features(sides),
+            features=_features(len(sides)),
             num_proc=num_proc,
             desc="Tokenising",
         )
     _refuse_faults(tokenised)
-    return _report(tokenised, limits).remove_columns([_FAULT, *_COUNTS])
+    return _report(tokenised, [side.limit for side in sides]).remove_columns([_FAULT, *_COUNTS])
 
 
 _FORMATS = {"messages": ("messages",), "prompt": ("prompt", "completion"), "text": ("text",)}
@@ -206,10 +198,10 @@ def _opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return list(full[: full.index(plain[0]) if plain else full.count(tokenizer.bos_token_id)])
 
 
-def _features(sides: Sequence[str]) -> Any:
+def _features(sides: int) -> Any:
     ids, count = datasets.List(datasets.Value("int32")), datasets.Value("int32")
     columns = {"row_id": datasets.Value("int64"), "input_ids": ids, "labels": ids, "length": count}
-    if len(sides) > 1:
+    if sides > 1:
         columns |= {TEACHER_PREFIX + "input_ids": ids, TEACHER_PREFIX + "labels": ids}
     return datasets.Features({**columns, _FAULT: datasets.Value("string"), **dict.fromkeys(_COUNTS, count)})
 
@@ -225,6 +217,56 @@ def progress_bar(shown: bool) -> Iterator[None]:
         yield
     finally:
         datasets.enable_progress_bars()
+
+
+@dataclass(frozen=True)
+class _Side:
+    """How the student or the teacher reads records.
+
+    column: of the prompt, the messages or the text. limit: the most tokens of a row. opening: what comes before a text.
+    """
+
+    column: str
+    tokenizer: PreTrainedTokenizerBase
+    limit: int | None
+    opening: list[int]
+
+
+def _sides(
+    kind: str,
+    columns: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    teacher_tokenizer: PreTrainedTokenizerBase | None,
+    max_length: int | None,
+    teacher_max_length: int | None,
+) -> list[_Side]:
+    """The student's side, and the teacher's where it reads another column or another format."""
+    _check_tokenizer(tokenizer, kind)
+    own = _own_limit(tokenizer)
+    opening = [] if kind == "messages" else _opening(tokenizer)
+    sides = [_Side(columns[0], tokenizer, _limit("max_length", max_length, own), opening)]
+    theirs = tokenizer if teacher_tokenizer is None else teacher_tokenizer
+    theirs_opening = [] if kind == "messages" else _opening(theirs)
+    if kind != "messages" and theirs.eos_token_id != tokenizer.eos_token_id:
+        raise DataError(
+            f"A text ends with {tokenizer.eos_token!r} for the student and with {theirs.eos_token!r} for the teacher, "
+            "but both must predict the same tokens; give them one tokenizer, or set the same eos_token."
+        )
+    differs = _of_chats(theirs) != _of_chats(tokenizer) if kind == "messages" else theirs_opening != opening
+    if len(columns) > 1 or differs:
+        _check_tokenizer(theirs, kind)
+        # the tokenizer's own limit is the student's: another one for the teacher is meant so
+        limit = _limit("teacher_max_length", teacher_max_length, None if teacher_max_length else _own_limit(theirs))
+        sides.append(_Side(columns[-1], theirs, limit, theirs_opening))
+    if differs:
+        what = "chat template" if kind == "messages" else "token before a text"
+        log.warning("The teacher has another %s than the student: each reads the records in its own format.", what)
+    return sides
+
+
+def _of_chats(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
+    """What decides how a conversation is rendered."""
+    return tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token
 
 
 @dataclass
@@ -244,37 +286,34 @@ class _Tokens:
 def _tokenise(
     batch: Mapping[str, list[Any]],
     places: list[int],
-    tokenizer: PreTrainedTokenizerBase,
+    sides: Sequence[_Side],
     kind: str,
     assistant: str,
-    limits: Mapping[str, int | None],
-    opening: list[int],
     version: str,
 ) -> dict[str, list[Any]]:
     """The token columns of a batch of records, for datasets.map. Faulty rows are marked, so that all are counted.
 
-    limits: the most tokens that each side reads of a record. version: not used here; `datasets` finds the cached rows
-    of the same arguments only.
+    version: not used here; `datasets` finds the cached rows of the same arguments only.
     """
-    sides, faults = list(limits), list[str | None]([None] * len(places))
+    faults: list[str | None] = [None] * len(places)
     read: list[list[_Tokens]] = []  # by side and row
     for side in sides:
         pieces: list[list[Piece]] = []
         for row in range(len(places)):
             record = {name: values[row] for name, values in batch.items()}
             try:
-                pieces.append(_pieces(record, side, kind, tokenizer, assistant))
+                pieces.append(_pieces(record, side.column, kind, side.tokenizer, assistant))
             except DataError as error:
                 pieces.append([])
                 faults[row] = faults[row] or str(error)
-        read.append(_join(tokenizer, pieces, opening, ends=kind != "messages", faults=faults))
-    columns: dict[str, list[Any]] = {name: [] for name in _features(sides)}
+        read.append(_join(side.tokenizer, pieces, side.opening, ends=kind != "messages", faults=faults))
+    columns: dict[str, list[Any]] = {name: [] for name in _features(len(sides))}
     for row, place in enumerate(places):
-        rows = [side[row] for side in read]
+        rows = [tokens[row] for tokens in read]
         _unlearn_first(rows)
-        fault = faults[row] or _fault(rows, tokenizer, sides)
+        fault = faults[row] or _fault(rows, sides[0].tokenizer, _names(sides))
         length, targets = sum(len(tokens.ids) for tokens in rows), len(rows[0].targets())
-        _cut(rows, list(limits.values()))
+        _cut(rows, [side.limit for side in sides])
         columns["row_id"].append(batch["row_id"][row] if "row_id" in batch else place)
         columns["length"].append(len(rows[0].ids))
         for prefix, tokens in zip(("", TEACHER_PREFIX), rows, strict=False):
@@ -286,6 +325,12 @@ def _tokenise(
         columns[_UNLEARNED].append(targets - left)
         columns[_LEARNED].append(left)
     return columns
+
+
+def _names(sides: Sequence[_Side]) -> list[str]:
+    """The columns of the sides, told apart where both read one."""
+    names = [side.column for side in sides]
+    return names if len(set(names)) == len(names) else [f"the student's {names[0]}", f"the teacher's {names[1]}"]
 
 
 def _pieces(
