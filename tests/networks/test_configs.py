@@ -5,6 +5,7 @@ Oracles: the logits of the network that was saved; a table of the fields whose o
 
 import copy
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -242,3 +243,39 @@ def test_a_configuration_that_is_nested_deep(tmp_path: Path) -> None:
         (folder / "config.json").write_text(text)
         with pytest.raises(ModelError, match=rf"config\.json.*{said}"):
             load(folder)
+
+
+PROCESSOR: dict[str, Any] = {
+    **{
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"height": 8, "width": 8},
+        "resample": 2,
+    },
+    **{"do_rescale": True, "rescale_factor": 1 / 255, "do_center_crop": False, "crop_size": {"height": 8, "width": 8}},
+    **{"do_normalize": True, "image_mean": [0.5], "image_std": [0.5]},
+}
+ODD_SIZES = [{"height": 0, "width": 8}, {"shortest_edge": -1}, {"height": 1e9, "width": 8}, [8], [8, 8, 8]]
+CHANGED = {"image_mean": {-3, 0, 2.5}, "image_std": {2.5, 10**9}, "rescale_factor": {2.5}, "resample": {0}}
+"""Values that another processor could have."""
+
+
+@pytest.mark.parametrize("field", PROCESSOR)
+def test_an_odd_image_processor_is_refused_or_does_the_same(field: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    folder, _ = unsealed(tmp_path / "model", vit())
+    pixels = {"pixel_values": torch.rand(1, 1, 10, 12, generator=torch.Generator().manual_seed(1))}
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    with torch.no_grad():
+        right = logits_of(load(folder), pixels)
+    for value in [*VALUES, *ODD_SIZES, ["x"], 0.0, -0.5]:
+        if value == "missing" or (value is None and field in ("do_resize", "do_rescale", "do_normalize")):
+            continue  # the default of the class
+        (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | {field: value}))
+        case = f"{field} = {value!r}"
+        opened, said = opened_or_refused(folder)
+        if opened is None:
+            assert re.search(rf"preprocessor_config\.json.*{field}|could not be built", said), f"{case}: {said}"
+        elif not isinstance(value, list | dict | str) and value not in CHANGED.get(field, ()):
+            with torch.no_grad():
+                torch.testing.assert_close(logits_of(opened, pixels), right, msg=case)
