@@ -256,7 +256,7 @@ PROCESSOR: dict[str, Any] = {
     **{"do_normalize": True, "image_mean": [0.5], "image_std": [0.5]},
 }
 ODD_SIZES = [{"height": 0, "width": 8}, {"shortest_edge": -1}, {"height": 1e9, "width": 8}, [8], [8, 8, 8]]
-CHANGED = {"image_mean": {-3, 0, 2.5}, "image_std": {2.5, 10**9}, "rescale_factor": {2.5}, "resample": {0}}
+CHANGED = {"image_mean": {-3, 0, -0.5, 2.5}, "image_std": {2.5, 10**9}, "rescale_factor": {2.5}, "resample": {0}}
 """Values that another processor could have."""
 
 
