@@ -136,3 +136,19 @@ def test_a_network_of_ones_own_reads_the_encoded_table(limbeck_says: Any) -> Non
     opened = limbeck.load("run/student", into=own.net())
     measured = limbeck.evaluate(opened, limbeck.table("shop")["test"])
     assert measured["roles"]["student"]["accuracy"]["mean"] == right("run/results.json")
+
+
+def test_labels_in_other_letters_than_the_teachers_are_matched(limbeck_says: Any, caplog: Any) -> None:
+    frame(400, 2).to_csv("shop.csv", index=False)
+    assert limbeck_says("distill", "--data", "shop.csv", *SHORT, "--output_dir", "teacher")[0] == 0
+    shouted = frame(300, 3)
+    shouted["label"] = shouted.label.str.upper()
+    shouted.to_csv("shouted.csv", index=False)
+    code, _, err = limbeck_says(
+        "evaluate", "--data", "shouted.csv", "--student", "teacher/student", "--output", "shouted.json"
+    )
+    assert code == 0, err
+    assert "'NO' is class 0, 'no'" in caplog.text
+    frame(300, 3).to_csv("plain.csv", index=False)
+    assert limbeck_says("evaluate", "--data", "plain.csv", "--student", "teacher/student", "--output", "a.json")[0] == 0
+    assert right("shouted.json") == right("a.json") > 0.8

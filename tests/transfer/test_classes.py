@@ -178,3 +178,48 @@ def test_labels_that_are_neither_numbers_nor_names(labels: list[Any], message: s
     data = datasets.Dataset.from_dict({"x": [1.0] * len(labels), "label": values})
     with pytest.raises(DataError, match=message):
         table(data)
+
+
+def sentiment(*labels: str) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"x": [float(i) for i in range(len(labels))], "label": list(labels)})
+
+
+def test_labels_are_matched_with_the_names_of_a_model(caplog: pytest.LogCaptureFixture) -> None:
+    data = sentiment("positive", "negative", "positive")
+    for names in (("POSITIVE", "NEGATIVE"), ("positive", "negative"), ("Positive", "neutral", "Negative")):
+        train = table(data, model_names=names)["train"]
+        assert train.label_names == names
+        assert [names[place].lower() for place in train.labels.tolist()] == data["label"]  # type: ignore[union-attr]
+    assert "matched with the classes of the model by name: [\"'negative' is class 1, 'NEGATIVE'\"" in caplog.text
+    caplog.clear()
+    same = table(data, model_names=("negative", "positive"))["train"]
+    assert same.labels.tolist() == [1, 0, 1]  # type: ignore[union-attr]
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("names", [("bad", "good"), ("positive", "neutral"), ("Negative", "NEGATIVE", "positive")])
+def test_names_without_one_match_each_leave_the_classes_alone(names: tuple[str, ...]) -> None:
+    train = table(sentiment("positive", "negative"), model_names=names)["train"]
+    assert train.label_names == ("negative", "positive")
+    with pytest.raises(DataError, match=r"The label '\w+' is none of label_names, .*correct the labels or the names"):
+        table(sentiment("positive", "negative"), label_names=names)
+
+
+def test_classes_that_differ_in_case_alone_are_two(caplog: pytest.LogCaptureFixture) -> None:
+    data = sentiment("It", "it", "IT")
+    assert table(data, model_names=("it", "It", "IT"))["train"].labels.tolist() == [1, 0, 2]  # type: ignore[union-attr]
+    assert table(data, model_names=("iT", "X"))["train"].label_names == ("IT", "It", "it")
+
+
+def test_class_labels_and_numbers_get_the_names_that_are_given() -> None:
+    feature = datasets.ClassLabel(names=["neg", "pos"])
+    data = sentiment("neg", "pos", "neg").cast_column("label", feature)
+    train = table(data, label_names=("POS", "NEG"))["train"]
+    assert (train.label_names, train.labels.tolist()) == (("POS", "NEG"), [1, 0, 1])  # type: ignore[union-attr]
+    numbers = datasets.Dataset.from_dict({"x": [0.0, 1.0], "label": [1, 0]})
+    train = table(numbers, label_names=("no", "yes", "perhaps"))["train"]
+    assert (train.label_names, train.labels.tolist(), train.num_classes) == (  # type: ignore[union-attr]
+        ("no", "yes", "perhaps"), [1, 0], 3
+    )  # fmt: skip
+    with pytest.raises(DataError, match="label_names must be a name per class, but there are 2 classes"):
+        table(numbers, label_names=("no",))

@@ -53,6 +53,9 @@ class DataOptions:
         list,
         "words that stand for a missing value in a csv or tsv file, such as NA, beside an empty cell",
     )
+    label_names: list[str] = _option(
+        list, "the names of the classes in order; by default those of a model, where each label is one of them"
+    )
     num_classes: int | None = _option(
         None, "how many classes there are, where labels are numbers: they are then 0 to num_classes - 1, as they are"
     )

@@ -29,7 +29,7 @@ from limbeck.commands.options import DataOptions
 from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.losses import divergences
 from limbeck.losses.divergences import Divergence, PositionFunction
-from limbeck.networks.asking import networks_of
+from limbeck.networks.asking import label_names_of, networks_of
 from limbeck.networks.folder import load
 from limbeck.networks.layers import take_layers
 from limbeck.networks.table import Feature, table_encoder_of
@@ -80,6 +80,8 @@ def open_data(
     wanted: dict[str, Any] = {"text_column": pair or text_column, "image_column": options.image_column}
     wanted |= {"label_column": options.label_column, "image_size": options.image_size}
     wanted |= {"num_classes": options.num_classes, "missing": options.missing}
+    model_names = next((names for reader in readers if (names := label_names_of(reader))), None)
+    wanted |= {"label_names": options.label_names or None, "model_names": model_names}
     wanted |= {"features": table_features(readers) or features, "with_rows": any(map(reads_rows, readers))}
     wanted |= {"feature_columns": options.feature_columns or None, "column_names": options.column_names or None}
     limit = text_limit(*readers)

@@ -9,7 +9,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -103,6 +103,49 @@ def classes_of(
     if named:
         return _of_names(texts, named, where)
     return _of_numbers(present, where, num_classes)
+
+
+def in_order_of(classes: Classes, names: Sequence[str], required: bool) -> Classes:
+    """The same labels as the classes `names`: by their names, or as numbers where labels have no names.
+
+    A name matches one that is equal, or the only one that differs in upper and lower case alone. Where the order or the
+    case differ, a warning says so. The names may have more classes than the labels.
+
+    required: whether it is an error if a label's name matches none of them; else the classes stay as they are.
+    """
+    if classes.names is None or (not classes.by_name and classes.places is not None):
+        if not required:
+            return classes
+        if classes.count is not None and classes.count > len(names):
+            raise DataError(
+                f"label_names must be a name per class, but there are {classes.count} classes: {_some(names)}."
+            )
+        return replace(classes, names=tuple(names), count=len(names))
+    by_case: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        by_case.setdefault(name.casefold(), []).append(place)
+    exact = {name: place for place, name in enumerate(names)}
+    alike = {name.casefold() for name in classes.names}
+    found: dict[str, int] = {}
+    for name in classes.names:
+        places = by_case.get(name.casefold(), [])
+        if name in exact:
+            found[name] = exact[name]
+        elif len(places) == 1 and len(alike) == len(classes.names):
+            found[name] = places[0]
+        elif required:
+            raise DataError(
+                f"The label {name!r} is none of label_names, {_some(names)}; correct the labels or the names."
+            )
+        else:
+            return classes
+    if [found[name] for name in classes.names] != list(range(len(names))) or tuple(names) != classes.names:
+        changed = [f"{name!r} is class {place}, {names[place]!r}" for name, place in found.items()]
+        log.warning("The labels are matched with the classes of the model by name: %s.", _some(changed))
+    # the labels of a ClassLabel are numbers
+    keys: Sequence[Label] = classes.names if classes.by_name else range(len(classes.names))
+    places_of = {key: found[name] for key, name in zip(keys, classes.names, strict=True)}
+    return replace(classes, names=tuple(names), count=len(names), places=places_of)
 
 
 def label_values(dataset: datasets.Dataset, column: str) -> tuple[list[Label], Tensor | None]:

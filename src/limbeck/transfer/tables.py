@@ -19,7 +19,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX
 from limbeck.networks.table import Feature
 from limbeck.transfer import arrow
-from limbeck.transfer.classes import Classes, classes_of, label_values
+from limbeck.transfer.classes import Classes, classes_of, in_order_of, label_values
 from limbeck.transfer.features import features_of, read_features, table_rows
 from limbeck.transfer.images import image_columns
 from limbeck.transfer.roles import Roles, roles_of
@@ -45,6 +45,8 @@ def table(
     features: Sequence[Feature] | None = None,
     missing: Sequence[str] = (),
     with_rows: bool = False,
+    label_names: Sequence[str] | None = None,
+    model_names: Sequence[str] | None = None,
 ) -> dict[str, TransferSet]:
     """The transfer sets of a source, by split ("train", "validation", "test", ...).
 
@@ -67,6 +69,9 @@ def table(
         feature_columns. missing: words of CSV and TSV files that stand for a missing value, as an empty cell does.
     with_rows: whether batches of texts and images too have the rows as they were read, `table_rows`, for a teacher that
         reads texts or columns by name. Those of tables always have them.
+    label_names: the names of the classes in order. Labels that are names are matched with them, also where they differ
+        in upper and lower case alone; DataError where one has no match. Labels that are numbers get these names.
+    model_names: the names of a model's classes in order, which labels are matched with where each of them has a match.
 
     Classes are those of the training split (the first one where none is called train): strings in sorted order,
     ClassLabels with their names, whole numbers as they are, also where they are written as text. Whole numbers from 1
@@ -87,6 +92,10 @@ def table(
         )
     labelled = {name: data for name, data in splits.items() if roles.label in data.column_names}
     classes = classes_of(labelled, roles.label, training, num_classes) if roles.label else None
+    if classes is not None and label_names is not None:
+        classes = in_order_of(classes, label_names, required=True)
+    elif classes is not None and model_names is not None:
+        classes = in_order_of(classes, model_names, required=False)
     if split is not None and split not in splits:
         raise DataError(f"There is no split {split!r}; there are {list(splits)}.")
     wanted = splits if split is None else {split: splits[split]}
