@@ -139,3 +139,15 @@ def test_a_process_that_is_killed_holds_nothing(tmp_path: Path, how: list[str]) 
     finally:
         os.killpg(process.pid, signal.SIGKILL) if how else process.kill()
         process.wait()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(path, "page")
+    assert os.read(reader, 100) == b"page"
+    os.close(reader)
+    assert path.is_fifo()
+    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]

@@ -59,11 +59,15 @@ def write_whole(path: str | Path, text: str) -> None:
 def whole_file(path: str | Path, temporary: str | Path | None = None) -> Iterator[BinaryIO]:
     """Yields a stream of bytes that becomes the file `path` where the block ends, and nothing where the block raises.
 
-    path: the file to create or to replace, in a folder that exists.
+    path: the file to create or to replace, in a folder that exists; a device or a pipe is written to as it is.
     temporary: where the bytes are until then, on the same disk; by default beside `path`, under a name that no other
         process on this machine uses.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device or a pipe, such as /dev/stdout
+        with open(path, "wb") as file:
+            yield file
+        return
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}") if temporary is None else Path(temporary)
     try:
         with open(temporary, "wb") as file:

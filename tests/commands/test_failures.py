@@ -297,3 +297,26 @@ def test_pairs_of_sentences_by_the_command(says: Any, make_tokenizer: Any) -> No
     with pytest.warns(UserWarning, match="Texts are cut"):
         code, err = says(*words, "--text_column", "first,second")
     assert code == 0, err
+
+
+def test_an_output_that_is_a_folder_is_refused_before_anything_is_measured(says: Any) -> None:
+    Path("there").mkdir()
+    code, err = says("evaluate", "--data", "nowhere.csv", "--student", "nowhere", "--output", "there")
+    assert code == 1
+    assert "--output there is a folder; name a file, such as there/results.json" in err
+
+
+@pytest.mark.filterwarnings("ignore:Texts are cut")
+def test_texts_without_a_token_and_lengths_of_none(says: Any, make_tokenizer: Any) -> None:
+    BertForSequenceClassification(BertConfig(**SIZES)).save_pretrained("student")
+    make_tokenizer().save_pretrained("student")
+    for texts, more, expected in (
+        ([""] * 40, [], "Every text needs a token, but in train row 0 has none; remove such rows"),
+        (["four"] * 39 + [""], [], "row 39 has none"),
+        (["four"] * 40, ["--max_length", "0"], "max_length must be 1 or more, but is 0"),
+        (["four"] * 40, ["--max_length", "-5"], "max_length must be 1 or more, but is -5"),
+    ):
+        pq.write_table(pa.table({"text": texts, "label": [i % 2 for i in range(40)]}), "texts.parquet")
+        code, err = says("distill", "--max_steps", "1", "--data", "texts.parquet", "--student", "student", *more)
+        assert code == 1
+        assert expected in err

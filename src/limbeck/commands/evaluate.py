@@ -26,6 +26,8 @@ def run(words: list[str]) -> None:
     options, data = job.evaluate, job.data
     if not options.student:
         raise ConfigError("A student is needed; pass --student with one folder or more.")
+    if Path(options.output).is_dir():  # known before anything is measured
+        raise ConfigError(f"--output {options.output} is a folder; name a file, such as {options.output}/results.json.")
     students = [open_model(text) for text in options.student]
     baselines = [open_model(text) for text in options.baseline]
     teacher = open_teacher(job.teacher.teacher, job.teacher.mean)

@@ -80,6 +80,8 @@ def table(
     """
     if num_classes is not None and num_classes < 2:
         raise DataError(f"num_classes must be 2 or more, but is {num_classes}.")
+    if max_length < 1:
+        raise DataError(f"max_length must be 1 or more, but is {max_length}.")
     if features is not None:
         feature_columns = [feature.name for feature in features]
     splits = load_splits(source, column_names, missing)

@@ -94,6 +94,7 @@ def encode(
     for name in encoded.column_names:
         if name != _CUT:
             values, lengths = arrow.lists(encoded, name)
+            values = values if len(values) else np.empty(0, np.int64)  # Arrow knows no type where all are empty
             columns[name] = Ragged(torch.from_numpy(values), torch.from_numpy(lengths), paddings.get(name, 0))
     empty = (columns["input_ids"].lengths == 0).nonzero()
     if len(empty):
