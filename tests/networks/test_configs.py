@@ -213,7 +213,7 @@ def test_weights_that_the_network_has_no_place_for_are_named(tmp_path: Path) -> 
         ),
         ("num_labels", 10**9, "num_labels is 1,000,000,000"),
         ("num_hidden_layers", -1, "num_hidden_layers is -1"),
-        ("model_type", "bert", "model_type is 'bert', but LlamaForCausalLM is of the type 'llama'"),
+        ("model_type", 3, "model_type must be a name, but is 3"),
         ("dtype", "int8", "dtype is 'int8', but must be one of auto"),
         ("rms_norm_eps", 1e30, "rms_norm_eps is 1e.30, but must be a small number"),
     ],

@@ -36,7 +36,7 @@ NOT_COUNTED = re.compile(r"_(id|ids|index|idx|size|dim|dims|std|factor|chunk|len
 
 EPSILON = re.compile(r"(^|_)eps(ilon)?$")
 
-DTYPES = ("auto", "float16", "bfloat16", "float32", "float64")
+DTYPES = ("auto", "float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 
 
 def require_model_folder(path: Path) -> None:
@@ -83,7 +83,7 @@ def require_built_in(config: Json, where: str) -> None:
         if len(names) == 2 and names[0] == "id2label" and (isinstance(value, bool) or not isinstance(value, str | int)):
             raise ModelError(f"{where}: {field} is {shown(value)}, but must be the name of a class.")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if names[-1] == "rope_theta" and not (is_number and value > 0):
+        if names[-1] == "rope_theta" and value is not None and not (is_number and value > 0):
             raise ModelError(f"{where}: {field} is {shown(value)}, but must be a number above 0.")
         if EPSILON.search(names[-1]) and is_number and not 0 <= value < 1:
             raise ModelError(f"{where}: {field} is {shown(value)}, but must be a small number, such as 1e-6.")
@@ -102,7 +102,7 @@ def require_counts(config: Json, folder: Path) -> None:
         name = next((n for n in reversed(names) if not n.isdigit()), "")
         if type(value) is not int or not COUNTED.search(name) or NOT_COUNTED.search(name):
             continue
-        most = max(tensors, 64) if "layer" in name or "depth" in name else max(tensors, largest, 1024)
+        most = max(tensors, 1024) if "layer" in name or "depth" in name else max(tensors, largest, 1024)
         if name.startswith(("num_", "n_")) and value < (1 if name == "num_labels" else 0):
             raise ModelError(f"{folder / CONFIG}: {'.'.join(names)} is {value:,}; it must be a number of parts.")
         if value > most:

@@ -202,11 +202,7 @@ def _from_transformers(name: str, config: dict[str, Any] | None = None) -> nn.Mo
                 f"{transformers.__version__} does not have (architectures); make the network and pass it as `into`."
             )
         require_built_in(config, where)
-        if config.get("model_type") not in (None, kind.config_class.model_type):
-            raise ModelError(
-                f"{where}: model_type is {config['model_type']!r:.80}, but {architectures[0]} is of the type "
-                f"{kind.config_class.model_type!r}."
-            )
+        _check_type(config.get("model_type"), kind, where)
         if folder is not None:
             require_counts(config, folder)
         model, report = kind.from_pretrained(name, output_loading_info=True)
@@ -233,6 +229,18 @@ def _from_transformers(name: str, config: dict[str, Any] | None = None) -> nn.Mo
     attach_processor(model, name)
     loaded: nn.Module = model.eval()
     return loaded
+
+
+def _check_type(given: Any, kind: Any, where: str) -> None:
+    """Warns where a configuration names another type of model than its class has; ModelError where it is no name."""
+    if not isinstance(given, str | None):
+        raise ModelError(f"{where}: model_type must be a name, but is {given!r:.80}.")
+    if given not in (None, kind.config_class.model_type):
+        warnings.warn(
+            f"{where}: model_type is {given!r:.80}, but {kind.__name__} is of the type "
+            f"{kind.config_class.model_type!r}; it is loaded as the latter.",
+            stacklevel=4,
+        )
 
 
 def _not_loaded(name: str, config: Mapping[str, Any] | None, kind: Any, error: Exception) -> ModelError:
