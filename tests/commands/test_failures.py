@@ -30,6 +30,31 @@ class Fails(torch.nn.Module):
 
 def rows():
     raise KeyError("no such month")
+
+class Works(torch.nn.Module):
+    change = staticmethod(lambda logits: logits)
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+
+    def forward(self, inputs):
+        return self.change(self.layer(inputs))
+
+class Detaches(Works):
+    change = staticmethod(torch.detach)
+
+class Rounds(Works):
+    change = staticmethod(lambda logits: logits.long())
+
+class Complex(Works):
+    change = staticmethod(lambda logits: logits + 1j)
+
+class Tuple(Works):
+    change = staticmethod(lambda logits: (logits,))
+
+def nothing():
+    return None
 """
 
 
@@ -160,6 +185,30 @@ def test_a_networks_exception_names_its_role_and_class(
     assert code == 1
     assert f"The {role}, Fails, failed while training: RuntimeError: a head without a body." in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "Detaches",
+            "The student's logits (of Detaches) have no gradient, so nothing could be learned; its forward must",
+        ),
+        ("Rounds", "The student's logits (of Rounds) have no gradient"),
+        ("Complex", "Complex must return real logits, but returned torch.complex64"),
+        ("Tuple", "Tuple must return logits, as a tensor or as an output with .logits, but returned tuple"),
+        ("nothing", "failing_networks:nothing is not a network that can be trained, but a NoneType"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_named(
+    name: str, expected: str, says: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("failing_networks.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = [word for word in SHORT if word not in ("--hidden", "4")]
+    code, err = says(*words, "--data", write_csv("data.csv"), "--student", f"failing_networks:{name}")
+    assert code == 1
+    assert expected in err
 
 
 def test_a_users_callable_and_a_bug_are_told_apart(says: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

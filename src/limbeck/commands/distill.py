@@ -58,8 +58,9 @@ def _run(words: list[str], held: ExitStack) -> None:
     teacher = open_teacher(job.teacher.teacher, job.teacher.mean)  # a wrong name is told before data is read
     stored_set = open_stored(job.split.transfer_set) if job.split.transfer_set else None
     set_seed(job.seed)  # after the teacher, so that the same seed makes the same student
-    student = None if job.student.student == "mlp" else open_student(job.student.student, teacher)
-    if not isinstance(student, nn.Module | None):
+    made_here = job.student.student == "mlp"
+    student = None if made_here else open_student(job.student.student, teacher)
+    if not made_here and not isinstance(student, nn.Module):
         raise ConfigError(
             f"{job.student.student} is not a network that can be trained, but a {type(student).__name__}."
         )

@@ -76,6 +76,8 @@ def logits_of(model: Callable[..., Any], batch: Batch) -> Tensor:
             f"{type(model).__name__} must return logits, as a tensor or as an output with .logits, but returned "
             f"{type(output).__name__}."
         )
+    if logits.is_complex():
+        raise ModelError(f"{type(model).__name__} must return real logits, but returned {logits.dtype}.")
     return logits if back is None else logits.to(back)
 
 

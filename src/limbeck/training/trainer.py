@@ -51,7 +51,7 @@ from transformers import (
 )
 from transformers.trainer_utils import EvalPrediction, SaveStrategy, TrainOutput
 
-from limbeck.errors import ConfigError, DataError, TargetError
+from limbeck.errors import ConfigError, DataError, ModelError, TargetError
 from limbeck.files import in_use
 from limbeck.losses.linear import linear_divergence
 from limbeck.losses.objective import Counts, Loss, Objective
@@ -351,6 +351,11 @@ class DistillTrainer(CheckpointedTrainer):
     def _ask_student(self, model: nn.Module, inputs: Batch) -> tuple[Tensor, Positions]:
         """The logits at the positions, `[*shape, C]`."""
         logits = logits_of(model, inputs)
+        if torch.is_grad_enabled() and not logits.requires_grad:
+            raise ModelError(
+                f"The student's logits (of {type(model).__name__}) have no gradient, so nothing could be learned; its "
+                "forward must compute them from its weights, in floating point and without detach or no_grad."
+            )
         if not self.plan.next_tokens:
             return logits, self._positions(inputs, logits.ndim - 1)
         positions = self._positions(inputs, 1)
