@@ -310,7 +310,7 @@ def test_the_command_leaves_the_settings_to_train_with_and_never_reads_the_test(
     }
 
     for words, said in (
-        (["--data", "digits"], "A search needs soft targets"),
+        (["--data", "digits"], "Soft targets are required"),
         ([*same, "--validation", "0"], "--validation must be above 0"),
         (
             [*same, *grid, "--output_dir", "tuned", "--hidden", "9"],
@@ -359,7 +359,7 @@ def test_a_run_and_the_search_that_it_is_explained_by(
     assert [path.name for path in Path("runs/tune").iterdir()] == ["tune.json"]
     out, differs = run(*same, "--tuned", "runs/tune")
     assert differs == []
-    assert "the search of runs/tune has not ended" in out
+    assert "the search of runs/tune has not finished" in out
     assert "Not chosen yet" not in Path("run/report.html").read_text()
     Path("again.yaml").write_bytes(Path("run/config.yaml").read_bytes())
     Path("runs/tune/tune.json").unlink()
@@ -367,7 +367,7 @@ def test_a_run_and_the_search_that_it_is_explained_by(
     assert "Note: there is no runs/tune/tune.json" in out
     assert differs is None
     assert main(["tune", *same, "--output_dir", "run"]) == 1
-    assert "run holds a run, whose report would be lost" in capsys.readouterr().err
+    assert "run holds a run, whose report would be overwritten" in capsys.readouterr().err
 
 
 def _tuned(rank: int, folder: str) -> None:

@@ -26,14 +26,14 @@ from limbeck.errors import LimbeckError
 COMMANDS = {
     "demo": "see distillation work on handwritten digits, in a minute; --language: on text, in two",
     "distill": "train a small model to behave like a big one; without --teacher, train it on labels",
-    "tune": "find the temperature and the weight of the labels, on examples that are held out",
+    "tune": "find the temperature and the weight of the labels, on held-out examples",
     "evaluate": "measure students against a teacher and against baselines",
     "report": "draw a run's results as one page that opens in any browser",
     "label": "run a teacher once and store its targets for any number of students",
-    "verify": "check that a stored set is what was written",
+    "verify": "check that a stored set is unchanged since it was written",
     "info": "print the manifest of a stored set",
-    "export": "write a student as an ONNX file that predicts the same, and say what it costs",
-    "paper": "run an experiment of the 2015 paper on this machine, its figures beside ours",
+    "export": "write a student as an ONNX file that predicts the same, and measure its size and speed",
+    "paper": "run an experiment of the 2015 paper and compare with its figures",
 }
 
 HELP = f"""usage: limbeck COMMAND [options]
@@ -43,7 +43,7 @@ Knowledge distillation: a small model learns to behave like a big one.
 commands:
 {chr(10).join(f"  {name:<10} {text}" for name, text in COMMANDS.items())}
 
-limbeck COMMAND --help shows the options that matter first; --debug shows the traceback of an error.
+limbeck COMMAND --help shows the main options; --debug shows the traceback of an error.
 limbeck --version prints {__version__}.
 """
 

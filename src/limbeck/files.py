@@ -114,7 +114,7 @@ def in_use(folder: str | Path) -> Iterator[None]:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be a folder to write to: {error}; give another one.") from error
+        raise ConfigError(f"{folder} cannot be a folder to write to: {error}; pass another one.") from error
     if fcntl is None:
         yield
         return

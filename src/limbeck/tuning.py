@@ -173,7 +173,7 @@ def tune(
             measured = {measure: math.nan}  # ranked last
         if measure not in measured:
             needs = "a teacher with targets over every class" if measure == "forward_kl" else "labels"
-            raise DataError(f"{measure} needs validation data with {needs}; give it, or choose by another measure.")
+            raise DataError(f"{measure} needs validation data with {needs}; pass it, or choose by another measure.")
         seconds = round(time.perf_counter() - started, 3)
         named = {"temperature": candidate[0], "hard_weight": candidate[1], "seed": seed}
         trial: Json = json_ready(named | measured | {"seconds": seconds})
@@ -362,7 +362,7 @@ def _recorded_once(
 ) -> BaseTeacher:
     """The teacher with its answers recorded, where one pass can serve all trainings; otherwise the teacher itself."""
     if teacher.shares_student:
-        raise ConfigError("A teacher that is its student's own model serves one student; give a copy of the model.")
+        raise ConfigError("A teacher that is its student's own model serves one student; pass a copy of the model.")
     views = any(with_trainer.get(name) is not None for name in ("augment", "source"))
     live = teacher.one_view or views
     if live or is_language_model(student):
@@ -385,7 +385,7 @@ def _check(
     objectives: Mapping[Candidate, Any], seeds: int, keep: float, measure: str, train: Any, validation: Any
 ) -> None:
     if not objectives:
-        raise ConfigError("There is nothing to choose from; give at least one temperature and one hard_weight.")
+        raise ConfigError("There is nothing to choose from; pass at least one temperature and one hard_weight.")
     if seeds < 1:
         raise ConfigError(f"seeds must be 1 or more, but is {seeds}.")
     if not 0 < keep <= 1:
@@ -393,7 +393,7 @@ def _check(
     if measure not in MEASURES:
         raise ConfigError(f"There is no measure {measure!r}; there are {', '.join(MEASURES)}.")
     if validation is None or len(validation) == 0 or len(train) == 0:
-        raise DataError("Students are chosen by examples that none was trained on; give train and validation examples.")
+        raise DataError("Students are chosen by examples that none was trained on; pass train and validation examples.")
     ids = [set(torch.as_tensor(rows.row_ids).tolist()) for rows in (train, validation) if hasattr(rows, "row_ids")]
     if len(ids) == 2 and ids[0] & ids[1]:
         raise DataError(
@@ -467,7 +467,7 @@ def _read(path: Path, settings: JsonView) -> Trials:
             both = (before["settings"].get(name), value)
             was, now = (re.sub(r"([0-9a-f]{8})[0-9a-f]{56}", r"\1…", str(of)) for of in both)
             raise ConfigError(
-                f"{path.parent} was begun with {name} {was}, and this is {now}; give another folder, or delete that "
+                f"{path.parent} was begun with {name} {was}, and this is {now}; pass another folder, or delete that "
                 "one."
             )
     return {(trial["temperature"], trial["hard_weight"], trial["seed"]): trial for trial in before["trials"]}

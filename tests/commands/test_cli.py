@@ -111,7 +111,7 @@ def test_a_run_is_neither_mixed_in_nor_lost_unasked(limbeck_says: Any) -> None:
 
     code, out, _ = limbeck_says(*run, "--resume", "--max_steps", "9")
     assert code == 0
-    assert "max_steps was 6 when the run began and is 9 now" in out
+    assert "max_steps was 6 when the run began, but is 9 now" in out
     assert [line["step"] for line in log_of("runs/a/log.jsonl") if "loss" in line] == [2, 4, 6, 8]
     assert Path("runs/a/student/model.safetensors").read_bytes() != weights
 
@@ -356,7 +356,7 @@ def test_evaluate_measures_what_was_saved(teachers: list[str], limbeck_says: Any
         )
     )
     assert code == 0
-    assert "r.json: all that was measured; report_r.html: the same as a page" in out
+    assert "r.json: the measurements; report_r.html: the same as a page" in out
     assert json.loads(Path("r.json").read_text())["verdict"]["sentence"] in html.unescape(
         Path("report_r.html").read_text()
     )
@@ -415,7 +415,7 @@ def test_a_default_learning_rate_is_recorded_and_an_older_run_without_it_resumes
     code, out, _ = limbeck_says(*run, "--resume")
     assert (code, "Note" in out) == (0, False)
     code, out, _ = limbeck_says(*run, "--resume", "--learning_rate", "0.01", "--max_steps", "7")
-    assert (code, "learning_rate was 0.001 when the run began and is 0.01 now" in out) == (0, True)
+    assert (code, "learning_rate was 0.001 when the run began, but is 0.01 now" in out) == (0, True)
 
 
 def test_settings_that_help_does_not_show_are_kept_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -433,7 +433,7 @@ def test_settings_that_help_does_not_show_are_kept_too(capsys: pytest.CaptureFix
     [
         (["distill", "--temperature", "0"], 1, "temperature must be a finite number above 0, but is 0"),
         (["distill", "--soft_weight", "0", "--teacher", "T"], 1, "both 0, so there is nothing to learn"),
-        (["distill", "--divergence", "kl", "--teacher", "T"], 1, "no divergence 'kl'; there are forward_kl"),
+        (["distill", "--divergence", "kl", "--teacher", "T"], 1, "no divergence 'kl'; choose forward_kl"),
         (["distill", "--baseline"], 1, "Without a teacher the student is the baseline itself"),
         (["distill", "--teacher", "nowhere/at/all"], 1, "nowhere/at/all is not a folder; a model is a folder with"),
         (["distill", "--teacher", "."], 1, ". is not a model: it has no config.json"),
@@ -447,14 +447,14 @@ def test_settings_that_help_does_not_show_are_kept_too(capsys: pytest.CaptureFix
         (
             ["distill", "--student", "take_layers:2"],
             1,
-            "copies layers of the teacher, but no teacher is given; give --teacher",
+            "copies layers of the teacher, but there is no teacher; pass --teacher",
         ),
         (["distill", "--student", "take_layers", "--teacher", "T"], 1, "take_layers:6, or which, take_layers:0,2,5"),
         (["distill", "--student", "take_layers:2", "--teacher", "T"], 1, "cuts transformers models, but got MLP"),
         (
             ["distill", "--student", "take_layers:2", "--teacher", "T", "T"],
             1,
-            "from one network, but the teacher has 2",
+            "of one network, but the teacher has 2",
         ),
         (
             ["distill", "--student", "T", "--hidden", "30", "30", "--dropout", "0.1"],

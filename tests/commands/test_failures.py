@@ -123,7 +123,7 @@ def write_csv(path: str, rows: int = 40) -> str:
         ("--save_total_limit -1", "save_total_limit must be 1 or more"),
         ("--dataloader_num_workers 1 --dataloader_prefetch_factor 0", "dataloader_prefetch_factor must be 1 or more"),
         ("--dataloader_persistent_workers true", "dataloader_persistent_workers needs dataloader_num_workers"),
-        ("--early_stopping -1", "--early_stopping must be 1 or more, but is -1; 0 is for none"),
+        ("--early_stopping -1", "--early_stopping must be 1 or more, but is -1; 0 turns it off"),
         ("--hidden 1000000000000", "Memory ran out while preparing"),
         ("--teacher json:loads", "json:loads is called without arguments, but: missing a required argument: 's'"),
         ("--feature_columns label", "'label' is the label, and as an input too it would be copied"),
@@ -339,11 +339,11 @@ def test_pairs_of_sentences_by_the_command(says: Any, make_tokenizer: Any) -> No
     table = pa.table({"first": texts, "second": texts[::-1], "label": [i % 2 for i in range(40)]})
     pq.write_table(table, "pairs.parquet")
     words = ["distill", "--max_steps", "1", "--save_strategy", "no", "--data", "pairs.parquet", "--student", "student"]
-    with pytest.warns(UserWarning, match="Texts are cut"):
+    with pytest.warns(UserWarning, match="Texts are truncated"):
         code, err = says(*words)
     assert code == 1
     assert "--text_column first,second" in err
-    with pytest.warns(UserWarning, match="Texts are cut"):
+    with pytest.warns(UserWarning, match="Texts are truncated"):
         code, err = says(*words, "--text_column", "first,second")
     assert code == 0, err
 

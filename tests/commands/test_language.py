@@ -148,7 +148,7 @@ def test_a_callable_of_ones_own_gives_the_same_as_a_file_of_its_records(teacher:
         code, _, err = limbeck_says(*run, "--data", f"own_texts:{name}", "--output_dir", "refused")
         assert (code, message in err) == (1, True), err
     code, _, err = limbeck_says(*run, "--data", "own_texts:pairs", "--column_names", "a", "--output_dir", "refused")
-    assert (code, "--column_names names the columns of a file" in err) == (1, True)
+    assert (code, "--column_names applies only to files" in err) == (1, True)
 
 
 def test_settings_record_what_was_used(teacher: str, limbeck_says: Any) -> None:
@@ -217,13 +217,16 @@ def test_a_labelled_transfer_set_needs_no_teacher(
     limbeck.label(limbeck.mlp([64, 10]), limbeck.digits(), "classes", kind="dense")
     refused = [
         ([*run, "--packing"], "row by row and cannot be packed; remove --packing"),
-        ([*run, "--data", "digits"], "The digits are pictures"),
+        ([*run, "--data", "digits"], "The digits are images"),
         ([*run, "--max_length", "9"], "--max_length changes how --data is read, but no --data is given"),
         (["distill", "--transfer_set", "said", "--student", short, *QUICK], "and the student reads 4"),
-        (["distill", "--transfer_set", "classes", "--student", student, *QUICK], "classes holds examples of classes"),
+        (
+            ["distill", "--transfer_set", "classes", "--student", student, *QUICK],
+            "classes is a stored set of a classifier",
+        ),
         (
             ["distill", "--transfer_set", "said", *QUICK],
-            "said holds text to be written; give --student a language model",
+            "said is a stored set of a language model; pass --student a language model",
         ),
         (["distill", "--transfer_set", "said", "--student", other, *QUICK], "another tokenizer than the student's"),
     ]
@@ -395,7 +398,7 @@ def test_a_column_of_text_and_weights_in_bfloat16(teacher: str, make_tokenizer: 
     assert "The student's weights are bfloat16: they are trained in float32" in out
     assert next(limbeck.load("run/student").parameters()).dtype == torch.float32
     code, _, err = limbeck_says(*run, "--text_column", "tale", "--overwrite")
-    assert "There is no column 'tale' in train; there are ['story', 'label']" in err
+    assert "--text_column tale is not in train; its columns are ['story', 'label']" in err
 
 
 def test_rows_longer_than_the_models_read_are_cut_and_counted(
@@ -426,19 +429,19 @@ def test_what_cannot_work_is_refused_before_training(teacher: str, make_tokenize
     _jsonl("chats.jsonl", [{"messages": said}] * 20)
     _jsonl("few.jsonl", PAIRS[:2])
     refused = [
-        (run, "the student is an mlp; give --student a language model, or take_layers:6"),
+        (run, "the student is an mlp; pass --student a language model, or take_layers:6"),
         ([*cut, "--jitter", "2"], "--jitter applies only to classifiers"),
         ([*cut, "--image_size", "8"], "--image_size applies only to classifiers"),
         ([*cut, "--data", "empty.jsonl"], "1 of 55 rows cannot be learned from (row_id 60)"),
         ([*cut, "--data", "nothing.jsonl"], "There is no file or folder nothing.jsonl"),
-        ([*cut, "--data", "few.jsonl"], "2 examples are too few to set some apart"),
+        ([*cut, "--data", "few.jsonl"], "2 examples are too few to hold some out"),
         ([*run, "--student", other], "must have the same tokenizer, but theirs differ in 1 tokens: id "),
         (
             ["distill", "--data", "chats.jsonl", "--teacher", plain, "--student", "take_layers:2"],
             "need a chat template",
         ),
         ([*cut, "--assistant", "first"], 'assistant must be "all" or "last", but is \'first\''),
-        (["distill", "--student", teacher], "digits are pictures, and a language model learns from text; give --data"),
+        (["distill", "--student", teacher], "digits are images, and a language model learns from text; pass --data"),
         ([*cut, "--data", "nothing_in_it.jsonl"], "nothing_in_it.jsonl cannot be read: there is nothing in it"),
         ([*cut, "--data", "broken.jsonl"], "broken.jsonl cannot be read"),
         (
@@ -461,7 +464,7 @@ def test_tune_measures_what_distill_then_trains(teacher: str, limbeck_says: Any)
     grid = ["--temperatures", "1", "3", "--hard_weights", "0.5", "--seeds", "1"]
     code, out, err = limbeck_says("tune", *run, *grid, "--output_dir", "tuned")
     assert (code, err) == (0, "")
-    assert "Examples: 49 train, 5 validation; the test is not looked at." in out
+    assert "Examples: 49 train, 5 validation; the test is not used." in out
     best = json.loads(Path("tuned/tune.json").read_text())["best"]
     evaluated = ["--eval_strategy", "steps", "--eval_steps", "4"]
     assert limbeck_says("distill", "--config", "tuned/distill.yaml", *evaluated, "--output_dir", "run")[0] == 0
@@ -480,5 +483,5 @@ def test_evaluate_measures_the_validation_split_of_data_without_a_test(teacher: 
         words = ["evaluate", "--data", "data", "--student", teacher, "--split", split, "--output", f"{split}.json"]
         code, out, err = limbeck_says(*words)
         assert (code, err) == (0, "")
-        assert ("its validation split is the test" in out) == (split != "validation")
+        assert ("its validation split is used as the test" in out) == (split != "validation")
         assert limbeck.read_results(f"{split}.json")["test"]["examples"] == examples

@@ -369,7 +369,7 @@ def test_curves_are_passed_on_and_not_finite_numbers_become_null():
 
 def test_what_does_not_fit_is_refused():
     student, teacher = Says(table(1)), Says(table(0))
-    with pytest.raises(ConfigError, match="there are 1 and 2; give one baseline per student"):
+    with pytest.raises(ConfigError, match="there are 1 and 2; pass one baseline per student"):
         evaluate([student, student], rows(), baseline=student)
     with pytest.raises(ConfigError, match="at least one student"):
         evaluate([], rows())
@@ -526,9 +526,9 @@ def test_probabilities_in_the_place_of_logits_are_refused() -> None:
     examples = limbeck.arrays(torch.randn(8, 4), torch.arange(8) % 3)
     net = limbeck.mlp([4, 3])
     softened = nn.Sequential(net, nn.Softmax(-1))
-    with pytest.raises(TargetError, match=r"model returns probabilities .* leave its softmax out"):
+    with pytest.raises(TargetError, match=r"model returns probabilities .* remove its softmax"):
         limbeck.evaluate(softened, examples, latency=False)
-    with pytest.raises(TargetError, match=r"teacher returns probabilities .* leave its softmax out"):
+    with pytest.raises(TargetError, match=r"teacher returns probabilities .* remove its softmax"):
         limbeck.evaluate(net, examples, teacher=softened, latency=False)
 
 

@@ -477,9 +477,9 @@ def test_two_weights_of_zero_are_refused() -> None:
 
 
 def test_what_a_term_needs_and_is_not_there() -> None:
-    with pytest.raises(ObjectiveError, match="no targets; give a teacher"):
+    with pytest.raises(ObjectiveError, match="no targets; pass a teacher"):
         Objective()(logits(2, 3))
-    with pytest.raises(ObjectiveError, match="no labels; give labels"):
+    with pytest.raises(ObjectiveError, match="no labels; pass labels"):
         Objective(hard_weight=1.0)(logits(2, 3), logits(2, 3))
 
 

@@ -346,7 +346,7 @@ BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "no rows": (DataError, "but got list", {"transfer_set": [1, 2]}),
     "rows of no tokens": (DataError, "need 'row_id'", {"transfer_set": datasets.Dataset.from_list([{"text": "a"}])}),
     "an option of another kind": (ConfigError, "dense takes", {"kind": "dense", "k": 3}),
-    "an augmented text": (ConfigError, "leave augment out", {"transfer_set": rows(3), "augment": limbeck.jitter(1)}),
+    "an augmented text": (ConfigError, "remove augment", {"transfer_set": rows(3), "augment": limbeck.jitter(1)}),
     "labelled before": (DataError, "'target_x' already", {"transfer_set": TransferSet({"target_x": np.zeros((2, 3))})}),
 }
 

@@ -210,7 +210,7 @@ def test_probabilities_are_no_logits(tmp_path: Path) -> None:
     refused(
         tmp_path,
         TargetError,
-        "The student returns probabilities .* leave its softmax out",
+        "The student returns probabilities .* remove its softmax",
         Softmax(network()),
         network(),
     )
@@ -344,10 +344,10 @@ def test_labels_that_are_no_classes(tmp_path: Path) -> None:
 
 def test_a_hard_term_needs_labels(tmp_path: Path) -> None:
     none = arrays(X, torch.full((N,), NO_LABEL))
-    refused(tmp_path, ConfigError, "every label is -100; give labels, or hard_weight=0", None, network(), BOTH, none)
+    refused(tmp_path, ConfigError, "every label is -100; pass labels, or hard_weight=0", None, network(), BOTH, none)
     for data in (arrays(X), Bare(None)):
         refused(
-            tmp_path, ConfigError, "batches have no labels; give labels, or hard_weight=0", None, network(), BOTH, data
+            tmp_path, ConfigError, "batches have no labels; pass labels, or hard_weight=0", None, network(), BOTH, data
         )
     first = torch.where(torch.arange(N) < 8, NO_LABEL, Y)  # labels after the first batch are labels
     for data in (arrays(X, first), Bare(first)):
@@ -355,7 +355,7 @@ def test_a_hard_term_needs_labels(tmp_path: Path) -> None:
 
 
 def test_a_soft_term_needs_a_teacher(tmp_path: Path) -> None:
-    refused(tmp_path, ConfigError, "soft_weight but there is no teacher; give one, or soft_weight=0", None, None, SOFT)
+    refused(tmp_path, ConfigError, "soft_weight but there is no teacher; pass one, or soft_weight=0", None, None, SOFT)
     trainer_for(tmp_path, None, network(5), Objective(soft_weight=0, hard_weight=1)).train()  # a teacher nobody asks
 
 

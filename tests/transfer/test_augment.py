@@ -115,7 +115,7 @@ def test_refusals() -> None:
     with pytest.raises(DataError, match=r"no row_id, only \['inputs'\].*TransferSet"):
         jitter(1)({"inputs": batch["inputs"]}, epoch=0)
     with pytest.raises(
-        DataError, match=r"column 'inputs', but the batch has \['pixel_values', 'row_id'\]; give column="
+        DataError, match=r"column 'inputs', but the batch has \['pixel_values', 'row_id'\]; pass column="
     ):
         jitter(1)({"pixel_values": batch["inputs"], "row_id": batch["row_id"]}, epoch=0)
     with pytest.raises(DataError, match=r"\[n, H, W\] or \[n, C, H, W\], but got \[4, 9\]"):

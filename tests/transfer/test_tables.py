@@ -199,7 +199,7 @@ def test_workers_decode_the_same_images(tmp_path: Path) -> None:
 def test_images_of_several_sizes_and_modes(tmp_path: Path) -> None:
     gray = draw(tmp_path / "images" / "train" / "0.png", "L", (4, 4))
     draw(tmp_path / "images" / "train" / "1.png", "RGB", (6, 2))
-    with pytest.raises(DataError, match=r"have 2: 4 x 4 \(1 of them\), 2 x 6 \(1 of them\)...; give image_size="):
+    with pytest.raises(DataError, match=r"have 2: 4 x 4 \(1 of them\), 2 x 6 \(1 of them\)...; pass image_size="):
         table(tmp_path / "images")
     examples = table(tmp_path / "images", image_size=(4, 4))["train"]
     batch = everything(examples)
@@ -237,7 +237,7 @@ def test_images_lying_on_their_side(tmp_path: Path) -> None:
     expected = np.rot90(pixels, k=-1).transpose(2, 0, 1) / 255
     np.testing.assert_allclose(batch["pixel_values"][0].numpy(), expected, atol=1e-7)
     draw(tmp_path / "photos" / "1.png")
-    with pytest.raises(DataError, match=r"rows \[0, 1\] have \[\(3, 4\), \(4, 3\)\]; give image_size="):
+    with pytest.raises(DataError, match=r"rows \[0, 1\] have \[\(3, 4\), \(4, 3\)\]; pass image_size="):
         everything(table(tmp_path / "photos")["train"])
 
 
@@ -258,7 +258,7 @@ def dataset(**columns: Any) -> datasets.Dataset:
             {"feature_columns": ["x"], "text_column": "s"},
             "Give one of .'text_column', 'image_column', 'feature_columns'",
         ),
-        (lambda: dataset(x=[1.0], y=[0]), {}, r"No label column .*\['x', 'y'\]; give label_column="),
+        (lambda: dataset(x=[1.0], y=[0]), {}, r"No label column .*\['x', 'y'\]; pass label_column="),
         (lambda: dataset(title=["a"], body=["b"], label=[0]), {}, r"texts \['title', 'body'\].*give image_column="),
         (lambda: dataset(text=["a"], sentence=["b"], label=[0]), {}, r"texts \['text', 'sentence'\]"),
         (lambda: dataset(text=["a"], id=[7]), {}, "No label column could be guessed"),

@@ -15,10 +15,10 @@ from limbeck.commands import console
 from limbeck.commands.jobs import TrainingJob
 from limbeck.commands.language import in_float32, refuse_options_of_language
 from limbeck.commands.options import StudentOptions
-from limbeck.commands.texts import a_fifth, open_data, open_tokenizers, with_test
+from limbeck.commands.texts import open_data, open_tokenizers, split_off_a_fifth, with_test
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
-from limbeck.evaluation.class_verdict import MOST_CLASSES_KEPT
+from limbeck.evaluation.class_verdict import MOST_CLASSES
 from limbeck.evaluation.classes import evaluate
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import inputs_of
@@ -32,16 +32,16 @@ from limbeck.transfer import TransferSet, jitter
 def prepare(
     job: TrainingJob, student: nn.Module | None, teacher: BaseTeacher | None, stored_set: Labelled | None = None
 ) -> Work:
-    """What there is to train and to measure; student is None for an mlp."""
+    """The models, data and measurements of a run for classifiers; student is None for a new mlp."""
     refuse_options_of_language(job.texts)
     readers = (student, teacher)
     splits, tokenizer = _read_data(job, readers) if stored_set is None else _read_stored(job, stored_set, readers)
     train = splits["train"]
-    listened_to = teacher if stored_set is None else stored_set.teacher
-    if stored_set is not None and teacher is None and speaks_of_all(splits["test"]):
-        teacher = listened_to
+    training_teacher = teacher if stored_set is None else stored_set.teacher
+    if stored_set is not None and teacher is None and has_all_classes(splits["test"]):
+        teacher = training_teacher
     if student is None:
-        set_seed(job.seed)  # whatever was read before, the same seed makes the same student
+        set_seed(job.seed)  # whatever was read before, the same seed gives the same student
         student = _new_mlp(job.student, train)
     elif table_encoder_of(student) is None:
         with_table_encoder(student, _encoder(job.student, train))
@@ -50,7 +50,7 @@ def prepare(
         console.say(note)
     seed = job.seed
     if stored_set is not None and stored_set.manifest.augmentation_seed is not None:
-        seed = stored_set.manifest.augmentation_seed  # the views that were labelled are shown again
+        seed = stored_set.manifest.augmentation_seed  # the views that have stored targets are shown again
     augment = jitter(job.split.jitter, seed=seed, column=image_column(train)) if job.split.jitter else None
 
     def measure(
@@ -72,8 +72,8 @@ def prepare(
         return results | {"transfer_set": {"examples": len(train), "per_class": per_class}}
 
     with_trainer = {"eval_dataset": splits.get("validation"), "augment": augment, "processing_class": tokenizer}
-    labelled = train.select(_labelled_rows(train)) if job.with_baseline else train
-    return Work(student, listened_to, splits, with_trainer, labelled, measure, label_names=train.label_names)
+    baseline_train = train.select(_labelled_rows(train)) if job.with_baseline else train
+    return Work(student, training_teacher, splits, with_trainer, baseline_train, measure, label_names=train.label_names)
 
 
 def _read_data(job: TrainingJob, readers: Sequence[object]) -> tuple[dict[str, TransferSet], Any]:
@@ -85,10 +85,10 @@ def _read_data(job: TrainingJob, readers: Sequence[object]) -> tuple[dict[str, T
         raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
     if (labels := splits["train"].labels) is not None and labels.ndim > 1:
         raise ConfigError(
-            "The examples of this data have a label per token, and the command judges one class per example; train a "
+            "The examples of this data have a label per token, but limbeck distill needs one per example; train a "
             "token classifier in Python, with limbeck.DistillTrainer."
         )
-    splits, note = with_test(splits, a_fifth)
+    splits, note = with_test(splits, split_off_a_fifth)
     if note:
         console.say(note)
     if "validation" not in splits and split.validation:
@@ -103,7 +103,7 @@ def _read_stored(job: TrainingJob, stored_set: Labelled, readers: Sequence[objec
     split, data = job.split, job.data
     labels = stored_set.manifest.columns.get("labels")
     if labels is not None and labels.is_list:
-        raise ConfigError(f"{split.transfer_set} holds text to be written; give --student a language model.")
+        raise ConfigError(f"{split.transfer_set} is a stored set of a language model; pass --student a language model.")
     if split.labelled is not None:
         raise ConfigError("--labelled removes labels from --data, not from a stored set; remove it.")
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, [job.student.student], job.teacher.teacher)
@@ -112,9 +112,9 @@ def _read_stored(job: TrainingJob, stored_set: Labelled, readers: Sequence[objec
         splits["train"], splits["test"] = stored_set.split(0.2, seed=0)
         console.say(f"{len(splits['test']):,} of the stored examples are held out as the test.")
     else:
-        splits["test"] = with_test(open_data(data, tokenizer, of_teacher, readers, stored_set.features), a_fifth)[0][
-            "test"
-        ]
+        splits["test"] = with_test(
+            open_data(data, tokenizer, of_teacher, readers, stored_set.features), split_off_a_fifth
+        )[0]["test"]
     if split.validation:
         splits["train"], splits["validation"] = splits["train"].split(split.validation, seed=1)
     return splits, tokenizer
@@ -124,21 +124,21 @@ def _keep_labels(train: TransferSet, labelled: int) -> TransferSet:
     known = train.select(_labelled_rows(train))
     if not 0 < labelled < len(known):
         raise ConfigError(f"--labelled must be between 1 and the {len(known)} labelled examples, but is {labelled}.")
-    _, kept = known.split(labelled / len(known), seed=2)
+    _, part = known.split(labelled / len(known), seed=2)
     places = {int(row): place for place, row in enumerate(train.row_ids)}
-    return train.without_labels(except_rows=[places[int(row)] for row in kept.row_ids])
+    return train.without_labels(except_rows=[places[int(row)] for row in part.row_ids])
 
 
-def speaks_of_all(examples: object) -> bool:
+def has_all_classes(examples: object) -> bool:
     """Whether the examples hold a teacher's targets over every class, for the inputs as stored."""
-    of = getattr(examples, "manifest", None)
-    return of is not None and of.kind["kind"] in ("dense", "hidden") and of.augmentation is None
+    manifest = getattr(examples, "manifest", None)
+    return manifest is not None and manifest.kind["kind"] in ("dense", "hidden") and manifest.augmentation is None
 
 
 def _per_class(train: Any, classes: int) -> list[int] | None:
-    """How many examples each class has; None unless all have a label, and of too many classes to be kept."""
+    """How many examples each class has; None where some have no label, or with more than MOST_CLASSES classes."""
     labels = train.labels
-    if labels is None or labels.ndim > 1 or bool((labels < 0).any()) or classes > MOST_CLASSES_KEPT:
+    if labels is None or labels.ndim > 1 or bool((labels < 0).any()) or classes > MOST_CLASSES:
         return None
     counts: list[int] = torch.as_tensor(labels).bincount(minlength=classes).tolist()
     return counts
@@ -151,7 +151,7 @@ def _labelled_rows(train: TransferSet) -> Any:
 
 
 def refuse_options_of_mlp(options: StudentOptions) -> None:
-    """ConfigError for options that shape an mlp, where the student is another one."""
+    """Raises ConfigError for options that shape an mlp where the student is another model."""
     usual = StudentOptions()
     names = [f"--{f.name}" for f in fields(options) if f.name not in ("student", "scale")]
     given = [name for name in names if getattr(options, name[2:]) != getattr(usual, name[2:])]
@@ -164,10 +164,12 @@ def refuse_options_of_mlp(options: StudentOptions) -> None:
 
 def _new_mlp(options: StudentOptions, train: TransferSet) -> nn.Module:
     if train.num_classes is None:
-        raise ConfigError("The data has no labels, so an mlp cannot tell how many classes there are; give --student.")
+        raise ConfigError("The data has no labels, so the number of classes of an mlp is not known; pass --student.")
     column, example = next((name, values[0]) for name, values in inputs_of(train.__getitems__([0])).items())
     if not example.is_floating_point():
-        raise ConfigError(f"An mlp reads numbers or pixels, but the data's column {column!r} holds {example.dtype}.")
+        raise ConfigError(
+            f"An mlp reads numbers or pixels, but column {column!r} holds {example.dtype}; pass --student."
+        )
     encoder = _encoder(options, train)
     student = mlp(
         [example.numel() if encoder is None else encoder.width, *options.hidden, train.num_classes],
@@ -179,7 +181,7 @@ def _new_mlp(options: StudentOptions, train: TransferSet) -> nn.Module:
 
 
 def _encoder(options: StudentOptions, train: Any) -> TableEncoder | None:
-    """The encoder of a table's columns, of the training part; None where the data is no table."""
+    """The encoder of a table's columns, fitted on the training part; None where the data is not a table."""
     return TableEncoder.fit(train, options.scale) if table_columns(train) else None
 
 

@@ -1,12 +1,12 @@
-"""`limbeck demo`: distillation where people reach for it, on the handwritten digits that scikit-learn ships.
+"""`limbeck demo`: distillation with few labels, on the handwritten digits that scikit-learn ships.
 
 The teacher, an ensemble of ten nets, has seen every label of its training folds. The student may use 100 labels,
 but all the images as an unlabelled transfer set. Two students from the same initial weights, for the same steps:
 the baseline learns from its labels, the distilled one from the teacher's soft targets and its labels. Five folds,
 so that each of the 1,797 images is tested once; several seeds. The same with all the labels stands beside it.
 
-What is left: the student, its log.jsonl and the baseline's baseline.jsonl, and of both comparisons the results and the
-same as a page: results.json and report.html, results_every_label.json and report_every_label.html.
+Written to the folder: the student, its log.jsonl and the baseline's baseline.jsonl, and the results and
+a page of both comparisons: results.json and report.html, results_every_label.json and report_every_label.html.
 """
 
 import copy
@@ -47,22 +47,26 @@ DISTILLED = Objective(temperature=4.0, hard_weight=0.5)
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
     parser = new_parser("demo", "See distillation work, on handwritten digits or, with --language, on text.")
-    parser.add_argument("--language", action="store_true", help="a language model, on the text of Python's reference")
     parser.add_argument(
-        "--output_dir", type=str, help="where student, results and log are left: runs/demo, or runs/demo_language"
+        "--language", action="store_true", help="distil a language model, on the text of the Python reference"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="how many times each student is trained")
+    parser.add_argument(
+        "--output_dir",
+        type=str,
+        help="folder for the student, the results and the log; by default runs/demo or runs/demo_language",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds each student is trained with")
     job = read_job(DemoJob, parser, words)
     if job.seeds < 1:
         raise ConfigError(f"--seeds must be 1 or more, but is {job.seeds}.")
     folder = Path(job.output_dir or ("runs/demo_language" if job.language else "runs/demo"))
     with in_use(folder):
-        (_of_language if job.language else _of_digits)(folder, job.seeds)
+        (_language_demo if job.language else _digits_demo)(folder, job.seeds)
 
 
-def _of_digits(folder: Path, seeds: int) -> None:
-    torch.set_num_threads(1)  # the nets are so small that a second thread costs more than it gives
-    gc.freeze()  # Trainer collects garbage at every start, and need not look at the libraries each time
+def _digits_demo(folder: Path, seeds: int) -> None:
+    torch.set_num_threads(1)  # with networks this small, a second thread costs more than it gains
+    gc.freeze()  # Trainer collects garbage at every start, and need not scan the libraries each time
     say(f"Teacher: {MEMBERS} nets that have seen every label. Student: a small net that may see {LABELS} labels.")
     few, every = demonstrate(folder, seeds)
     names = {"student": "distilled", "baseline": "labels alone"}
@@ -73,11 +77,11 @@ def _of_digits(folder: Path, seeds: int) -> None:
     say(f"\n{folder}: student, {files}, log.jsonl, baseline.jsonl")
 
 
-def _of_language(folder: Path, seeds: int) -> None:
+def _language_demo(folder: Path, seeds: int) -> None:
     hush()
-    say("Teacher: a Llama that reads bytes. Student: half as deep and half as wide. Text: the reference of Python.")
+    say("Teacher: a Llama that reads bytes. Student: half as deep and half as wide. Text: the Python reference.")
     results = demonstrate_language(folder, seeds)
-    say("\nOn topics that none of them was trained on:")
+    say("\nOn topics that no model was trained on:")
     print_results(results, {"student": "distilled", "baseline": "text alone"})
     say(f"\n{folder}: student, results.json, report.html, log.jsonl")
 
@@ -148,7 +152,7 @@ def _fit(
     folder: Path,
     log: Path | None = None,
 ) -> list[Json]:
-    """Trains; returns the log, and writes it where it is to be kept."""
+    """Trains a network and returns its log; writes it to `log`, if one is given."""
     config = DistillConfig(
         output_dir=str(folder),
         max_steps=steps,
@@ -169,6 +173,6 @@ def _fit(
 
 
 def _evenly(train: TransferSet, labels: int, seed: int) -> torch.Tensor:
-    """The places of `labels` examples of the set, evenly over the classes."""
+    """The indices of `labels` examples, evenly over the classes."""
     _, part = train.split(labels / len(train), seed=seed)
     return torch.isin(train.row_ids, part.row_ids).nonzero().squeeze(1)

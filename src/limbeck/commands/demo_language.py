@@ -1,12 +1,10 @@
 """`limbeck demo --language`: a language model distilled, on text that every Python ships: its own reference.
 
 The teacher, a small Llama that reads bytes, has learned from the text. Two students half as deep and half as wide,
-import datasets
-from transformers import PreTrainedTokenizerBase
 from the same initial weights and in the same steps: the baseline learns from the text, the distilled one from the
 teacher's soft targets. Both are measured on topics that no model was trained on; several seeds.
 
-What is left: the student, results.json, report.html (the same as a page) and log.jsonl.
+Written to the folder: the student, results.json, report.html (the same as a page) and log.jsonl.
 
 What this file does not know: how the command is called, how results are printed.
 """
@@ -100,36 +98,36 @@ def demonstrate_language(folder: Path, seeds: int) -> Json:
 def topics(tokenizer: PreTrainedTokenizerBase) -> dict[str, datasets.Dataset]:
     """ "train" and "test": rows of Python's reference, a tenth of its topics for the test.
 
-    Topics repeat each other's paragraphs. Each is kept once, so that nothing of the test was trained on.
+    Topics repeat each other's paragraphs; each paragraph is used once, so that no test paragraph was trained on.
     """
     try:
         from pydoc_data.topics import topics as texts
     except ImportError as error:
         raise DataError(
-            "The text of this demo is pydoc_data.topics, which this Python comes without; use one with its whole "
-            "standard library, or see `limbeck demo`."
+            "The text of this demo is pydoc_data.topics, which this Python lacks; use a Python with the whole "
+            "standard library, or run `limbeck demo`."
         ) from error
     seen: set[str] = set()
-    kept: dict[str, list[str]] = {}
+    paragraphs: dict[str, list[str]] = {}
     for name in sorted(texts):
-        kept[name] = []
+        paragraphs[name] = []
         for paragraph in texts[name].split("\n\n"):
             words = " ".join(paragraph.split())  # however it is indented there
             if words and words not in seen:
-                kept[name].append(paragraph)
+                paragraphs[name].append(paragraph)
                 seen.add(words)
-    names = list(kept)
+    names = list(paragraphs)
     random.Random(0).shuffle(names)
     tested = -(-len(names) // 10)
-    made = {}
-    for part, of in (("train", names[tested:]), ("test", names[:tested])):
-        records = [{"text": text} for name in of for text in _records(kept[name])]
-        made[part] = tokenise(Dataset.from_list(records), tokenizer, max_length=LENGTH)
-    return made
+    rows = {}
+    for part, topics_of_part in (("train", names[tested:]), ("test", names[:tested])):
+        records = [{"text": text} for name in topics_of_part for text in _records(paragraphs[name])]
+        rows[part] = tokenise(Dataset.from_list(records), tokenizer, max_length=LENGTH)
+    return rows
 
 
 def _records(paragraphs: list[str]) -> list[str]:
-    """Whole paragraphs, as many as LENGTH tokens hold with the end; a longer one is cut between words."""
+    """Texts of whole paragraphs, at most LENGTH tokens with the end token; longer ones are split between words."""
     records = [""]
     for paragraph in (f"{text}\n\n" for text in paragraphs):
         fits = len(paragraph.encode()) < LENGTH

@@ -1,6 +1,6 @@
 """`limbeck distill`: a student from data, a teacher and an objective, judged beside its baseline.
 
-What is left in the run's folder:
+Files in the run's folder:
     student/, baseline/    the trained models, for limbeck.load
     results.json           what was measured (docs/results.md)
     report.html            the same as a page (docs/report.md)
@@ -43,24 +43,24 @@ from limbeck.tuning import RESULTS, differences, read_tune, settings_of_search
 
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
-    with ExitStack() as held:
-        _run(words, held)
+    with ExitStack() as resources:
+        _run(words, resources)
 
 
-def _run(words: list[str], held: ExitStack) -> None:
-    """held: what is to be let go when the command ends."""
+def _run(words: list[str], resources: ExitStack) -> None:
+    """resources: closed when the command ends."""
     console.hush()
     job = read_job(DistillJob, distill_parser(brief="--help" in words or "-h" in words), words)
     job = job.as_trained()
-    _objective(job), job.training_arguments()  # refuse before anything is read
+    _objective(job), job.training_arguments()  # raise before anything is read
     tuned = _read_tuned(job.objective.tuned, words) if job.objective.tuned else None
     classifiers.refuse_options_of_mlp(job.student)
-    teacher = open_teacher(job.teacher.teacher, job.teacher.mean)  # a wrong name is told before data is read
+    teacher = open_teacher(job.teacher.teacher, job.teacher.mean)  # a wrong name is reported before data is read
     stored_set = open_stored(job.split.transfer_set) if job.split.transfer_set else None
-    set_seed(job.seed)  # after the teacher, so that the same seed makes the same student
-    made_here = job.student.student == "mlp"
-    student = None if made_here else open_student(job.student.student, teacher)
-    if not made_here and not isinstance(student, nn.Module):
+    set_seed(job.seed)  # after the teacher, so that the same seed gives the same student
+    is_new_mlp = job.student.student == "mlp"
+    student = None if is_new_mlp else open_student(job.student.student, teacher)
+    if not is_new_mlp and not isinstance(student, nn.Module):
         raise ConfigError(
             f"{job.student.student} is not a network that can be trained, but a {type(student).__name__}."
         )
@@ -77,16 +77,18 @@ def _run(words: list[str], held: ExitStack) -> None:
     options, config = job.run, job.training_arguments()
     if options.early_stopping and "validation" not in work.splits:
         raise ConfigError("--early_stopping needs a validation loss; set --validation to a share above 0.")
-    folder = held.enter_context(claimed(job)) if state.is_main_process else Path(options.output_dir)
+    folder = resources.enter_context(claimed(job)) if state.is_main_process else Path(options.output_dir)
     state.wait_for_everyone()
     console.say_plan(student, teacher, objective, work.splits, config)
     if tuned is not None:
         given = dict(work.with_trainer)
         held_out = given.pop("eval_dataset")
-        own = settings_of_search(student, teacher, objective.divergence, train, held_out, config, given)
-        tuned["differs"] = differences(tuned, own)
+        settings = settings_of_search(student, teacher, objective.divergence, train, held_out, config, given)
+        tuned["differs"] = differences(tuned, settings)
         if not tuned["finished"]:
-            console.say(f"Note: the search of {job.objective.tuned} has not ended, so the report will not explain it.")
+            console.say(
+                f"Note: the search of {job.objective.tuned} has not finished, so the report will not explain it."
+            )
         elif tuned["differs"]:
             console.say(f"Note: the search of {job.objective.tuned} was made with {', '.join(tuned['differs'])}.")
 
@@ -99,7 +101,7 @@ def _run(words: list[str], held: ExitStack) -> None:
         matched = copy.copy(config)
         matched.max_steps = curves["student"][-1]["step"]  # as many steps, however few the labels
         _count_in_steps(matched, -(-len(train) // config.train_batch_size))
-        lesson = Lesson("baseline", None, on_labels, matched, work.labelled)
+        lesson = Lesson("baseline", None, on_labels, matched, work.baseline_train)
         untrained, curves["baseline"] = _train(untrained, lesson, folder, options, work)
 
     state.destroy_process_group()
@@ -119,7 +121,7 @@ def _run(words: list[str], held: ExitStack) -> None:
 
 
 def _read_tuned(path: str, words: list[str]) -> dict[str, Any] | None:
-    """Returns the search that explains the run; None where the options file names a search that no longer exists."""
+    """The search that explains the run; None where the YAML file names a search that no longer exists."""
     file = Path(path, RESULTS) if Path(path).is_dir() else Path(path)
     if not file.exists() and not any(word.partition("=")[0] == "--tuned" for word in words):
         console.say(f"Note: there is no {file}, so the report will not say how T and hard_weight were chosen.")
@@ -169,8 +171,8 @@ def _train(
     if config.world_size > 1 or config.save_strategy == IntervalStrategy.NO:  # processes would have to agree
         trainer.train(resume_from_checkpoint=resume or None)
     else:
-        with finishes_step() as told:
-            trainer.add_callback(_StopWhereTold(told))
+        with finishes_step() as is_told:
+            trainer.add_callback(_StopWhenTold(is_told))
             trainer.train(resume_from_checkpoint=resume or None)
     if whole is not None:
         weights = trainer.accelerator.get_state_dict(trainer.model)  # of all processes, for the first
@@ -194,19 +196,19 @@ def _has_whole_checkpoint(run: str, role: str) -> bool:
     return whole is not None
 
 
-class _StopWhereTold(TrainerCallback):
+class _StopWhenTold(TrainerCallback):
     """Ends training with a checkpoint after the step in which the command was told to stop."""
 
-    def __init__(self, told: Callable[[], bool]):
-        self.told = told
+    def __init__(self, is_told: Callable[[], bool]):
+        self.is_told = is_told
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.told():
+        if self.is_told():
             control.should_save = control.should_training_stop = True
 
 
 def _count_in_steps(config: DistillConfig, steps_per_epoch: int) -> None:
-    """What happens once an epoch of the whole training set happens as often where an epoch of its labels is shorter."""
+    """Turns "every epoch" into every `steps_per_epoch` steps, as an epoch of the labels alone is shorter."""
     for what in ("save", "eval", "logging"):
         if getattr(config, f"{what}_strategy") == "epoch":
             setattr(config, f"{what}_strategy", IntervalStrategy.STEPS)

@@ -1,6 +1,6 @@
-"""`limbeck evaluate`: students measured beside a teacher and baselines, on data that none was trained on.
+"""`limbeck evaluate`: measures students, a teacher and baselines on data that no model was trained on.
 
-What was measured is left in results.json, or where --output says, and beside it as a page, report.html.
+Writes the measurements to results.json (--output), and a page, report.html, beside it.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from limbeck.commands import console, language
 from limbeck.commands.jobs import EvaluateJob, evaluate_parser, read_job
 from limbeck.commands.report import page_of
-from limbeck.commands.texts import a_fifth, open_data, open_model, open_teacher, open_tokenizers, with_test
+from limbeck.commands.texts import open_data, open_model, open_teacher, open_tokenizers, split_off_a_fifth, with_test
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.classes import evaluate
 from limbeck.evaluation.tokens import evaluate_language
@@ -25,7 +25,7 @@ def run(words: list[str]) -> None:
     job = read_job(EvaluateJob, evaluate_parser(), words)
     options, data = job.evaluate, job.data
     if not options.student:
-        raise ConfigError("A student is needed; pass --student with one folder or more.")
+        raise ConfigError("A student is required; pass --student with one folder or more.")
     if Path(options.output).is_dir():  # known before anything is measured
         raise ConfigError(f"--output {options.output} is a folder; name a file, such as {options.output}/results.json.")
     students = [open_model(text) for text in options.student]
@@ -40,7 +40,7 @@ def run(words: list[str]) -> None:
         options = job.evaluate
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, options.student, job.teacher.teacher)
     splits: dict[str, Any]
-    # A named split is measured as the data has it; train and test are those of `distill`, which makes a missing test.
+    # A named split is used as the data has it; train and test are those of `distill`, which splits off a missing test.
     makes_test = options.split in ("train", "test")
     if writes:
         language.refuse_options_of_classes(data)
@@ -53,7 +53,7 @@ def run(words: list[str]) -> None:
         language.refuse_options_of_language(job.texts)
         splits, note = open_data(data, tokenizer, of_teacher, [*students, *baselines, teacher]), None
         if makes_test:
-            splits, note = with_test(splits, a_fifth)
+            splits, note = with_test(splits, split_off_a_fifth)
     if note:
         console.say(note)
     if options.split not in splits:
@@ -73,4 +73,4 @@ def run(words: list[str]) -> None:
     page = page_of(Path(options.output))
     write_report(options.output, page)
     console.print_results(results)
-    console.say(f"{options.output}: all that was measured; {page}: the same as a page")
+    console.say(f"{options.output}: the measurements; {page}: the same as a page")

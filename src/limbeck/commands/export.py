@@ -1,6 +1,6 @@
 """`limbeck export`: a student as an ONNX file, checked, measured and, on request, quantised to 8 bits.
 
-What is left beside the student's folder: student.onnx, student.int8.onnx, export.json (docs/export.md).
+Files beside the student's folder: student.onnx, student.int8.onnx, export.json (docs/export.md).
 """
 
 import os
@@ -14,7 +14,7 @@ from limbeck.commands import console
 from limbeck.commands.jobs import ExportJob, export_parser, read_job
 from limbeck.commands.options import DataOptions
 from limbeck.commands.run_folder import export_of
-from limbeck.commands.texts import a_fifth, open_data, open_tokenizers, with_test
+from limbeck.commands.texts import open_data, open_tokenizers, split_off_a_fifth, with_test
 from limbeck.errors import ConfigError, DataError
 from limbeck.export import export_onnx
 from limbeck.networks.folder import load
@@ -35,17 +35,15 @@ def run(words: list[str]) -> None:
         raise ConfigError(f"{job.path} is not a folder; pass the folder of a run or of a model.")
     model, output = load(folder), Path(options.output_dir or os.path.relpath(folder.parent))
     batch = None
-    if job.data.data and not is_language_model(model):  # which the export refuses, and says what to use
+    if job.data.data and not is_language_model(model):  # export_onnx raises for these, and says what to use
         batch = _examples(job.data, str(folder), options.examples, model)
     report = export_onnx(model, output / f"{folder.name}.onnx", batch, int8=options.int8)
-    kept = export_of(folder.name)
-    write_results(report, output / kept)
+    record = export_of(folder.name)
+    write_results(report, output / record)
     console.console.print(_table(report))
     if report["drawn"]:
-        console.say(
-            "The inputs were drawn at random; --data checks the file on examples, and counts how many are right."
-        )
-    files = [report[form]["file"] for form in ("onnx", "int8") if form in report] + [kept]
+        console.say("The inputs were drawn at random; pass --data to check the file on examples and measure accuracy.")
+    files = [report[form]["file"] for form in ("onnx", "int8") if form in report] + [record]
     if folder.name == "student" and (output / "results.json").exists():
         write_report(output, output / "report.html")  # with the file's size and latency on it
         files.append("report.html")
@@ -53,11 +51,11 @@ def run(words: list[str]) -> None:
 
 
 def _examples(data: DataOptions, folder: str, most: int, model: object) -> Any:
-    """Examples of the test, from all over it."""
+    """At most `most` test examples, evenly spaced over the test."""
     if most < 2:
         raise ConfigError(f"--examples must be 2 or more, but is {most}.")
     tokenizer, of_teacher = open_tokenizers(data.tokenizer, [folder], [])
-    splits = with_test(open_data(data, tokenizer, of_teacher, [model]), a_fifth)[0]
+    splits = with_test(open_data(data, tokenizer, of_teacher, [model]), split_off_a_fifth)[0]
     if "test" not in splits:
         raise DataError(f"{data.data} has no test split; it has {', '.join(splits)}.")
     test = splits["test"]

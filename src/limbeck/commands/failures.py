@@ -63,21 +63,21 @@ def message_of(error: Exception, words: Sequence[str]) -> str:
     if (network := _network(error.__traceback__)) is not None:
         return (
             f"The {network} failed while {stage}: {cause}.{about} Check that it takes the columns of the data (their "
-            f"names, shapes and types), or give another model. {show}"
+            f"names, shapes and types), or pass another model. {show}"
         )
-    own = next((name for name in reversed(frames) if name.partition(".")[0] in (*LIBRARIES, "limbeck")), "limbeck")
+    owner = next((name for name in reversed(frames) if name.partition(".")[0] in (*LIBRARIES, "limbeck")), "limbeck")
     innermost = frames[-1] if frames else "limbeck"
     if isinstance(error, OSError) and error.filename is not None:
         return f"While {stage}, a file could not be used: {cause}.{about} Check its path and permissions. {show}"
     lacks = isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "ArrowMemoryError")
     if lacks or "can't allocate memory" in str(error):
-        return f"Memory ran out while {stage}: {cause}. Give a smaller batch size, --max_length or network. {show}"
+        return f"Memory ran out while {stage}: {cause}. Use a smaller batch size, --max_length or network. {show}"
     if isinstance(error, ImportError):
-        return f"A package is missing while {stage}: {cause}.{about} Install it, or leave that option out. {show}"
-    if own.partition(".")[0] != "limbeck":
-        library = own.partition(".")[0]
-        advice = "Change or remove that option" if given else "Look at the options and the data"
-        return f"While {stage}, {library} refused what it was given: {cause}.{about} {advice}. {show}"
+        return f"A package is missing while {stage}: {cause}.{about} Install it, or remove that option. {show}"
+    if owner.partition(".")[0] != "limbeck":
+        library = owner.partition(".")[0]
+        advice = "Change or remove that option" if given else "Check the options and the data"
+        return f"While {stage}, {library} raised {cause}.{about} {advice}. {show}"
     if innermost.partition(".")[0] != "limbeck" and not _is_installed(error.__traceback__):
         return f"{innermost}, which is not part of Limbeck, failed while {stage}: {cause}.{about} {show}"
     return f"This is a bug in Limbeck or in the network, while {stage}: {cause}.{about} {show}"
@@ -100,7 +100,7 @@ def _stage(modules: Sequence[str]) -> str:
 def _network(trace: TracebackType | None) -> str | None:
     """The role and the class of the outermost network in whose forward an exception was raised; None outside of one.
 
-    The role is left out where a network is called neither by a teacher nor by training.
+    The role is just "network" where neither a teacher nor training calls it.
     """
     role = "network"
     for frame, _ in traceback.walk_tb(trace):
@@ -163,6 +163,6 @@ def _is_quoted(value: str, text: str) -> bool:
 
 
 def _short(message: str, most: int = 600) -> str:
-    """A message on one line, its middle left out where it is long."""
+    """A message on one line, its middle omitted where it is long."""
     line = " ".join(message.split())
     return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 2 :]}"

@@ -1,9 +1,9 @@
-"""What a command is to do: its words as one typed, frozen job, with the defaults of its kind of model.
+"""The options of a command as one typed, frozen job, with the defaults of its kind of model.
 
     job = read_job(DistillJob, distill_parser(), words)    # with a classifier's defaults
     job = job.for_language_models()                        # once the models are open
 
-What this file does not know: models, data, what is done with a job.
+What this file does not know: models, data, how a job is run.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ LANGUAGE_DEFAULTS: JsonView = {
     "num_train_epochs": 3.0,
     "train_sampling_strategy": "group_by_length",
 }
-"""Where a language model's defaults differ from a classifier's."""
+"""Defaults of language models that differ from a classifier's."""
 
 TRAINER_DEFAULTS: JsonView = {
     "per_device_train_batch_size": 128,
@@ -53,29 +53,29 @@ TRAINER_DEFAULTS: JsonView = {
     "save_strategy": "epoch",
     "save_total_limit": 2,
 }
-"""Where the command's defaults differ from TrainingArguments'."""
+"""Defaults of the command that differ from TrainingArguments'."""
 
 NOT_OFFERED = {"output_dir", "label_names", "learning_rate", "run_name", "resume_from_checkpoint"}
-"""The trainer's arguments that the command has its own words for."""
+"""Arguments of the trainer that the command sets through other options."""
 
 SHOWN = {
     *("num_train_epochs", "max_steps", "per_device_train_batch_size", "weight_decay", "bf16", "seed"),
     *("logging_steps", "report_to"),
 }
-"""The trainer's arguments that `--help` shows."""
+"""Arguments of the trainer that `--help` shows."""
 
 NEW_RATE, TRAINED_RATE = 1e-3, 5e-5
 """The default learning rates of a new student and of a transformers model that was trained before."""
 
-NOT_OF_A_JOB = ("config", "help", "help_all", "print_config")
-"""What a parser reads that says nothing about what is done."""
+PARSER_OPTIONS = ("config", "help", "help_all", "print_config")
+"""Options of the parser itself."""
 
 J = TypeVar("J", bound="Job")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a command is to do.
+    """The options of a command.
 
     groups: the fields that are groups of options, in the order of the help.
     given: the names of the options that the user gave, on the command line or in a YAML file; the others are defaults.
@@ -90,12 +90,12 @@ class Job:
         kinds = get_type_hints(cls)
         groups = {name: options_of(kinds[name], values) for name in cls.groups}
         grouped = {option for group in groups.values() for option in vars(group)}
-        rest = {k: v for k, v in values.items() if k not in grouped and k not in NOT_OF_A_JOB}
+        rest = {k: v for k, v in values.items() if k not in grouped and k not in PARSER_OPTIONS}
         return cls(given=given, **groups, **cls._ungrouped(rest))
 
     @classmethod
     def _ungrouped(cls, rest: Json) -> Json:
-        """The fields that are no group, made from the values that no group has."""
+        """The fields that are not groups, from the values that belong to no group."""
         return rest
 
     def values(self) -> Json:
@@ -118,7 +118,7 @@ class Job:
 
 @dataclass(frozen=True)
 class EvaluateJob(Job):
-    """What `limbeck evaluate` is to do."""
+    """The options of `limbeck evaluate`."""
 
     groups = ("evaluate", "teacher", "data", "texts")
     evaluate: EvaluateOptions
@@ -133,7 +133,7 @@ class EvaluateJob(Job):
 
 @dataclass(frozen=True)
 class LabelJob(Job):
-    """What `limbeck label` is to do."""
+    """The options of `limbeck label`."""
 
     groups = ("data", "teacher", "label", "texts")
     data: DataOptions
@@ -144,7 +144,7 @@ class LabelJob(Job):
 
 @dataclass(frozen=True)
 class ExportJob(Job):
-    """What `limbeck export` is to do; without data, inputs are drawn at random."""
+    """The options of `limbeck export`; without data, inputs are drawn at random."""
 
     groups = ("export", "data")
     path: str
@@ -165,7 +165,7 @@ class VerifyJob(Job):
 
 @dataclass(frozen=True)
 class InfoJob(Job):
-    """What `limbeck info` is to do."""
+    """The options of `limbeck info`."""
 
     groups = ()
     path: str
@@ -173,7 +173,7 @@ class InfoJob(Job):
 
 @dataclass(frozen=True)
 class PaperJob(Job):
-    """What `limbeck paper` is to do; output_dir: None for a folder named after data and budget."""
+    """The options of `limbeck paper`; output_dir: None for a folder named after data and budget."""
 
     groups = ()
     experiment: str
@@ -185,7 +185,7 @@ class PaperJob(Job):
 
 @dataclass(frozen=True)
 class DemoJob(Job):
-    """What `limbeck demo` is to do; output_dir: None for a folder named after the demo."""
+    """The options of `limbeck demo`; output_dir: None for a folder named after the demo."""
 
     groups = ()
     language: bool
@@ -195,7 +195,7 @@ class DemoJob(Job):
 
 @dataclass(frozen=True)
 class TrainingJob(Job):
-    """What `limbeck distill` and `limbeck tune` have in common.
+    """The options that `limbeck distill` and `limbeck tune` share.
 
     trainer: values of DistillConfig's fields, by name.
     """
@@ -213,7 +213,7 @@ class TrainingJob(Job):
 
     @property
     def seed(self) -> int:
-        """What training is seeded with."""
+        """The seed of training."""
         return int(self.trainer["seed"])
 
     @property
@@ -228,8 +228,8 @@ class TrainingJob(Job):
 
     def for_language_models(self) -> Self:
         """The same with a language model's defaults; rows of a stored set are not grouped by length."""
-        left_out = "train_sampling_strategy" if self.split.transfer_set else None
-        return self.with_defaults({k: v for k, v in LANGUAGE_DEFAULTS.items() if k != left_out})
+        excluded = "train_sampling_strategy" if self.split.transfer_set else None
+        return self.with_defaults({k: v for k, v in LANGUAGE_DEFAULTS.items() if k != excluded})
 
     def with_default_rate(self, trained_before: bool) -> Self:
         """The same with the learning rate of a new student, or of one that was trained before, unless one is given."""
@@ -243,7 +243,7 @@ class TrainingJob(Job):
 
 @dataclass(frozen=True)
 class DistillJob(TrainingJob):
-    """What `limbeck distill` is to do."""
+    """The options of `limbeck distill`."""
 
     groups = ("data", "split", "teacher", "student", "objective", "run", "texts")
     objective: ObjectiveOptions
@@ -265,7 +265,7 @@ class DistillJob(TrainingJob):
         """The trainer's arguments; ConfigError for options that contradict each other."""
         options, changes = self.run, dict[str, object](disable_tqdm=True)
         if (options.early_stopping or 0) < 0:
-            raise ConfigError(f"--early_stopping must be 1 or more, but is {options.early_stopping}; 0 is for none.")
+            raise ConfigError(f"--early_stopping must be 1 or more, but is {options.early_stopping}; 0 turns it off.")
         if options.early_stopping:
             strategy = self.trainer["save_strategy"]
             if strategy not in ("epoch", "steps"):
@@ -286,7 +286,7 @@ class DistillJob(TrainingJob):
 
 @dataclass(frozen=True)
 class TuneJob(TrainingJob):
-    """What `limbeck tune` is to do."""
+    """The options of `limbeck tune`."""
 
     groups = ("data", "split", "teacher", "student", "search", "texts")
     search: TuneOptions
@@ -297,9 +297,9 @@ class TuneJob(TrainingJob):
 
 
 def read_job(kind: type[J], parser: ArgumentParser, words: list[str]) -> J:
-    """The job that words and YAML files describe; says what is wrong with them and exits with 2 where it cannot.
+    """The job of the command line and its YAML files; for wrong options, prints a message and exits with 2.
 
-    With a stored set there is no data unless it is named: a part of the set is the test.
+    With a stored set and no --data, a part of the set is the test.
     """
     return _resolved(kind, read(parser, words), read(parser, words, defaults=False))
 
@@ -320,7 +320,7 @@ def _resolved(kind: type[J], chosen: Namespace, given: Namespace) -> J:
 
 @cache
 def distill_parser(brief: bool = False) -> ArgumentParser:
-    """The parser of `limbeck distill`; brief leaves Trainer's many out, for a help that can be read."""
+    """The parser of `limbeck distill`; brief: hide most options of Trainer in the help."""
     description = "Train a small model to behave like a big one; without --teacher, on labels alone."
     return _training_parser("distill", description, DistillJob, brief)
 
@@ -328,9 +328,7 @@ def distill_parser(brief: bool = False) -> ArgumentParser:
 @cache
 def tune_parser(brief: bool = False) -> ArgumentParser:
     """The parser of `limbeck tune`; brief as above."""
-    description = (
-        "Choose the temperature and the weight of the labels on examples that are held out, never on the test."
-    )
+    description = "Choose the temperature and the weight of the labels on held-out examples, never on the test."
     return _training_parser("tune", description, TuneJob, brief)
 
 
@@ -348,9 +346,9 @@ def evaluate_parser() -> ArgumentParser:
 
 def export_parser() -> ArgumentParser:
     """The parser of `limbeck export`."""
-    description = "Write a student as an ONNX file, once it is shown to predict the same."
+    description = "Write a student as an ONNX file, and check that it predicts the same."
     parser = _parser("export", description, ExportJob, "RUN")
-    parser.add_argument("path", type=str, help="a run's folder, or that of a model")
+    parser.add_argument("path", type=str, help="the folder of a run or of a model")
     parser.add_argument("--to", choices=["onnx"], default="onnx", help="the format")
     parser.set_defaults({"data": None})
     return parser
@@ -358,7 +356,7 @@ def export_parser() -> ArgumentParser:
 
 def _training_parser(name: str, description: str, kind: type[TrainingJob], brief: bool) -> ArgumentParser:
     parser = _parser(name, description, kind)
-    parser.add_argument("--help_all", action="help", help="show every option, those of transformers' Trainer too")
+    parser.add_argument("--help_all", action="help", help="show every option, including those of transformers' Trainer")
     parser.add_class_arguments(DistillConfig, skip=NOT_OFFERED)
     for group in parser._action_groups:
         if "DistillConfig" in str(group.title):
@@ -368,14 +366,14 @@ def _training_parser(name: str, description: str, kind: type[TrainingJob], brief
     if brief:
         for action in parser._actions:
             if action.dest not in shown:
-                action.help = SUPPRESS  # it works all the same
+                action.help = SUPPRESS  # hidden, but accepted
     return parser
 
 
 def _parser(name: str, description: str, kind: type[Job], operand: str = "") -> ArgumentParser:
     """A parser with the options of a job's groups, to be read with `read_job`."""
     parser = new_parser(name, description, operand)
-    parser.add_argument("--config", action="config", help="a YAML file of options; flags after it win")
+    parser.add_argument("--config", action="config", help="a YAML file of options; flags after it override it")
     for options in _groups_of(kind):
         add_options(parser, options)
     return parser

@@ -9,22 +9,22 @@ from limbeck.commands.classifiers import image_column
 from limbeck.commands.info import table
 from limbeck.commands.jobs import LabelJob, label_parser, read_job
 from limbeck.commands.options import LabelOptions
-from limbeck.commands.texts import a_fifth, open_data, open_teacher, open_tokenizers, with_test
+from limbeck.commands.texts import open_data, open_teacher, open_tokenizers, split_off_a_fifth, with_test
 from limbeck.errors import ConfigError, DataError
 from limbeck.store.label import label
 from limbeck.transfer import jitter
 
-OF_KINDS = ("k", "bits", "dtype", "temperature")
+KIND_OPTIONS = ("k", "bits", "dtype", "temperature")
 
 
 def run(words: list[str]) -> None:
-    """The command; `words` are its arguments. The same command goes on where it was cut off."""
+    """The command; `words` are its arguments. Repeating an interrupted command resumes it."""
     console.hush()
     job = read_job(LabelJob, label_parser(), words)
     options, data, teachers, texts = job.label, job.data, job.teacher, job.texts
     teacher = open_teacher(teachers.teacher, teachers.mean)
     if teacher is None:
-        raise ConfigError("A teacher is needed; pass --teacher.")
+        raise ConfigError("A teacher is required; pass --teacher.")
     tokenizer, _ = open_tokenizers(data.tokenizer, [], teachers.teacher)
     splits: dict[str, Any]
     if language.are_language_models(teacher, teacher):
@@ -34,12 +34,12 @@ def run(words: list[str]) -> None:
         splits, note = language.open_rows(data, texts, [teacher], teacher, tokenizer)
     else:
         language.refuse_options_of_language(texts)
-        splits, note = with_test(open_data(data, tokenizer, readers=[teacher]), a_fifth)
+        splits, note = with_test(open_data(data, tokenizer, readers=[teacher]), split_off_a_fifth)
     if options.split not in splits:
         raise DataError(f"{data.data} has no split {options.split!r}; it has {', '.join(splits)}.")
     examples = splits[options.split]
-    given = {name: getattr(options, name) for name in OF_KINDS if getattr(options, name) is not None}
-    labelled = label(
+    given = {name: getattr(options, name) for name in KIND_OPTIONS if getattr(options, name) is not None}
+    stored_set = label(
         teacher,
         examples,
         options.output_dir,
@@ -56,7 +56,7 @@ def run(words: list[str]) -> None:
     if PartialState().is_main_process:
         if note:
             console.say(note)
-        console.console.print(table(labelled.manifest))
+        console.console.print(table(stored_set.manifest))
         console.say(
             f"{options.output_dir}: limbeck distill --transfer_set {options.output_dir} trains a student on it."
         )

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from limbeck.commands import console
 from limbeck.commands.jobs import TrainingJob
 from limbeck.commands.options import DataOptions, LabelOptions, LanguageOptions, SplitOptions
-from limbeck.commands.texts import names_own_data, open_tokenizers, own_data, with_test
+from limbeck.commands.texts import names_python_data, open_tokenizers, python_data, with_test
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.tokens import evaluate_language
@@ -31,8 +31,16 @@ from limbeck.transfer.text.examples import tokenise
 from limbeck.transfer.text.pack import pack
 from limbeck.transfer.text.vocabulary import shared_vocabulary
 
-OF_CLASSES = ("image_column", "label_column", "feature_columns", "num_classes", "image_size", "labelled", "jitter")
-"""Options that mean nothing for text that is written."""
+CLASSIFIER_OPTIONS = (
+    "image_column",
+    "label_column",
+    "feature_columns",
+    "num_classes",
+    "image_size",
+    "labelled",
+    "jitter",
+)
+"""Options that apply only to classifiers."""
 
 TEST_SHARE, MOST_TESTED = 0.1, 1000
 """The share of a single split that is set apart as the test."""
@@ -41,7 +49,7 @@ TEST_SHARE, MOST_TESTED = 0.1, 1000
 def prepare(
     job: TrainingJob, student: nn.Module, teacher: BaseTeacher | None, stored_set: Labelled | None = None
 ) -> Work:
-    """What there is to train and to measure."""
+    """The models, data and measurements of a run for language models."""
     data, split, texts = job.data, job.split, job.texts
     refuse_options_of_classes(data, split)
     student, note = in_float32(student)
@@ -70,7 +78,9 @@ def prepare(
     if texts.packing:
         longest = _least(data.max_length, _context_of(student))
         if longest is None:
-            raise ConfigError("Packing fills rows of --max_length tokens, and the student names no limit; give one.")
+            raise ConfigError(
+                "Packing fills rows of --max_length tokens, and the student has no limit; pass --max_length."
+            )
         whole = len(splits["train"])
         splits["train"] = pack(splits["train"], longest, teacher_max_length=_context_of(teacher))
         console.say(f"{whole:,} training examples are packed into {len(splits['train']):,} rows.")
@@ -93,21 +103,21 @@ def prepare(
 
     with_trainer = {"eval_dataset": splits.get("validation"), "processing_class": tokenizer}
     with_trainer["teacher_tokenizer"] = of_teacher
-    listened_to, labelled = teacher, splits["train"]
+    training_teacher, baseline_train = teacher, splits["train"]
     if stored_set is not None:
-        listened_to, labelled = stored_set.teacher, splits["train"].dataset
-    return Work(student, listened_to, splits, with_trainer, labelled, measure)
+        training_teacher, baseline_train = stored_set.teacher, splits["train"].dataset
+    return Work(student, training_teacher, splits, with_trainer, baseline_train, measure)
 
 
 def are_language_models(student: object, teacher: object) -> bool:
-    """Whether these write text; ConfigError where one does and the other does not."""
+    """Whether the models are language models; ConfigError where one is and the other is not."""
     for who, model in (("student", student), ("teacher", teacher)):
         require_supported_tasks(networks_of(model) or [], who)
     writes = [is_language_model(network) for model in (student, teacher) for network in networks_of(model) or []]
     if len(set(writes)) > 1 or (any(writes) and student is None):
         other = "the student is an mlp" if student is None else "one of student and teacher is not"
         raise ConfigError(
-            f"Language models learn from language models, but {other}; give --student a language model, or "
+            f"Language models learn from language models, but {other}; pass --student a language model, or "
             "take_layers:6 for a copy of some of the teacher's layers."
         )
     return any(writes)
@@ -131,9 +141,9 @@ def open_rows(
         leaves the splits as the data has them.
     """
     if data.data == "digits":
-        raise ConfigError("The digits are pictures, and a language model learns from text; give --data.")
+        raise ConfigError("The digits are images, but a language model learns from text; pass --data.")
     if tokenizer is None:
-        raise ConfigError("Text needs a tokenizer, and neither student nor teacher has one; give --tokenizer.")
+        raise ConfigError("Text needs a tokenizer, but neither student nor teacher has one; pass --tokenizer.")
     if teacher_tokenizer is not None:
         shared_vocabulary(tokenizer, teacher_tokenizer)  # before a long read
     disable_progress_bars()  # of reading: training has its own
@@ -142,7 +152,9 @@ def open_rows(
         records = found[name]
         if data.text_column is not None:
             if data.text_column not in records.column_names:
-                raise DataError(f"There is no column {data.text_column!r} in {name}; there are {records.column_names}.")
+                raise DataError(
+                    f"--text_column {data.text_column} is not in {name}; its columns are {records.column_names}."
+                )
             records = records.select_columns([data.text_column]).rename_column(data.text_column, "text")
         if "row_id" not in records.column_names:
             records = records.add_column("row_id", list(range(first, first + len(records))))
@@ -150,11 +162,11 @@ def open_rows(
         found[name] = records
     kinds = {is_encoder_decoder(network) for model in students for network in networks_of(model) or []}
     if len(kinds) > 1:
-        raise ConfigError("Encoder-decoders and causal models read different rows; give models of one kind.")
+        raise ConfigError("Encoder-decoders and causal models need different rows; pass models of one kind.")
     splits, note = dict(found), None
     if make_test:
         splits, note = with_test(found, lambda records: part_of(records, TEST_SHARE, seed=0))
-    made = {
+    rows = {
         name: tokenise(
             records,
             tokenizer,
@@ -167,22 +179,22 @@ def open_rows(
         )
         for name, records in splits.items()
     }
-    return made, note
+    return rows, note
 
 
 def _records_of(data: DataOptions) -> dict[str, Dataset]:
     """The records of --data by split: read from files or from the hub, or returned by the user's callable."""
-    if not names_own_data(data.source):
+    if not names_python_data(data.source):
         return load_splits(data.source, data.column_names or None)
     if data.column_names:
-        raise ConfigError(f"--column_names names the columns of a file, but {data.source} is Python; remove it.")
-    made = own_data(data.source)
-    splits = dict(made) if isinstance(made, Mapping) else {"train": made}
+        raise ConfigError(f"--column_names applies only to files, but {data.source} is a Python object; remove it.")
+    returned = python_data(data.source)
+    splits = dict(returned) if isinstance(returned, Mapping) else {"train": returned}
     return {name: _as_dataset(records, data.source, name) for name, records in splits.items()}
 
 
 def _as_dataset(records: Any, source: str, split: str) -> Dataset:
-    """The records of a split that the user's callable returned; DataError where they are no records of text."""
+    """The records of a split that the user's callable returned; DataError where they are not records of text."""
     if isinstance(records, Dataset) and len(records):
         return records
     expected = (
@@ -208,7 +220,7 @@ def _check_stored(stored_set: Labelled, job: TrainingJob) -> None:
     labels = stored_set.manifest.columns.get("labels")
     if labels is None or not labels.is_list:
         raise ConfigError(
-            f"{job.split.transfer_set} holds examples of classes; give --student a classifier, or an mlp."
+            f"{job.split.transfer_set} is a stored set of a classifier; pass --student a classifier, or mlp."
         )
     if texts.packing:
         raise ConfigError("A stored set is trained on row by row and cannot be packed; remove --packing.")
@@ -226,8 +238,8 @@ def part_of(rows: datasets.Dataset, share: float, seed: int) -> tuple[datasets.D
     size = min(round(share * len(rows)), MOST_TESTED)
     if not 0 < size < len(rows):
         raise DataError(
-            f"{len(rows)} examples are too few to set some apart: a share of {share:g} is {size}; give more, or files "
-            "of train.*, test.* and validation.*."
+            f"{len(rows)} examples are too few to hold some out: a share of {share:g} is {size}; provide more, or "
+            "separate files train.*, test.* and validation.*."
         )
     if isinstance(rows, Labelled):
         return rows.split(size / len(rows), seed=seed)
@@ -239,7 +251,7 @@ def refuse_options_of_classes(data: DataOptions, more: SplitOptions | LabelOptio
     """Raises ConfigError for options that apply only to classifiers."""
     for options in (data, more):
         for f in fields(options) if options is not None else ():
-            if f.name in OF_CLASSES and getattr(options, f.name):
+            if f.name in CLASSIFIER_OPTIONS and getattr(options, f.name):
                 raise ConfigError(
                     f"--{f.name} applies only to classifiers, but the model is a language model; remove it."
                 )
@@ -260,12 +272,12 @@ def in_float32(student: nn.Module) -> tuple[nn.Module, str | None]:
     if not dtypes & {torch.bfloat16, torch.float16}:
         return student, None
     name = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-    note = f"The student's weights are {name}: they are trained in float32, where small steps are not lost."
-    return student.float(), note + " Give --bf16 to multiply in bfloat16."
+    note = f"The student's weights are {name}: they are trained in float32, so that small steps are not lost."
+    return student.float(), note + " Pass --bf16 to multiply in bfloat16."
 
 
 def _context_of(model: Any) -> int | None:
-    """The longest row that the networks of a model can read, where they say so."""
+    """The longest row that the networks of a model can read; None without a limit."""
     limits = [position_limit(network) for network in networks_of(model) or [] if is_language_model(network)]
     return _least(*limits)
 

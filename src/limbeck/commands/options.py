@@ -1,8 +1,9 @@
-"""The options of the subcommands: flags and YAML from the same typed dataclasses.
+"""The options of the subcommands: one typed dataclass per group, read from flags and YAML.
 
-What this file does not know: which command has which options, what the words of an option stand for.
+What this file does not know: which command has which options, which objects the values stand for.
 """
 
+import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable
@@ -18,6 +19,9 @@ from limbeck.results import Json, JsonView
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+VALUE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+"""The types of options, as error messages name them."""
 
 T = TypeVar("T", bound="DataclassInstance")
 
@@ -46,18 +50,18 @@ class DataOptions:
     label_column: str | None = _option(None, "the column of the label, if it cannot be guessed")
     feature_columns: list[str] = _option(
         list,
-        "the columns of the features; by default all but the label's and those that number the rows",
+        "the feature columns; by default all but the label and columns that number the rows",
     )
     column_names: list[str] = _option(list, "the column names of a csv or tsv file without a header line")
     missing: list[str] = _option(
         list,
-        "words that stand for a missing value in a csv or tsv file, such as NA, beside an empty cell",
+        "words that stand for a missing value in a csv or tsv file, such as NA; empty cells always do",
     )
     label_names: list[str] = _option(
         list, "the names of the classes in order; by default those of a model, where each label is one of them"
     )
     num_classes: int | None = _option(
-        None, "how many classes there are, where labels are numbers: they are then 0 to num_classes - 1, as they are"
+        None, "number of classes, where labels are numbers: labels are then taken as 0 to num_classes - 1, unchanged"
     )
     image_size: int | None = _option(None, "resize images to this many pixels, in height and width")
     max_length: int | None = _option(None, "truncate texts to this many tokens")
@@ -65,9 +69,9 @@ class DataOptions:
 
     @property
     def source(self) -> str:
-        """What `data` names; ConfigError where it names nothing."""
+        """The value of `data`; ConfigError where there is none."""
         if self.data is None:
-            raise ConfigError("There is no data; pass --data.")
+            raise ConfigError("There is no data: pass --data.")
         return self.data
 
 
@@ -83,27 +87,29 @@ class LanguageOptions:
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """What is trained on."""
+    """The transfer set."""
 
     transfer_set: str | None = _option(
         None,
         "train on a stored set (limbeck label) and its targets: no --teacher is needed; "
-        "--data then gives the test, or a part of the set is set apart",
+        "--data then gives the test, or a part of the set is held out for it",
     )
     validation: float = _option(
-        0.1, "share of the training examples held out for calibration and early stopping, where there is no such split"
+        0.1,
+        "share of the training examples held out for calibration and early stopping, where the data "
+        "has no validation split",
     )
     labelled: int | None = _option(
-        None, "keep only this many labels, evenly over the classes; the other examples serve without theirs"
+        None, "use only this many labels, evenly over the classes; the other examples are used without a label"
     )
-    jitter: int = _option(0, "shift training images by up to this many pixels, alike for teacher and student")
+    jitter: int = _option(0, "shift training images by up to this many pixels, the same way for teacher and student")
 
 
 @dataclass(frozen=True)
 class TeacherOptions:
     """The teacher."""
 
-    teacher: list[str] = _option(list, "folder, hub name or package.module:callable; several make an ensemble")
+    teacher: list[str] = _option(list, "folder, hub name or package.module:callable; several form an ensemble")
     mean: str = _option("arithmetic", "mean of an ensemble's probabilities: arithmetic or geometric")
 
 
@@ -118,8 +124,8 @@ class StudentOptions:
     )
     scale: str = _option(
         "standard",
-        "of a table's numbers: standard (mean 0, standard deviation 1 in the training part) or none; categories become "
-        "a unit each, and missing values are filled and marked, in either case",
+        "scaling of a table's numbers: standard (mean 0, standard deviation 1 in the training part) or none; categories "
+        "become one unit each, and missing values are filled and marked, in either case",
     )
     hidden: list[int] = _option(lambda: [800, 800], "units of each hidden layer of an mlp")
     dropout: float = _option(0.0, "probability of dropping a hidden unit of an mlp")
@@ -129,7 +135,7 @@ class StudentOptions:
 
 @dataclass(frozen=True)
 class ObjectiveOptions:
-    """What the student is trained to do."""
+    """The objective."""
 
     divergence: str = _option(
         "forward_kl",
@@ -147,24 +153,22 @@ class ObjectiveOptions:
 class RunOptions:
     """The run."""
 
-    output_dir: str = _option("runs/distill", "the run's folder, for the student, the results and the logs")
+    output_dir: str = _option("runs/distill", "folder of the run, for the student, the results and the logs")
     baseline: bool = _option(
         False,
-        "train the same student on the labels alone too, same initial weights and steps, and judge the difference",
+        "also train the same student on the labels alone, from the same initial weights for as many steps, and compare",
     )
     resume: bool = _option(False, "resume from the run's last complete checkpoint")
-    overwrite: bool = _option(False, "replace the run that is in the folder")
+    overwrite: bool = _option(False, "replace the run in the folder")
     early_stopping: int | None = _option(
         None, "stop after this many evaluations without a lower validation loss, and keep the best"
     )
-    learning_rate: float | None = _option(
-        None, "by default 1e-3, and 5e-5 for a transformers model that was trained before"
-    )
+    learning_rate: float | None = _option(None, "by default 1e-3, or 5e-5 for a pretrained transformers model")
 
 
 @dataclass(frozen=True)
 class TuneOptions:
-    """What is tried, and what the best is chosen by."""
+    """The search."""
 
     temperatures: list[float] = _option(lambda: [1.0, 1.5, 2.5, 4.0, 6.0, 10.0, 20.0], "temperatures to try")
     hard_weights: list[float] = _option(
@@ -176,54 +180,54 @@ class TuneOptions:
         "nll or accuracy on held-out labels, or forward_kl to the teacher on held-out examples, all at T = 1; by "
         "default nll where there are labels",
     )
-    seeds: int = _option(3, "number of seeds that the last candidates are trained with")
+    seeds: int = _option(3, "number of seeds that the best candidates are trained with")
     keep: float = _option(
-        0.5, "share of the candidates that is trained with the next seed; 1 trains all of them with every seed"
+        0.5, "share of the candidates trained with the next seed; 1 trains all of them with every seed"
     )
     output_dir: str = _option("runs/tune", "the folder of the trials; the same command resumes from them")
-    learning_rate: float | None = _option(
-        None, "by default 1e-3, and 5e-5 for a transformers model that was trained before"
-    )
+    learning_rate: float | None = _option(None, "by default 1e-3, or 5e-5 for a pretrained transformers model")
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What is measured."""
+    """The evaluation."""
 
     student: list[str] = _option(
         list, "folders, hub names or package.module:callable; several are seeds of one student"
     )
-    baseline: list[str] = _option(list, "as many as students, each paired with one by its place; may be left out")
-    split: str = _option("test", "the split of the data that is measured on")
-    output: str = _option("results.json", "the file that the results are written to")
-    batch_size: int = _option(256, "examples that are measured at a time")
+    baseline: list[str] = _option(list, "optional; one per student, paired by position")
+    split: str = _option("test", "the split of the data to measure on")
+    output: str = _option("results.json", "the file for the results")
+    batch_size: int = _option(256, "examples per forward pass")
 
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """What is stored."""
+    """The stored set."""
 
-    output_dir: str = _option("runs/labelled", "the folder, or an fsspec URL, that the stored set is written to")
-    split: str = _option("train", "the split of the data that gets targets")
-    kind: str = _option("top_k", "top_k, dense, hidden (causal language models) or sampled; docs/store.md says which")
+    output_dir: str = _option("runs/labelled", "the folder, or an fsspec URL, for the stored set")
+    split: str = _option("train", "the split of the data to store targets for")
+    kind: str = _option("top_k", "top_k, dense, hidden (causal language models) or sampled; see docs/store.md")
     k: int | None = _option(None, "number of classes stored per position, for top_k and sampled (default 64)")
     bits: int | None = _option(None, "bits of a log-probability, 8 or 16, for top_k (default 8)")
     dtype: str | None = _option(None, "float16 or float32 for dense; float16, bfloat16 or int8 for hidden")
-    temperature: float | None = _option(None, "the temperature of training, for top_k and sampled (default 1)")
+    temperature: float | None = _option(
+        None, "the temperature that students will be trained at, for top_k and sampled (default 1)"
+    )
     jitter: int = _option(0, "store targets of images shifted by up to this many pixels; training replays these views")
-    views: int = _option(1, "number of epochs whose views get targets, with --jitter")
+    views: int = _option(1, "number of epochs whose views are stored, with --jitter")
     batch_size: int = _option(32, "examples per forward pass of the teacher")
-    rows_per_shard: int | None = _option(None, "examples in a file; by default as many as make about 256 MB")
-    seed: int = _option(0, "seed of samples and views")
+    rows_per_shard: int | None = _option(None, "examples per file; by default about 256 MB of them")
+    seed: int = _option(0, "seed of the samples and views")
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is written."""
+    """The export."""
 
-    int8: bool = _option(False, "write NAME.int8.onnx too, the weights of linear layers in 8 bits")
-    output_dir: str | None = _option(None, "by default the folder that the student's lies in: the run's")
-    examples: int = _option(256, "how many of --data the file is checked with")
+    int8: bool = _option(False, "also write NAME.int8.onnx, with the weights of linear layers in 8 bits")
+    output_dir: str | None = _option(None, "by default the folder of the run")
+    examples: int = _option(256, "number of examples of --data that the file is checked with")
 
 
 def options_of(kind: type[T], values: JsonView) -> T:
@@ -233,20 +237,30 @@ def options_of(kind: type[T], values: JsonView) -> T:
 
 
 def read(parser: ArgumentParser, words: list[str], defaults: bool = True) -> Namespace:
-    """The options that words and YAML files give; says what is wrong with them and exits with 2 where it cannot.
+    """The options of the command line and of YAML files; for wrong ones, prints a message and exits with 2.
 
-    defaults: whether the others are there too, with the parser's defaults.
+    defaults: whether to include the other options, with their default values.
     """
     try:
         return parser.parse_args(words, defaults=defaults)
-    except (ArgumentError, UnicodeDecodeError, RecursionError) as error:  # the latter of a --config that is no text
-        message = str(error).strip()
+    except (ArgumentError, UnicodeDecodeError, RecursionError) as error:  # the latter for a --config that is not text
+        message = _explained(str(error).strip())
         known = [option for action in parser._actions for option in action.option_strings]
         wrong = [w.partition("=")[0] for w in words if w.startswith("--") and w.partition("=")[0] not in known]
         near = [option for word in wrong for option in get_close_matches(word, known, n=1)]
         hint = f" Did you mean {' and '.join(near)}?" if near else ""
         print(f"{parser.prog}: {message}.{hint} {parser.prog} --help shows the options.", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _explained(message: str) -> str:
+    """jsonargparse's message about a value of the wrong type, in terms of the option; any other message as it is."""
+    key = re.match(r'Parser key "(\w+)"', message)
+    types = re.findall(r"Expected an? <class '(\w+)'>", message)
+    value = re.search(r"(?:Got|Given) value: (.*)", message)
+    if key is None or value is None or not types or types[0] not in VALUE_NAMES:
+        return message
+    return f"--{key[1]} must be {VALUE_NAMES[types[0]]}, but got {value[1]!r}"
 
 
 def yaml_of(parser: ArgumentParser, values: JsonView) -> str:
@@ -264,7 +278,7 @@ def new_parser(name: str, description: str, operand: str = "") -> ArgumentParser
 
 
 def add_options(parser: ArgumentParser, options: type) -> None:
-    """The fields of a dataclass as flags; a list takes one word or more."""
+    """The fields of a dataclass as flags; a list takes one or more values."""
     group = parser.add_argument_group((options.__doc__ or "").rstrip("."))
     for f in fields(options):
         default = f.default if f.default_factory is MISSING else f.default_factory()

@@ -36,18 +36,18 @@ def claimed(job: DistillJob) -> Iterator[Path]:
     """
     folder = Path(job.run.output_dir)
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; give another --output_dir.")
+        raise ConfigError(f"{folder} is a file; pass another --output_dir.")
     with in_use(folder):
-        yield _made_ready(job)
+        yield _prepared(job)
 
 
-def _made_ready(job: DistillJob) -> Path:
+def _prepared(job: DistillJob) -> Path:
     options, folder = job.run, Path(job.run.output_dir)
     found = {entry.name for entry in folder.iterdir()}
-    strange = {final_name(name) for name in found} - LEFT
-    known = SETTINGS in found or (options.resume and not strange)  # a damaged one may have been deleted
+    foreign = {final_name(name) for name in found} - LEFT
+    known = SETTINGS in found or (options.resume and not foreign)  # a damaged settings file may have been deleted
     begun = known and ("student" in found or any(folder.glob("checkpoints/*/checkpoint-*")))
-    if found and not begun and (strange or SETTINGS not in found):
+    if found and not begun and (foreign or SETTINGS not in found):
         raise ConfigError(f"{folder} is not empty and is not a Limbeck run; pass another --output_dir.")
     if begun and not options.resume and not options.overwrite:
         raise ConfigError(
@@ -64,11 +64,11 @@ def _made_ready(job: DistillJob) -> Path:
             raise ConfigError(
                 f"{folder / SETTINGS} cannot be read ({error}); delete it; --resume works without it."
             ) from error
-        if before.get("learning_rate") is None:  # left to its default, which older runs did not record
+        if before.get("learning_rate") is None:  # a default, which older runs did not record
             before["learning_rate"] = settings["learning_rate"]
         for name in sorted(settings):
             if before.get(name) != settings[name]:
-                console.say(f"Note: {name} was {before.get(name)} when the run began and is {settings[name]} now.")
+                console.say(f"Note: {name} was {before.get(name)} when the run began, but is {settings[name]} now.")
     if not (folder / SETTINGS).exists():  # a run that is resumed keeps what it began with until it has ended
         save_settings(settings, folder)
     return folder
@@ -80,7 +80,7 @@ def save_settings(settings: JsonView, folder: Path) -> None:
 
 
 def remove_exports(folder: Path, models: Mapping[str, nn.Module]) -> None:
-    """Deletes what `limbeck export` made of models that have been trained again since, and says so.
+    """Deletes the exports of models that have been trained again since, and prints a note.
 
     models: by their names in the folder. Each export is known by its export.json; a file without one is left alone.
     """
@@ -92,10 +92,10 @@ def remove_exports(folder: Path, models: Mapping[str, nn.Module]) -> None:
             continue
         if exported == fingerprint_of(model):
             continue
-        made = [path for path in files_of(folder / f"{name}.onnx") if path.exists()] + [record]
-        for path in made:
+        exported_files = [path for path in files_of(folder / f"{name}.onnx") if path.exists()] + [record]
+        for path in exported_files:
             path.unlink()
-        removed = ", ".join(path.name for path in made)
+        removed = ", ".join(path.name for path in exported_files)
         console.say(
             f"Note: {removed} belonged to the previous {name} and have been removed; limbeck export writes new ones."
         )
@@ -107,7 +107,7 @@ def export_of(model: str) -> str:
 
 
 def _remove_run(folder: Path) -> None:
-    """Deletes what a run left in its folder, and nothing that somebody else put there."""
+    """Deletes what a run left in its folder, and no other files."""
     for path in (folder / name for name in LEFT):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 

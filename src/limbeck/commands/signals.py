@@ -1,8 +1,8 @@
 """How a command ends where it is interrupted (Ctrl-C) or told to end (SIGTERM): cleanly, and with what to do next.
 
     with stops_as_interrupts():               # cli.main: either signal raises Stopped, a KeyboardInterrupt
-        with finishes_step() as told:         # distill: the first one lets the step end, and is raised after the block
-            ...                               # told() is True from then on
+        with finishes_step() as is_told:      # distill: the first one lets the step end, and is raised after the block
+            ...                               # is_told() is True from then on
 
 What this file does not know: what is trained. It imports nothing heavy.
 """
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SAME_COMMAND = ("label", "tune", "paper")
-"""Commands that resume what was interrupted where they are repeated."""
+"""Commands that resume when they are repeated after an interruption."""
 
 
 PATIENCE, AGAIN = 10.0, 0.05
@@ -57,8 +57,8 @@ class _Handler:
             os.kill(os.getpid(), number)
         elif self.finishing and self.received is None:
             self.received = number
-            told = b"\nStopping after this step and its checkpoint; a second signal stops at once.\n"
-            os.write(2, told)  # print is not safe here
+            message = b"\nStopping after this step and its checkpoint; a second signal stops at once.\n"
+            os.write(2, message)  # print is not safe here
         elif self.waiting is None and _CAN_WAIT and _imports(frame):
             self.waiting, self.until = number, time.monotonic() + PATIENCE
             signal.setitimer(signal.ITIMER_REAL, AGAIN)
@@ -144,8 +144,8 @@ def finishes_step() -> Iterator[Callable[[], bool]]:
 def next_step(command: str, words: Sequence[str]) -> str:
     """What a user may do after `limbeck command words` was stopped, in words."""
     if command == "distill":
-        kept = [word for word in words if word not in ("--resume", "--overwrite")]
-        return f"To resume:\n  {shlex.join(['limbeck', command, *kept, '--resume'])}"
+        others = [word for word in words if word not in ("--resume", "--overwrite")]
+        return f"To resume:\n  {shlex.join(['limbeck', command, *others, '--resume'])}"
     if command in SAME_COMMAND:
         return f"The same command resumes:\n  {shlex.join(['limbeck', command, *words])}"
     return (

@@ -2,7 +2,7 @@
 
     "digits", "data/mnist", "reviews.csv", "imdb"    transfer sets      open_data
     "runs/teacher", "google-bert/bert-base-cased"    models             open_model
-    "my_package.networks:resnet"                     the user's own     own_object
+    "my_package.networks:resnet"                     Python objects     python_object
     "take_layers:6", "take_layers:0,2,5"             cut students       open_student
     "jensen_shannon:0.3"                             divergences        divergence_from_text
 
@@ -39,7 +39,7 @@ from limbeck.teachers.protocol import BaseTeacher
 from limbeck.transfer import TransferSet, digits, idx, table
 
 DEFAULT_LENGTH = 128
-"""The tokens that `table` reads of a text where no number is given."""
+"""How many tokens of a text `table` reads by default."""
 
 S = TypeVar("S", bound=Sized)
 
@@ -53,22 +53,22 @@ def open_data(
 ) -> dict[str, TransferSet]:
     """The splits of the data, by name: at least "train" or "test".
 
-    readers: the models that read the data; texts are cut to what all of them can read, and tables are read as their
-        encoders were made for. features: the columns and categories of a table, where a stored set has them already.
+    readers: the models that read the data; texts are truncated to what all of them can read, and tables are read as
+        their encoders expect. features: the columns and categories of a table, where a stored set has them already.
     """
     data = options.source
     if data == "digits":
-        rest, test = a_fifth(digits())
+        rest, test = split_off_a_fifth(digits())
         return {"train": rest, "test": test}
-    if names_own_data(data):
+    if names_python_data(data):
         ignored = [f.name for f in fields(options) if f.name not in ("data", "tokenizer") and getattr(options, f.name)]
         if ignored:
             raise ConfigError(f"{data} makes its own columns, so --{ignored[0]} has no effect; remove it.")
-        made = own_data(data)
-        splits = {"train": made} if isinstance(made, TransferSet) else made
+        returned = python_data(data)
+        splits = {"train": returned} if isinstance(returned, TransferSet) else returned
         if not isinstance(splits, dict) or not all(isinstance(s, TransferSet) for s in splits.values()):
             raise DataError(
-                f"{data} must return a TransferSet, or a dict of them by split, but gave {type(made).__name__}."
+                f"{data} must return a TransferSet, or a dict of them by split, but returned {type(returned).__name__}."
             )
         return splits
     path = Path(data)
@@ -77,24 +77,26 @@ def open_data(
     disable_progress_bars()  # of reading: training has its own
     text_column = options.text_column
     pair = text_column.split(",") if text_column is not None and "," in text_column else None
-    wanted: dict[str, Any] = {"text_column": pair or text_column, "image_column": options.image_column}
-    wanted |= {"label_column": options.label_column, "image_size": options.image_size}
-    wanted |= {"num_classes": options.num_classes, "missing": options.missing}
+    arguments: dict[str, Any] = {"text_column": pair or text_column, "image_column": options.image_column}
+    arguments |= {"label_column": options.label_column, "image_size": options.image_size}
+    arguments |= {"num_classes": options.num_classes, "missing": options.missing}
     model_names = next((names for reader in readers if (names := label_names_of(reader))), None)
-    wanted |= {"label_names": options.label_names or None, "model_names": model_names}
-    wanted |= {"features": table_features(readers) or features, "with_rows": any(map(reads_rows, readers))}
-    wanted |= {"feature_columns": options.feature_columns or None, "column_names": options.column_names or None}
+    arguments |= {"label_names": options.label_names or None, "model_names": model_names}
+    arguments |= {"features": table_features(readers) or features, "with_rows": any(map(reads_rows, readers))}
+    arguments |= {"feature_columns": options.feature_columns or None, "column_names": options.column_names or None}
     limit = text_limit(*readers)
     if options.max_length is not None:
-        wanted["max_length"] = options.max_length
-    if limit is not None and limit < wanted.get("max_length", DEFAULT_LENGTH):
-        warnings.warn(f"Texts are cut to {limit} tokens: one of the models has no more positions.", stacklevel=2)
-        wanted["max_length"] = limit
-    return table(data, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer, **wanted)
+        arguments["max_length"] = options.max_length
+    if limit is not None and limit < arguments.get("max_length", DEFAULT_LENGTH):
+        warnings.warn(
+            f"Texts are truncated to {limit} tokens, the most positions that one of the models has.", stacklevel=2
+        )
+        arguments["max_length"] = limit
+    return table(data, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer, **arguments)
 
 
 def table_features(readers: Sequence[object]) -> Sequence[Feature] | None:
-    """The columns and categories of a table that the networks among the readers were made for; None where none was.
+    """The columns and categories of a table that the networks among the readers expect; None where none does.
 
     ConfigError where two of them read different ones.
     """
@@ -114,15 +116,15 @@ def reads_rows(reader: object) -> bool:
     return bool(getattr(reader, "reads_rows", False)) or any(map(reads_rows, members))
 
 
-def names_own_data(text: str) -> bool:
-    """Whether the words of --data name Python of the user's own, and not a configuration of a data set on the hub."""
+def names_python_data(text: str) -> bool:
+    """Whether --data names a Python object, and not a configuration of a data set on the hub."""
     return _names_python(text) and _can_be_imported(text)
 
 
-def own_data(text: str) -> Any:
+def python_data(text: str) -> Any:
     """What the user's `package.module:callable` returns; the object itself where it cannot be called."""
-    found = own_object(text)
-    return _made(found, text) if callable(found) else found
+    found = python_object(text)
+    return _call(found, text) if callable(found) else found
 
 
 def with_test(splits: Mapping[str, S], part: Callable[[S], tuple[S, S]]) -> tuple[dict[str, S], str | None]:
@@ -133,8 +135,10 @@ def with_test(splits: Mapping[str, S], part: Callable[[S], tuple[S, S]]) -> tupl
     if "test" in splits:
         return dict(splits), None
     if "validation" in splits:
-        made = {name: split for name, split in splits.items() if name != "validation"} | {"test": splits["validation"]}
-        return made, "The data has no test split: its validation split is the test, and is used for nothing else."
+        others = {name: split for name, split in splits.items() if name != "validation"}
+        return others | {
+            "test": splits["validation"]
+        }, "The data has no test split: its validation split is used as the test, and for nothing else."
     if "train" not in splits:
         return dict(splits), None
     rest, test = part(splits["train"])
@@ -142,7 +146,7 @@ def with_test(splits: Mapping[str, S], part: Callable[[S], tuple[S, S]]) -> tupl
     return {**splits, "train": rest, "test": test}, sentence
 
 
-def a_fifth(train: TransferSet) -> tuple[TransferSet, TransferSet]:
+def split_off_a_fifth(train: TransferSet) -> tuple[TransferSet, TransferSet]:
     """`(the rest, a fifth)` of the examples of a classifier, always the same ones."""
     return train.split(0.2, seed=0)
 
@@ -151,63 +155,63 @@ def open_model(text: str) -> Any:
     """A network (or any teacher) by folder, hub name or `package.module:callable`."""
     if not _names_python(text):
         return load(text)
-    made = own_object(text)
-    if isinstance(made, nn.Module) or not callable(made) or hasattr(made, "fingerprint"):
-        return made
-    return _made(made, text)
+    found = python_object(text)
+    if isinstance(found, nn.Module) or not callable(found) or hasattr(found, "fingerprint"):
+        return found
+    return _call(found, text)
 
 
-def _made(maker: Callable[..., Any], text: str) -> Any:
-    """What a callable of the user's returns; ConfigError where it needs arguments."""
+def _call(function: Callable[..., Any], text: str) -> Any:
+    """The result of calling a user's function without arguments; ConfigError where it needs some."""
     try:
-        inspect.signature(maker).bind()
+        inspect.signature(function).bind()
     except ValueError:  # of a builtin, which has no signature
         pass
     except TypeError as error:
         raise ConfigError(f"{text} is called without arguments, but: {error}; name one that needs none.") from error
-    return maker()
+    return function()
 
 
 def open_teacher(texts: list[str], mean: str = "arithmetic") -> BaseTeacher | None:
-    """The teacher that the words name: None for none, an ensemble for several."""
+    """The teacher named on the command line: None for none, an ensemble for several."""
     teachers = [as_teacher(open_model(text)) for text in texts]
     return Ensemble(teachers, mean=mean) if len(teachers) > 1 else next(iter(teachers), None)
 
 
 def open_student(text: str, teacher: BaseTeacher | None) -> Any:
-    """A network by its words as `open_model` takes them, or some layers of the teacher's by `take_layers:how many`."""
+    """A network as `open_model` opens it, or a copy of some of the teacher's layers: `take_layers:6`."""
     if not is_cut(text):
         return open_model(text)
     if teacher is None:
-        raise ConfigError(f"{text} copies layers of the teacher, but no teacher is given; give --teacher.")
+        raise ConfigError(f"{text} copies layers of the teacher, but there is no teacher; pass --teacher.")
     networks = networks_of(teacher) or []
     if len(networks) != 1:
         raise ConfigError(
-            f"{text} cuts a student from one network, but the teacher has {len(networks)}; give "
+            f"{text} copies layers of one network, but the teacher has {len(networks)}; pass "
             "one --teacher that is a transformers model, or another --student."
         )
-    given = text.partition(":")[2]
+    layers = text.partition(":")[2]
     try:
-        keep = [int(index) for index in given.split(",")]
+        keep = [int(index) for index in layers.split(",")]
     except ValueError as error:
         raise ConfigError(
             f"take_layers takes how many layers to keep, take_layers:6, or which, take_layers:0,2,5; got {text!r}."
         ) from error
-    return take_layers(networks[0], keep if "," in given else keep[0])
+    return take_layers(networks[0], keep if "," in layers else keep[0])
 
 
 def is_cut(text: str) -> bool:
-    """Whether the words of a student say that it is cut from the teacher."""
+    """Whether --student asks for some layers of the teacher."""
     return text.partition(":")[0] == "take_layers" and not _names_python(text)
 
 
 def was_trained(text: str, student: nn.Module) -> bool:
-    """Whether the words of a student stand for a transformers model whose weights were trained before."""
+    """Whether --student names a transformers model whose weights were trained before."""
     return is_cut(text) or (hasattr(student, "config") and ":" not in text)
 
 
-def own_object(text: str) -> Any:
-    """What `package.module:name` names, looked up from the current folder and from what is installed."""
+def python_object(text: str) -> Any:
+    """The object named `package.module:name`, imported from the current folder or from installed packages."""
     module, _, name = text.partition(":")
     _look_here()
     try:
@@ -216,8 +220,8 @@ def own_object(text: str) -> Any:
         if error.name is None or not module.startswith(error.name):
             raise  # the module is there, and something that it imports is not
         raise ModelError(
-            f"There is no module {module!r} to take {text!r} from; write package.module:name, and start in the folder "
-            "that holds the package."
+            f"There is no module {module!r}, which {text!r} names; write package.module:name, and run the command in "
+            "the folder that holds the package."
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):
@@ -231,7 +235,7 @@ def open_tokenizers(
 ) -> tuple[PreTrainedTokenizerBase | None, PreTrainedTokenizerBase | None]:
     """The tokenizers of student and teacher, None where there is none: tables of texts say so if they need one.
 
-    given: the user's own choice, for both. A student without one reads as the teacher does.
+    given: --tokenizer, for both. A student without a tokenizer uses the teacher's.
     """
     if given is not None:
         try:
@@ -269,16 +273,16 @@ def divergence_from_text(text: str) -> Divergence | PositionFunction:
         return plain
     if name in WITH_PARAMETER:
         try:
-            made: Divergence = getattr(divergences, name)(*([float(parameter)] if parameter else []))
-            return made
+            parametrised: Divergence = getattr(divergences, name)(*([float(parameter)] if parameter else []))
+            return parametrised
         except ValueError as error:
             raise ConfigError(f"{text!r}: {error}") from error
     if _names_python(text):
-        own: PositionFunction = own_object(text)
-        return own
+        function: PositionFunction = python_object(text)
+        return function
     raise ConfigError(
-        f"There is no divergence {text!r}; there are {', '.join(PLAIN)}, and with a parameter "
-        f"{', '.join(f'{n}:0.1' for n in WITH_PARAMETER)}, or your own as package.module:function."
+        f"There is no divergence {text!r}; choose {', '.join(PLAIN)}; with a parameter "
+        f"{', '.join(f'{n}:0.1' for n in WITH_PARAMETER)}; or your own function as package.module:function."
     )
 
 

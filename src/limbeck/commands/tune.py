@@ -1,6 +1,6 @@
 """`limbeck tune`: the temperature and the weight of the labels, chosen on examples that are held out of training.
 
-What is left in the folder:
+Files in the folder:
     tune.json        every trial, the candidates, the best (docs/tuning.md)
     tune.png         the measure over the temperature
     report.html      why it was chosen, as a page (docs/report.md)
@@ -40,7 +40,7 @@ def run(words: list[str]) -> None:
     console.hush()
     job = read_job(TuneJob, tune_parser(brief="--help" in words or "-h" in words), words)
     if not job.has_targets:
-        raise ConfigError("A search needs soft targets; pass --teacher or --transfer_set.")
+        raise ConfigError("Soft targets are required; pass --teacher or --transfer_set.")
     classifiers.refuse_options_of_mlp(job.student)
     divergence = divergence_from_text(job.search.divergence)
     teacher = open_teacher(job.teacher.teacher, job.teacher.mean)
@@ -54,38 +54,40 @@ def run(words: list[str]) -> None:
     writes = language.are_language_models(student, teacher)
     if writes:
         job = job.for_language_models()
-    job.training_arguments()  # refuses before anything is read
+    job.training_arguments()  # raises before anything is read
     state = PartialState()  # of this process, and those that torchrun or accelerate launch started beside it
     console.console.quiet = not state.is_main_process
     with state.main_process_first():  # the others find in the cache what it has read
         work = (language if writes else classifiers).prepare(job, student, teacher, stored_set)
     job = job.with_default_rate(was_trained(job.student.student, work.student))
     options, config = job.search, job.training_arguments()
-    given = dict(work.with_trainer)
+    arguments = dict(work.with_trainer)
     sizes = getattr(work.student, "settings", {})
 
     def make_student() -> nn.Module:
         if job.student.student == "mlp":
             return with_table_encoder(mlp(**sizes), table_encoder_of(work.student))
-        made = copy.deepcopy(open_student(job.student.student, teacher))
-        return with_table_encoder(language.in_float32(made)[0], table_encoder_of(work.student))
+        copied = copy.deepcopy(open_student(job.student.student, teacher))
+        return with_table_encoder(language.in_float32(copied)[0], table_encoder_of(work.student))
 
-    train, validation = work.splits["train"], given.pop("eval_dataset")
+    train, validation = work.splits["train"], arguments.pop("eval_dataset")
     if validation is None:
-        raise ConfigError("Students are chosen by examples that are held out; --validation must be above 0.")
+        raise ConfigError(
+            "Students are compared on held-out examples, but --validation is 0; set it to a share above 0."
+        )
     folder = Path(options.output_dir)
     if (folder / "results.json").exists():
-        raise ConfigError(f"{folder} holds a run, whose report would be lost; give another --output_dir.")
+        raise ConfigError(f"{folder} holds a run, whose report would be overwritten; pass another --output_dir.")
 
     def say_trial(text: str) -> None:
         if state.is_main_process:
-            for name in (NEXT, PLOT, PAGE):  # of the search as it was before it went on
+            for name in (NEXT, PLOT, PAGE):  # written for the trials so far
                 (folder / name).unlink(missing_ok=True)
         console.say(text)
 
     count = len(options.temperatures) * len(options.hard_weights)
     console.say(
-        f"Examples: {len(train):,} train, {len(validation):,} validation; the test is not looked at. {count} "
+        f"Examples: {len(train):,} train, {len(validation):,} validation; the test is not used. {count} "
         f"candidates; the best {options.keep:.0%} of them continue to the next of {options.seeds} seeds."
     )
     found = tune(
@@ -102,7 +104,7 @@ def run(words: list[str]) -> None:
         measure=options.measure,
         folder=options.output_dir,
         say=say_trial,
-        **given,
+        **arguments,
     )
     state.destroy_process_group()
     if not state.is_main_process:
@@ -124,7 +126,7 @@ def _save_next(job: TuneJob, best: Mapping[str, Any], folder: Path) -> None:
 
 
 def _table(found: Mapping[str, Any], held_out: int) -> Table:
-    """A line per candidate, the best first among those of as many seeds."""
+    """A row per candidate: most seeds first, then the best first."""
     measure, best = found["measure"], found["best"]
     table = Table(title=f"chosen by {measure}, on {held_out:,} examples", title_justify="left")
     shown = [name for name in MEASURES if name in best]

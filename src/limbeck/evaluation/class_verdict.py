@@ -33,7 +33,7 @@ from limbeck.losses.metrics import calibration_bins, expected_calibration_error
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.results import RESULTS, Json, header
 
-MOST_CLASSES_KEPT = 1000
+MOST_CLASSES = 1000
 """Up to this many classes: calibration temperatures are fitted, examples counted per class, dark knowledge measured."""
 MOST_CLASSES_DRAWN = 100
 """Up to this many classes: a confusion matrix, and the log-probabilities of all classes for each example shown."""
@@ -94,7 +94,7 @@ def compare(
             "folds": len(folds),
             "classes": pooled.classes,
             "label_names": pooled.label_names,
-            "per_class": per_class if labelled.any() and pooled.classes <= MOST_CLASSES_KEPT else None,
+            "per_class": per_class if labelled.any() and pooled.classes <= MOST_CLASSES else None,
         },
         "verdict": judge(right["student"], right.get("baseline"), right.get("teacher"), resamples=resamples, seed=seed),
         "roles": {role: _role_results(pooled, role) for role in pooled.statistics},
@@ -241,7 +241,7 @@ def _role_results(pooled: Predictions, role: str) -> Json:
         "scaled": scaled,
         "scaled_reason": pooled.unscaled,
         "to_teacher": to_teacher,
-        "correct_per_class": np.mean(hits, 0) if labelled.any() and pooled.classes <= MOST_CLASSES_KEPT else None,
+        "correct_per_class": np.mean(hits, 0) if labelled.any() and pooled.classes <= MOST_CLASSES else None,
         "parameters": None,
         "bytes": None,
         "latency_ms": None,

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
 from limbeck.evaluation.class_verdict import (
     EXAMPLES_SHOWN,
+    MOST_CLASSES,
     MOST_CLASSES_DRAWN,
-    MOST_CLASSES_KEPT,
     Predictions,
     compare,
 )
@@ -266,7 +266,7 @@ def _stream(
                 parts[role][seed].append(
                     _statistics(log_q, None if role == "teacher" else log_p, labels, calibration_temperature)
                 )
-                if role == "student" and seed == 0 and log_p is not None and 1 < classes <= MOST_CLASSES_KEPT:
+                if role == "student" and seed == 0 and log_p is not None and 1 < classes <= MOST_CLASSES:
                     knowledge.add(log_p, log_q, labels)
         rows.append({"place": seen + places.cpu(), "row_id": row_id.cpu(), "labels": labels.cpu()})
         seen += len(batch["row_id"])
@@ -304,8 +304,8 @@ def _calibration_temperatures(
             for batch in _batches(held_out, batch_size, device):
                 row_id, labels, places = _positions(batch)
                 log_q = function(batch)[places]
-                if log_q.shape[-1] > MOST_CLASSES_KEPT:
-                    return {}, f"Calibration temperatures are fitted for up to {MOST_CLASSES_KEPT} classes."
+                if log_q.shape[-1] > MOST_CLASSES:
+                    return {}, f"Calibration temperatures are fitted for up to {MOST_CLASSES} classes."
                 _check_labels(labels, log_q.shape[-1], row_id)
                 found.append(log_q)
                 right.append(labels)
@@ -384,7 +384,7 @@ def _student_log_probs(model: Any, batch: Batch) -> Tensor:
             "look at that example, or at the model's weights."
         )
     if len(logits) > 1:  # one row can be a distribution by chance
-        refuse_probabilities(logits, "model", "leave its softmax out, or return probs.log()")
+        refuse_probabilities(logits, "model", "remove its softmax, or return probs.log()")
     return logits.float().log_softmax(-1)
 
 
@@ -395,7 +395,7 @@ def _teacher_log_probs(teacher: Any, batch: Batch) -> Tensor:
     require_complete(targets)
     require_several_classes(targets.num_classes, "teacher")
     for logits in given_logits(targets) if len(targets) > 1 else []:
-        refuse_probabilities(logits, "teacher", "leave its softmax out, or return probs.log()")
+        refuse_probabilities(logits, "teacher", "remove its softmax, or return probs.log()")
     bad = targets.bad_rows(forward_kl)
     if bad.any():
         raise TargetError(

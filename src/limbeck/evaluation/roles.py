@@ -37,7 +37,7 @@ def by_role(
         raise ConfigError("An evaluation needs at least one student, but got none.")
     if baselines not in (0, students):
         raise ConfigError(
-            f"Baselines are paired with students by their place, but there are {baselines} and {students}; give one "
+            f"Baselines are paired with students by their place, but there are {baselines} and {students}; pass one "
             "baseline per student, trained with the same seed."
         )
     return {role: members for role, members in models.items() if members}

@@ -128,7 +128,7 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any) -> None:
     kinds = {is_encoder_decoder(n) for members in models.values() for n in networks_of_all(members) or []}
     if len(kinds) > 1:
         raise ModelError(
-            "Encoder-decoders and causal models read other rows, and cannot be compared on one test; give models of "
+            "Encoder-decoders and causal models read other rows, and cannot be compared on one test; pass models of "
             "one kind."
         )
     for role in ("student", "baseline"):
@@ -146,7 +146,7 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any) -> None:
     for model in (*models["student"], *models.get("baseline", ())):
         check_rows(model, teacher, test, len(base_of(model).get_output_embeddings().weight))
     if "position_ids" in test[0]:
-        raise DataError("The rows of the test are packed, but its examples are counted; give the rows of tokenise.")
+        raise DataError("The rows of the test are packed, but its examples are counted; pass the rows of tokenise.")
 
 
 def _measure(teachers: Teachers, test: Any, batch_size: int) -> tuple[Tokens, int]:

@@ -268,7 +268,7 @@ class Objective:
         missing = [term.name for term in self.terms if term.name not in counts]
         if missing:
             raise ObjectiveError(
-                f"The counts have no {' and no '.join(missing)} but {', '.join(counts) or 'nothing'}; give one count "
+                f"The counts have no {' and no '.join(missing)} but {', '.join(counts) or 'nothing'}; pass one count "
                 "per term, such as count_positions(..., terms=objective.all_terms) does."
             )
 
@@ -290,9 +290,9 @@ class Objective:
             if lacks:
                 source = "a teacher" if lacks == "targets" else "labels"
                 raise ObjectiveError(
-                    f"{term.name}_weight is above 0 but there are no {lacks}; give {source}, or {term.name}_weight=0."
+                    f"{term.name}_weight is above 0 but there are no {lacks}; pass {source}, or {term.name}_weight=0."
                     if term.name in ("soft", "hard")
-                    else f"The term {term.name} needs {lacks} but there are none; give {source}, or leave the term out."
+                    else f"The term {term.name} needs {lacks} but there are none; pass {source}, or remove the term."
                 )
         rows = as_targets(targets) if targets is not None and self.needs_targets else None
         if rows is not None and (len(rows), rows.num_classes) != (n, classes):

@@ -88,7 +88,7 @@ def require_built_in(config: Json, where: str) -> None:
         if EPSILON.search(names[-1]) and is_number and not 0 <= value < 1:
             raise ModelError(f"{where}: {field} is {shown(value)}, but must be a small number, such as 1e-6.")
         if isinstance(value, float) and value != value:
-            raise ModelError(f"{where}: {field} is not a number (NaN); give the value that the model was trained with.")
+            raise ModelError(f"{where}: {field} is not a number (NaN); set it to the value of the trained model.")
 
 
 def require_counts(config: Json, folder: Path) -> None:

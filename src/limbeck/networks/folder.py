@@ -98,7 +98,7 @@ def save(
     is_model = (path / CONFIG).is_file() and any(path.glob("*.safetensors"))
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not is_model):
         raise ModelError(
-            f"{folder} is not the folder of a model, and saving there would replace it; give a new folder, "
+            f"{folder} is not the folder of a model, and saving there would replace it; pass a new folder, "
             f"such as {Path(folder) / 'student'}."
         )
     with whole_folder(path) as new:

@@ -61,7 +61,7 @@ def take_layers(model: M, keep: int | Sequence[int]) -> M:
     if model.config.is_encoder_decoder and len(stacks) > 1 and not _is_number(keep):
         raise ModelError(
             f"{type(model).__name__} has several stacks of layers ({', '.join(stacks)}), so indices do not say which "
-            f"layers are meant; give how many each shall keep, such as keep={max(1, min(stacks.values()) // 2)}."
+            f"layers are meant; pass how many each keeps, such as keep={max(1, min(stacks.values()) // 2)}."
         )
     indices_of = {depth: _indices(keep, depth) for depth in sorted(set(depths.values()))}
     student = _build(model, depths, indices_of)

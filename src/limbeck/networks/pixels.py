@@ -252,7 +252,7 @@ def _per_channel(values: Any, images: Tensor) -> Tensor:
     numbers = _numbers(values)
     if len(numbers) not in (1, images.shape[1]):
         raise DataError(
-            f"The image processor has {len(numbers)} channels and the images have {images.shape[1]}; give images of "
+            f"The image processor has {len(numbers)} channels and the images have {images.shape[1]}; pass images of "
             "as many channels."
         )
     return torch.tensor(numbers, dtype=images.dtype, device=images.device).view(-1, 1, 1)

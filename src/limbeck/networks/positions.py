@@ -92,7 +92,7 @@ def next_token_positions(batch: Batch) -> Positions:
         )
     rows, labels, places = next_tokens(batch)
     if "mask" in batch:
-        raise DataError("A language model's labels say which tokens count (-100 for none); leave the column mask out.")
+        raise DataError("A language model's labels say which tokens count (-100 for none); remove the column mask.")
     weights = batch.get("weights")
     if weights is not None and weights.shape != batch["labels"].shape:
         raise ShapeError(

@@ -240,7 +240,7 @@ def require_table(model: object, examples: object, who: str) -> None:
             what = f"{special[0]!r} holds categories" if special else f"{gaps[0]!r} has missing values"
             raise DataError(
                 f"The {who} reads numbers, but the column {what}; give it an encoder (student.table_encoder = "
-                "limbeck.TableEncoder.fit(train)), or leave the column out of feature_columns."
+                "limbeck.TableEncoder.fit(train)), or remove the column from feature_columns."
             )
         return
     for ours, theirs in zip(encoder.features, features, strict=False):

@@ -243,7 +243,7 @@ class Lab:
             for name in settings:
                 if name != "seeds" and before.get(name) != settings[name]:
                     raise ConfigError(
-                        f"{self.folder} was begun with {name} {before.get(name)}, and this is {settings[name]}; give "
+                        f"{self.folder} was begun with {name} {before.get(name)}, and this is {settings[name]}; pass "
                         "another --output_dir, or delete that folder."
                     )
         limbeck.write_results(settings, path)  # atomically: several processes may train nets in one folder

@@ -87,8 +87,8 @@ class Labeller:
             positions_are = "tokens"
             if self.augment is not None:
                 raise ConfigError(
-                    "Views are stored for whole examples, but this teacher classifies each token; leave augment "
-                    "(--jitter) out."
+                    "Views are stored for whole examples, but this teacher classifies each token; remove augment "
+                    "(--jitter)."
                 )
         self._require_all(targets, batch, table, positions_are, positions)
         self._cached = places, targets

@@ -326,7 +326,7 @@ class Hidden:
 
     def decode(self, columns: Mapping[str, Tensor], classes: int, head: Head | None = None) -> HiddenTargets:
         if head is None:
-            raise TargetError("Hidden states are read with the teacher's output layer, but got none; give it as head.")
+            raise TargetError("Hidden states are read with the teacher's output layer, but got none; pass it as head.")
         if self.dtype == "int8":
             return HiddenTargets(columns["codes"] * columns["scale"], head.first(classes))
         hidden = columns["hidden"]

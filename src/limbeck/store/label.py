@@ -124,7 +124,7 @@ def label(
         )
     if views > 1 and augment is None:
         raise ConfigError(
-            f"{views} views without augmentation would all be the same; give one (--jitter; in Python augment=), or "
+            f"{views} views without augmentation would all be the same; pass one (--jitter; in Python augment=), or "
             "views=1."
         )
     if isinstance(kind, str):
@@ -237,7 +237,7 @@ def _label_names(teacher: BaseTeacher, transfer_set: Any, classes: int) -> tuple
     labels = getattr(transfer_set, "num_classes", None) or 0
     if labels > classes:
         raise DataError(
-            f"The transfer set has {labels} classes and the teacher has {classes}; give the teacher of these classes."
+            f"The transfer set has {labels} classes and the teacher has {classes}; pass the teacher of these classes."
         )
     names = next((tuple(names) for names in known.values()), None)
     if names is not None and len(names) != classes:
@@ -251,7 +251,7 @@ def _label_names(teacher: BaseTeacher, transfer_set: Any, classes: int) -> tuple
 def _require_language(teacher: BaseTeacher, augment: Any) -> None:
     """ConfigError for a teacher or an augmentation that cannot be used on the rows of a language model."""
     if augment is not None:
-        raise ConfigError("Language models are not augmented; leave augment out.")
+        raise ConfigError("Language models are not augmented; remove augment.")
     for network in networks_of(teacher) or []:
         if getattr(getattr(base_of(network), "config", None), "is_encoder_decoder", False):
             raise ConfigError(

@@ -122,7 +122,7 @@ class Plan:
         different = differences(self.settings(), plan.settings())
         if different:
             raise DataError(
-                f"{where} was made with other settings than those of this call; give another "
+                f"{where} was made with other settings than those of this call; pass another "
                 "path, or the same settings. They differ in:\n" + "\n".join(different)
             )
 

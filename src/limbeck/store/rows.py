@@ -118,7 +118,7 @@ class _Examples(Rows):
             else:
                 raise DataError(
                     f"Rows of {name!r} must have one shape, but have {list(layout.shape)} and "
-                    f"{list(values.shape[1:])}; give columns, without a transform that pads each batch."
+                    f"{list(values.shape[1:])}; pass columns, without a transform that pads each batch."
                 )
         return pa.table(arrays)
 

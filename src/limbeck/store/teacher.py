@@ -126,7 +126,7 @@ class StoredTeacher(BaseTeacher):
         if repr(augment) != stored or getattr(augment, "seed", None) != seed:
             raise ConfigError(
                 f"The stored targets are of views made by {stored} with seed {seed}, but training has "
-                f"{'no augmentation' if augment is None else f'{augment!r}'}; give the same one (--jitter; in Python "
+                f"{'no augmentation' if augment is None else f'{augment!r}'}; pass the same one (--jitter; in Python "
                 "augment=)."
             )
         return _Replay(augment, self.manifest)

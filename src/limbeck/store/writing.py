@@ -44,7 +44,7 @@ def found_plan(folder: Folder) -> Plan | None:
     if UNFINISHED in names and folder.size(PLAN) is not None:
         return Plan.from_json(folder.read(PLAN), folder.at(PLAN))
     if set(names) - {UNFINISHED}:
-        raise DataError(f"{folder} is not empty and is not a stored set; give another path.")
+        raise DataError(f"{folder} is not empty and is not a stored set; pass another path.")
     return None
 
 

@@ -28,7 +28,7 @@ class WithoutAdapter(ModelTeacher):
     def __init__(self, model: nn.Module, classes: int | None = None):
         if not hasattr(model, "disable_adapter"):
             raise ModelError(
-                f"{type(model).__name__} has no adapter that could be disabled; give a PEFT model (get_peft_model), "
+                f"{type(model).__name__} has no adapter that could be disabled; pass a PEFT model (get_peft_model), "
                 "or a copy of the model as the teacher."
             )
         self.model, self.classes = model, classes

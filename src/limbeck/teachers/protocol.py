@@ -129,13 +129,13 @@ class BaseTeacher(ABC):
         if len(sizes) > 1:
             raise DataError(
                 f"The members of a teacher must have the same number of classes, but have {sizes}; label again with "
-                "one tokenizer, or leave a member out."
+                "one tokenizer, or remove a member."
             )
         replays = {repr(view): view for _, view in prepared if view is not augment}
         if len(replays) > 1:
             raise ConfigError(
                 f"The members of a teacher must replay the same views, but replay {' and '.join(sorted(replays))}; "
-                "label again with one augmentation, or leave a member out."
+                "label again with one augmentation, or remove a member."
             )
         return next(iter(sizes), None), next(iter(replays.values()), augment)
 

@@ -191,12 +191,12 @@ def check_classes(classes: int, objective: Objective, batch: Batch, sets: Mappin
             check_labels(labels, classes, f" of the {who} set")
     labels = getattr(sets["transfer"], "labels", None)
     if objective.hard_weight and isinstance(labels, Tensor) and (labels == NO_LABEL).all():
-        raise ConfigError("hard_weight is above 0 but every label is -100; give labels, or hard_weight=0.")
+        raise ConfigError("hard_weight is above 0 but every label is -100; pass labels, or hard_weight=0.")
     if "labels" in batch:
         check_labels(batch["labels"], classes)  # for sets without an attribute `labels`
     elif objective.hard_weight:
         raise ConfigError(
-            "hard_weight is above 0 but the batches have no labels; give labels, or hard_weight=0 and a teacher."
+            "hard_weight is above 0 but the batches have no labels; pass labels, or hard_weight=0 and a teacher."
         )
 
 
@@ -210,7 +210,7 @@ def check_batch(student: nn.Module, teacher: BaseTeacher | None, objective: Obje
     require_several_classes(logits.shape[-1], "student")
     if not logits.isfinite().all():
         raise ModelError("The student's logits are not finite for the first batch; look at its weights or its inputs.")
-    refuse_probabilities(logits, "student", "leave its softmax out")
+    refuse_probabilities(logits, "student", "remove its softmax")
     if (weights := batch.get("weights")) is not None and not (weights >= 0).all():
         raise DataError("The weights of positions must be 0 or more, but the first batch has others; correct them.")
     if targets is not None:
@@ -334,7 +334,7 @@ def _check_targets(objective: Objective, classes: int, compared: Positions, targ
         )
     for logits in given_logits(targets):
         refuse_probabilities(
-            logits, "teacher", "return probs.log(), or DenseTargets.from_probs(probs), or leave its softmax out"
+            logits, "teacher", "return probs.log(), or DenseTargets.from_probs(probs), or remove its softmax"
         )
     bad = compared.compared(targets.bad_rows(objective.divergence).to(compared.device))
     if bad.any():

@@ -186,7 +186,7 @@ class DistillTrainer(CheckpointedTrainer):
         self.impl = impl
         self.teacher_passes = self.teacher is not None and self.objective.soft_weight > 0
         if self.objective.soft_weight and self.teacher is None:
-            raise ConfigError("The objective has a soft_weight but there is no teacher; give one, or soft_weight=0.")
+            raise ConfigError("The objective has a soft_weight but there is no teacher; pass one, or soft_weight=0.")
         answering = self.teacher if self.teacher_passes else None
         if augment is not None and answering is not None and answering.one_view:
             raise ConfigError(

@@ -71,7 +71,7 @@ class Augmentation:
     def __call__(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
         if self.column not in batch:
             raise DataError(
-                f"{self!r} augments the column {self.column!r}, but the batch has {sorted(batch)}; give column= the "
+                f"{self!r} augments the column {self.column!r}, but the batch has {sorted(batch)}; pass column= the "
                 "one to augment."
             )
         if "row_id" not in batch:

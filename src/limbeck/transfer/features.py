@@ -206,7 +206,7 @@ def _numbers(values: pa.Array, name: str, split: str) -> np.ndarray:
         raise DataError(
             f"Features must be numbers, but {name!r} in {split} has {values[row].as_py()!r} in row {row} "
             f"({pc.sum(words.cast('int64')).as_py()} such in all); if it stands for a missing value, give missing "
-            "(--missing); else correct it, or leave the column out of feature_columns."
+            "(--missing); else correct it, or remove the column from feature_columns."
         )
     trimmed = pc.utf8_trim_whitespace(values)
     return np.asarray(pc.cast(pc.utf8_ltrim(trimmed, "+"), "float64").to_numpy(zero_copy_only=False))

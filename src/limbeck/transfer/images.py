@@ -57,7 +57,7 @@ def image_columns(
     if size is None and len(sizes) > 1:
         common = ", ".join(f"{height} x {width} ({n} of them)" for (height, width), n in sizes.most_common(3))
         raise DataError(
-            f"All images must have one size, but these have {len(sizes)}: {common}...; give image_size=(height, width)."
+            f"All images must have one size, but these have {len(sizes)}: {common}...; pass image_size=(height, width)."
         )
     shape = (size, size) if isinstance(size, int) else size
     mode = GRAY if set(modes) <= {"1", "L"} else COLOUR
@@ -111,7 +111,7 @@ class Images:
         if len({image.shape for image in images}) > 1:  # a photograph lying on its side, by its EXIF entry
             raise DataError(
                 f"All images must have one size, but rows {places} have {sorted({i.shape[:2] for i in images})}; "
-                "give image_size=(height, width)."
+                "pass image_size=(height, width)."
             )
         stacked = torch.from_numpy(np.stack(images))
         return stacked[:, None] if self.mode == GRAY else stacked.permute(0, 3, 1, 2)

@@ -75,7 +75,7 @@ def roles_of(
     used = {*text, *roles.features, image}
     if label is None and found is None and (features or set(columns) - used):
         raise DataError(
-            f'No label column could be guessed among {columns}; give label_column=..., or "" where there are no '
+            f'No label column could be guessed among {columns}; pass label_column=..., or "" where there are no '
             f"labels. {HEADERS}"
         )
     return roles
@@ -119,7 +119,7 @@ def _guess_inputs(data: datasets.Dataset, columns: Sequence[str]) -> tuple[tuple
         return (), None, _features(data, columns, [name for name in columns if name in usable])
     raise DataError(
         f"The inputs could not be guessed among {list(columns)} (images {images}, texts {texts}, numbers {numbers}); "
-        "give image_column=, text_column= or feature_columns=."
+        "pass image_column=, text_column= or feature_columns=."
         + (
             " Two texts are read as a pair: text_column=(first, second), or --text_column first,second."
             if len(texts) == 2

@@ -149,7 +149,7 @@ def _refuse_held_out(training: Sequence[Path]) -> None:
     if held_out and len(training) > 1:
         raise DataError(
             f"{held_out[0]} would be trained on, as its name is that of no split; rename it to test{_ending(training)} "
-            f"or validation{_ending(training)}, or leave it out."
+            f"or validation{_ending(training)}, or remove it."
         )
 
 
@@ -179,7 +179,7 @@ def _load_files(files: Sequence[Path], csv_options: CsvOptions) -> dict[str, dat
         raise DataError(
             f"{', '.join(unnamed[:5])} would be trained on: of these {len(files)} files, some are named after their "
             f"split (train.*, validation.*, test.*) and {'this one is' if len(unnamed) == 1 else 'these are'} not. "
-            "Rename, or leave out, what is not training data."
+            "Rename or remove what is not training data."
         )
     (reader,) = readers
     if csv_options.missing and reader != "csv":

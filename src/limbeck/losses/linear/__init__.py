@@ -83,7 +83,7 @@ def linear_divergence(
         head = weight
         if bias is not None or logit_scale != 1 or softcap is not None or precision != "exact":
             raise ObjectiveError(
-                "A Head includes bias, logit_scale, softcap and precision, but some of them were given beside it; give "
+                "A Head includes bias, logit_scale, softcap and precision, but some of them were given beside it; pass "
                 "either the Head alone or its weight with them."
             )
     else:

@@ -146,7 +146,7 @@ def member_weights(weights: Sequence[float] | None, members: int) -> tuple[float
 def concatenate(targets: Sequence[SoftTargets]) -> SoftTargets:
     """Targets of one kind and settings, concatenated: the rows of the first, then of the second, ..."""
     if not targets:
-        raise TargetError("There are no targets to concatenate; give one or more.")
+        raise TargetError("There are no targets to concatenate; pass one or more.")
     first, kinds = targets[0], {repr(_kind(other)) for other in targets}
     if len(kinds) > 1:
         raise TargetError(

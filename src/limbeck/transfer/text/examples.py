@@ -474,7 +474,7 @@ def _refuse_faults(tokenised: datasets.Dataset) -> None:
         raise DataError(
             f"{len(bad)} of {len(tokenised)} rows cannot be learned from "
             f"(row_id {', '.join(map(str, ids[:10]))}{more}); "
-            f"mend or remove them. Row {ids[0]}: {faults[int(bad[0])].as_py()}."
+            f"correct or remove them. Row {ids[0]}: {faults[int(bad[0])].as_py()}."
         )
 
 

@@ -25,7 +25,7 @@ def classes_to_cut_to(
     if teacher is None:
         return None
     if student is None:
-        raise ConfigError(f"teacher_tokenizer is compared with the student's; give that as {option}.")
+        raise ConfigError(f"teacher_tokenizer is compared with the student's; pass that as {option}.")
     return shared_vocabulary(student, teacher)
 
 
@@ -53,7 +53,7 @@ def shared_vocabulary(student: PreTrainedTokenizerBase, teacher: PreTrainedToken
             if parts[0].get(name) != parts[1].get(name):
                 raise DataError(
                     f"Student and teacher have the same tokens, but their tokenizers differ in their {name}, so a text "
-                    "is split differently; give both the same tokenizer."
+                    "is split differently; pass the same tokenizer for both."
                 )
     return max(mine.values()) + 1
 
