@@ -441,7 +441,7 @@ def test_what_cannot_work_is_refused_before_training(teacher: str, make_tokenize
             "need a chat template",
         ),
         ([*cut, "--assistant", "first"], 'assistant must be "all" or "last", but is \'first\''),
-        (["distill", "--student", teacher], "digits are images, and a language model learns from text; pass --data"),
+        (["distill", "--student", teacher], "digits are images, but a language model learns from text; pass --data"),
         ([*cut, "--data", "nothing_in_it.jsonl"], "nothing_in_it.jsonl cannot be read: there is nothing in it"),
         ([*cut, "--data", "broken.jsonl"], "broken.jsonl cannot be read"),
         (

@@ -124,8 +124,8 @@ class StudentOptions:
     )
     scale: str = _option(
         "standard",
-        "scaling of a table's numbers: standard (mean 0, standard deviation 1 in the training part) or none; categories "
-        "become one unit each, and missing values are filled and marked, in either case",
+        "scaling of a table's numbers: standard (mean 0, standard deviation 1 in the training part) or none; "
+        "categories become one unit each, and missing values are filled and marked, in either case",
     )
     hidden: list[int] = _option(lambda: [800, 800], "units of each hidden layer of an mlp")
     dropout: float = _option(0.0, "probability of dropping a hidden unit of an mlp")
@@ -258,6 +258,8 @@ def _explained(message: str) -> str:
     key = re.match(r'Parser key "(\w+)"', message)
     types = re.findall(r"Expected an? <class '(\w+)'>", message)
     value = re.search(r"(?:Got|Given) value: (.*)", message)
+    if message.startswith('Parser key "config": '):
+        return f"--config: {message.partition(': ')[2]}"
     if key is None or value is None or not types or types[0] not in VALUE_NAMES:
         return message
     return f"--{key[1]} must be {VALUE_NAMES[types[0]]}, but got {value[1]!r}"

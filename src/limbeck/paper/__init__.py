@@ -2,7 +2,7 @@
 
     limbeck paper mnist --data path/to/mnist --budget full --seeds 3
 
-Each experiment is a function `run(lab) -> results`; `Lab` (lab.py) holds the data, trains a net once and keeps it, so
-that a run that was stopped goes on where it was. No choice is made on the test set, but where the paper's own way of
-choosing is shown beside it and marked as such.
+Each experiment is a function `run(lab) -> results`; `Lab` (lab.py) holds the data, trains a network once and saves it,
+so that an interrupted run resumes. Nothing is chosen on the test set, except where the paper did so: that result is
+shown as well, and marked.
 """

@@ -1,4 +1,4 @@
-"""The bench of every experiment of the paper: the data, and nets that are trained once and saved.
+"""What the experiments of the paper share: the data, and networks that are trained once and saved.
 
     lab = Lab(splits, "runs/paper/mnist-quick", budget="quick", seeds=3)
     net = lab.fit("baseline-0", lambda: lab.small(), ON_LABELS, seed=0)     # trained once, then read from the folder
@@ -32,7 +32,7 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a net is trained, where that differs from the other students of the lab.
+    """How a network is trained, where that differs from the other students of the lab.
 
     epochs: over the transfer set; by default the student's budget. augment, eval_dataset, callbacks: as DistillTrainer
     takes them. config: further fields of DistillConfig.
@@ -47,7 +47,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long is trained: epochs of a regularised teacher and of a student, over the whole training set."""
+    """Epochs over the whole training set, and learning rates, of a regularised teacher and of a student."""
 
     teacher_epochs: int
     student_epochs: int
@@ -68,9 +68,9 @@ class Lab:
 
     splits: "train" and "test", TransferSets of labelled images.
     folder: holds the nets, shared by all experiments that run there, and a subfolder of results for each experiment.
-        Settings other than those that the folder was created with are refused.
-    budget: "quick" or "full"; sets of fewer than 5,000 images, such as the digits, have another one.
-    seeds: how many times each student is trained.
+        Settings other than those that the folder was created with raise ConfigError.
+    budget: "quick" or "full"; sets of fewer than 5,000 images, such as the digits, have a budget of their own.
+    seeds: number of seeds each student is trained with.
     say: called with a line of text at each step.
     """
 
@@ -84,7 +84,9 @@ class Lab:
         say: Callable[[str], None] = print,
     ):
         if missing := {"train", "test"} - set(splits):
-            raise DataError(f"The paper's experiments need splits train and test, but {sorted(missing)} is missing.")
+            raise DataError(
+                f"The paper's experiments need the splits train and test, but the data lacks {sorted(missing)}."
+            )
         if seeds < 1:
             raise ConfigError(f"--seeds must be 1 or more, but is {seeds}.")
         self.train, self.test = splits["train"], splits["test"]
@@ -94,7 +96,7 @@ class Lab:
         self.small_data = len(self.train) < 5000
         self.budget_name, self.budget = budget, BUDGETS["digits" if self.small_data else budget]
         self.seeds, self.say, self.folder = seeds, say, Path(folder)
-        self.bf16 = self._begun_in_bf16()
+        self.bf16 = self._uses_bf16()
         self.inputs = self.train[0]["inputs"].numel()
         self.classes = int(self.train.num_classes)
         self._claim()
@@ -106,7 +108,7 @@ class Lab:
     def big(self) -> nn.Module:
         """The paper's teacher: 1200-1200, dropout and weight constraints (on small data 300-300).
 
-        The paper does not say how much dropout; over so few epochs a quarter of the hidden units served best.
+        The paper does not say how much dropout; over so few epochs a quarter of the hidden units worked best.
         """
         units = 300 if self.small_data else 1200
         return self.net(units, units, dropout=0.25, max_norm=3.5)
@@ -137,10 +139,10 @@ class Lab:
         """The net of this name, loaded from the folder where it has been trained before, else trained and saved there.
 
         make: returns the untrained net; called after the seed is set.
-        objective: what the net is trained with. teacher: as DistillTrainer takes it.
-        transfer_set: by default the whole training set. A smaller one is trained on for as many steps.
-        seed: of the initial weights and of the order of the batches.
-        recipe: how it is trained, by default as every student.
+        objective: the training objective. teacher: as DistillTrainer takes it.
+        transfer_set: by default the whole training set; a smaller one is used for as many steps.
+        seed: seeds the initial weights and the order of the batches.
+        recipe: how the network is trained; by default as every student.
         """
         recipe = recipe or Recipe()
         saved = self.folder / "nets" / name
@@ -199,7 +201,7 @@ class Lab:
         return right(self.logits(net, examples), examples.labels)
 
     def write(self, experiment: str, rows: list[Json], **more: Any) -> Json:
-        """The results: a row per line of the table; written to the experiment's results.json and returned."""
+        """Returns the results, with a row per line of the table; also written to the experiment's results.json."""
         results = {
             **header(PAPER),
             "experiment": experiment,
@@ -225,14 +227,14 @@ class Lab:
             "train_examples": len(self.train),
             "inputs": self.inputs,
             "classes": self.classes,
-            "first_labels": self.train.labels[:32].tolist(),  # tells one data set of a size from another
+            "first_labels": self.train.labels[:32].tolist(),  # distinguishes data sets of the same size
         }
 
-    def _begun_in_bf16(self) -> bool:
+    def _uses_bf16(self) -> bool:
         """Whether to train in bf16: as the folder was created, on any machine, else if it is faster on this one."""
         path = self.folder / SETTINGS
-        begun = json.loads(path.read_text(encoding="utf-8")).get("precision") if path.exists() else None
-        return begun == "bf16" if begun else not self.small_data and bf16_is_faster()
+        recorded = json.loads(path.read_text(encoding="utf-8")).get("precision") if path.exists() else None
+        return recorded == "bf16" if recorded else not self.small_data and bf16_is_faster()
 
     def _claim(self) -> None:
         """ConfigError where the folder was created with other settings; only the number of seeds may grow."""
@@ -243,8 +245,8 @@ class Lab:
             for name in settings:
                 if name != "seeds" and before.get(name) != settings[name]:
                     raise ConfigError(
-                        f"{self.folder} was begun with {name} {before.get(name)}, and this is {settings[name]}; pass "
-                        "another --output_dir, or delete that folder."
+                        f"{self.folder} was started with {name} {before.get(name)}, but this run has {settings[name]}; "
+                        "pass another --output_dir, or delete that folder."
                     )
         limbeck.write_results(settings, path)  # atomically: several processes may train nets in one folder
 
@@ -269,7 +271,7 @@ def right(logits: Tensor, labels: Tensor) -> np.ndarray:
 
 
 def row(name: str, right: Sequence[np.ndarray], paper: Any = None, **more: Any) -> Json:
-    """A line of the table: errors of the seeds, their mean, and its 95 % interval over examples and seeds.
+    """Returns a row of the table: errors of the seeds, their mean, and its 95 % interval over examples and seeds.
 
     right: `[n]` bool per seed. The variance of the mean is that of examples plus that of seeds; with one seed the
     interval holds for this net only.

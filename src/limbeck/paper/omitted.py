@@ -1,4 +1,4 @@
-"""Section 3: classes that the student never sees, and the prior that puts its predictions right.
+"""Section 3: classes that the student never sees, and the correction of its predictions by a prior.
 
 Two transfer sets: one without any 3, one of 7s and 8s alone. The biases of the classes are then shifted, once as the
 paper did, by the offset with the fewest errors on the test set, and once without any label: so that the mean
@@ -16,7 +16,7 @@ from limbeck.results import Json
 
 BOTH = limbeck.Objective(temperature=20.0, hard_weight=0.1)
 SECTIONS = (
-    # what the student sees, whose bias the paper shifted, and the paper's errors: as trained, after its shift
+    # classes the student sees, classes that the paper shifted, and the paper's errors: as trained, after its shift
     ("no 3s", [c for c in range(10) if c != 3], [3], 206, 109),
     ("7s and 8s alone", [7, 8], [7, 8], 4730, 1320),
 )
@@ -39,15 +39,18 @@ def run(lab: Lab) -> Json:
         logits = [lab.logits(net) for net in nets]
         missing = [c for c in range(lab.classes) if c not in classes]
         free = [match_prior(lab.logits(net, held_out), prior, missing) for net in nets]
-        told = [_best_on_test(z, lab.test.labels, shifted, lab.classes) for z in logits]
-        offsets[name] = {"label_free": [o.tolist() for o in free], "test_labels": [o.tolist() for o in told]}
+        by_labels = [_best_on_test(z, lab.test.labels, shifted, lab.classes) for z in logits]
+        offsets[name] = {"label_free": [o.tolist() for o in free], "test_labels": [o.tolist() for o in by_labels]}
         after = [z + o for z, o in zip(logits, free, strict=True)]
-        after_told = [z + o for z, o in zip(logits, told, strict=True)]
+        after_by_labels = [z + o for z, o in zip(logits, by_labels, strict=True)]
         rows += [
             _row(f"{name}: as trained", logits, lab.test.labels, paper),
             _row(f"{name}: label-free prior correction", after, lab.test.labels),
             _row(
-                f"{name}: offset chosen on the test labels, as the paper did", after_told, lab.test.labels, paper_after
+                f"{name}: offset chosen on the test labels, as the paper did",
+                after_by_labels,
+                lab.test.labels,
+                paper_after,
             ),
         ]
     return lab.write("omitted", rows, offsets=offsets, prior=prior.tolist())

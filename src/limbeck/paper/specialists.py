@@ -1,11 +1,11 @@
 """Section 5: a generalist, specialists for classes that it confuses, and what the paper left open.
 
 Clusters come from the covariance of the generalist's predictions, no labels needed. A specialist starts from the
-generalist's weights, tells its cluster's classes apart and counts the others as one; it is trained on half examples of
-its own, half from the rest, and its dustbin's logit is put right for that. All answer together by Eq. 5.
+generalist's weights, tells its cluster's classes apart and counts the others as one; it is trained on its own classes
+and on as many examples of the others, and its dustbin's logit is corrected for that. Eq. 5 combines them all.
 
-The paper proposed and did not run: specialists over all classes, kept by the generalist's soft targets where they are
-no experts (6.1), and distilling all of them back into one net (8). Both are run here.
+The paper proposed and did not run: specialists over all classes, regularised by the generalist's soft targets
+outside their classes (6.1), and distilling all of them back into one net (8). Both are run here.
 """
 
 import copy
@@ -23,7 +23,7 @@ from limbeck import FunctionTeacher, Specialist, Specialists, TransferSet, shift
 from limbeck.paper.lab import ON_LABELS, Lab, Recipe, row
 from limbeck.results import Json
 
-KEPT = limbeck.Objective(temperature=1.0, soft_weight=1.0, hard_weight=1.0)
+REGULARISED = limbeck.Objective(temperature=1.0, soft_weight=1.0, hard_weight=1.0)
 DISTILLED = limbeck.Objective(temperature=2.0, hard_weight=0.5)
 
 
@@ -36,22 +36,22 @@ def run(lab: Lab, clusters: int = 3) -> Json:
     recipe = Recipe(lab.budget.student_epochs / 5, config={"learning_rate": lab.budget.student_rate / 3})
     labels: Tensor = lab.train.labels
     for m, group in enumerate(groups):
-        own = torch.isin(labels, torch.tensor(group))
-        half_rows = _half_and_half(own, seed=m)
+        special = torch.isin(labels, torch.tensor(group))
+        half_rows = _half_and_half(special, seed=m)
         half = lab.train.select(half_rows)
-        relabelled = _with_dustbin(half, labels[half_rows], group)
+        with_dustbin = _with_dustbin(half, labels[half_rows], group)
         expert = lab.fit(
             f"specialist-{m}",
             partial(specialist_of, generalist, group),
             ON_LABELS,
-            transfer_set=relabelled,
+            transfer_set=with_dustbin,
             seed=m,
             recipe=recipe,
         )
-        natural = float(own.float().mean())
+        natural = float(special.float().mean())
         corrected = copy.deepcopy(expert)
         offset = torch.zeros(len(group) + 1)
-        offset[-1] = math.log((1 - natural) / natural)  # half and half was not the natural share
+        offset[-1] = math.log((1 - natural) / natural)  # undoes the share of a half
         experts.append(Specialist(shift_bias(corrected, offset), tuple(group)))
         hard_where_special = half.without_labels(
             except_rows=torch.isin(labels[half_rows], torch.tensor(group)).nonzero().squeeze(1)
@@ -60,7 +60,7 @@ def run(lab: Lab, clusters: int = 3) -> Json:
             lab.fit(
                 f"full-specialist-{m}",
                 lambda: copy.deepcopy(generalist).requires_grad_(True),
-                KEPT,
+                REGULARISED,
                 teacher=recorded,
                 transfer_set=hard_where_special,
                 seed=m,
@@ -68,7 +68,7 @@ def run(lab: Lab, clusters: int = 3) -> Json:
             )
         )
     together = Specialists(generalist, experts)
-    together_full = FunctionTeacher(lambda batch: _mean_of_active(generalist, full, together, batch))
+    together_full = FunctionTeacher(lambda batch: _mean_with_active(generalist, full, together, batch))
     back = limbeck.record(together, lab.train)
     seeds = range(lab.seeds)
     students = [lab.fit(f"from-specialists-{s}", lab.small, DISTILLED, teacher=back, seed=s) for s in seeds]
@@ -112,22 +112,22 @@ def specialist_of(generalist: Any, group: list[int]) -> nn.Module:
     return net
 
 
-def _half_and_half(own: Tensor, seed: int) -> Tensor:
-    """The places of the special examples, then of as many of the rest, drawn at random."""
-    special, rest = own.nonzero().squeeze(1), (~own).nonzero().squeeze(1)
+def _half_and_half(is_special: Tensor, seed: int) -> Tensor:
+    """The indices of the special examples, then of as many others, drawn at random."""
+    special, rest = is_special.nonzero().squeeze(1), (~is_special).nonzero().squeeze(1)
     drawn = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))[: len(special)]]
     return torch.cat([special, drawn])
 
 
 def _with_dustbin(examples: TransferSet, labels: Tensor, group: list[int]) -> TransferSet:
-    """The same examples, labelled by place in the group; len(group) is the dustbin."""
+    """The same examples, with the index in the group as label; len(group) is the dustbin."""
     place = torch.full((examples.num_classes or 0,), len(group))
     place[group] = torch.arange(len(group))
     inputs = examples.__getitems__(list(range(len(examples))))["inputs"]
     return TransferSet({"inputs": inputs}, place[labels], num_classes=len(group) + 1, row_ids=examples.row_ids)
 
 
-def _mean_of_active(generalist: Any, full: list[Any], who: Specialists, batch: Any) -> Tensor:
+def _mean_with_active(generalist: Any, full: list[Any], who: Specialists, batch: Any) -> Tensor:
     """log of the arithmetic mean of generalist and active full-class specialists: Eq. 5 without dustbins."""
     general = generalist(batch["inputs"]).log_softmax(-1)
     active = who.active(general).float()  # [n, M]
@@ -138,12 +138,12 @@ def _mean_of_active(generalist: Any, full: list[Any], who: Specialists, batch: A
 
 def _conditional(lab: Lab, generalist: nn.Module, expert: Specialist, group: list[int]) -> dict[str, float]:
     """Accuracy among a group's classes on its own test examples, the other classes not counted."""
-    own = torch.isin(lab.test.labels, torch.tensor(group))
-    labels = lab.test.labels[own]
+    special = torch.isin(lab.test.labels, torch.tensor(group))
+    labels = lab.test.labels[special]
     classes = torch.tensor(group)
-    general = classes[lab.logits(generalist)[own][:, group].argmax(-1)]
-    special = classes[lab.logits(expert.model)[own][:, :-1].argmax(-1)]
+    general = classes[lab.logits(generalist)[special][:, group].argmax(-1)]
+    expert_classes = classes[lab.logits(expert.model)[special][:, :-1].argmax(-1)]
     return {
         "generalist": float((general == labels).float().mean()),
-        "specialist": float((special == labels).float().mean()),
+        "specialist": float((expert_classes == labels).float().mean()),
     }
