@@ -311,7 +311,7 @@ def test_the_command_leaves_the_settings_to_train_with_and_never_reads_the_test(
 
     for words, said in (
         (["--data", "digits"], "Soft targets are required"),
-        ([*same, "--validation", "0"], "--validation must be above 0"),
+        ([*same, "--validation", "0"], "--validation is 0; set it to a share above 0"),
         (
             [*same, *grid, "--output_dir", "tuned", "--hidden", "9"],
             "tuned was begun with student MLP of 610 parameters",

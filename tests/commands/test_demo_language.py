@@ -90,4 +90,4 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert "--seeds must be 1 or more, but is 0" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     assert main(["demo", "--language"]) == 1
-    assert "The text of this demo is pydoc_data.topics, which this Python comes without" in capsys.readouterr().err
+    assert "The text of this demo is pydoc_data.topics, which this Python lacks" in capsys.readouterr().err

@@ -470,7 +470,7 @@ def test_the_length_of_a_row_is_no_input(tmp_path: Path) -> None:
 
 
 def test_one_tokenizer_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(limbeck.ConfigError, match="give that as processing_class"):
+    with pytest.raises(limbeck.ConfigError, match="pass that as processing_class"):
         trainer(model(), model(seed=1), tmp_path, tokenizers=(None, object()))
 
 

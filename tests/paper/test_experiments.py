@@ -71,7 +71,7 @@ def test_a_page_is_left_and_drawn_again_from_its_json(run: Any, capsys: pytest.C
 def test_another_data_set_in_the_same_folder_is_refused(run: Any) -> None:
     _, folder = run("mnist")
     fewer = DIGITS | {"train": DIGITS["train"].select(range(500))}
-    with pytest.raises(limbeck.ConfigError, match="begun with train_examples 1438"):
+    with pytest.raises(limbeck.ConfigError, match="started with train_examples 1438"):
         Lab(fewer, folder, seeds=1)
 
 

@@ -350,7 +350,7 @@ def test_only_hidden_targets_have_hidden_states() -> None:
         Hidden().encode(DenseTargets(logits(3, 20)))
     with pytest.raises(TargetError, match="a teacher without them"):
         Hidden().columns(20, None)
-    with pytest.raises(TargetError, match="give it as head"):
+    with pytest.raises(TargetError, match="pass it as head"):
         Hidden().decode({"hidden": torch.zeros(1, 4, dtype=torch.float16)}, 20)
     large = replace(states(2), hidden=torch.full((2, 16), 1e5))
     with pytest.raises(TargetError, match=r"beyond float16's 65504; store them in bfloat16"):

@@ -259,7 +259,7 @@ def dataset(**columns: Any) -> datasets.Dataset:
             "Give one of .'text_column', 'image_column', 'feature_columns'",
         ),
         (lambda: dataset(x=[1.0], y=[0]), {}, r"No label column .*\['x', 'y'\]; pass label_column="),
-        (lambda: dataset(title=["a"], body=["b"], label=[0]), {}, r"texts \['title', 'body'\].*give image_column="),
+        (lambda: dataset(title=["a"], body=["b"], label=[0]), {}, r"texts \['title', 'body'\].*pass image_column="),
         (lambda: dataset(text=["a"], sentence=["b"], label=[0]), {}, r"texts \['text', 'sentence'\]"),
         (lambda: dataset(text=["a"], id=[7]), {}, "No label column could be guessed"),
         (lambda: dataset(text=["a"], label=[7]), {}, r"tokenizer, the student's \(--tokenizer; in Python"),
