@@ -2,11 +2,13 @@
 
 import copy
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset
 from torch import Tensor
 from transformers import (
@@ -43,6 +45,30 @@ FAMILIES: dict[str, Any] = {
     ),
     "olmoe": lambda: OlmoeForCausalLM(OlmoeConfig(**SMALL, num_experts=4)),
 }
+EXPERTS: dict[str, dict[str, Any]] = {
+    "Qwen2Moe": {"num_experts": 4, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8},
+    "GptOss": {"num_local_experts": 4, "head_dim": 8, "sliding_window": 4},
+    "GraniteMoe": {"num_local_experts": 4},
+    "Phimoe": {"num_local_experts": 4},
+    "Jamba": {
+        "num_experts": 4,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 0,
+        "mamba_d_state": 4,
+        "mamba_dt_rank": 2,
+        "use_mamba_kernels": False,
+    },
+}
+
+
+def family_of(name: str) -> Any:
+    config = getattr(transformers, f"{name}Config")(**SMALL | EXPERTS[name])
+    return getattr(transformers, f"{name}ForCausalLM")(config)
+
+
+FAMILIES |= {name: partial(family_of, name) for name in EXPERTS}
 LENGTHS = (9, 5, 7, 3)
 DRAWN = torch.Generator().manual_seed(0)
 ROWS = Dataset.from_list(
@@ -168,3 +194,16 @@ def test_a_dense_model_has_no_such_term(tmp_path: Path, caplog: pytest.LogCaptur
         loss_and_gradients(trainer, [collated(trainer, [0, 1])])
     assert trainer.plan.router_weight == 0
     assert "router" not in caplog.text
+
+
+def test_a_model_that_does_not_return_the_loss_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    latent = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8}
+    groups = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "head_dim": 4}
+    sizes = SMALL | {"num_key_value_heads": 2, "moe_intermediate_size": 8}
+    student = transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**sizes, **latent, **groups))
+    trainer = trainer_of(tmp_path, student)
+    with caplog.at_level(logging.WARNING, "limbeck"):
+        loss_and_gradients(trainer, [collated(trainer, [0, 1])])
+    assert trainer.plan.router_weight == 0
+    assert "DeepseekV3ForCausalLM, does not return the auxiliary loss of its routers, so it is not added" in caplog.text

@@ -120,6 +120,23 @@ PAIRS = {
     "M2M100": BART_LIKE,
     "Pegasus": BART_LIKE,
     "Blenderbot": BART_LIKE,
+    "FSMT": {**BART_LIKE, "langs": ["en", "de"], "src_vocab_size": V, "tgt_vocab_size": V},
+    "LED": {
+        **LAYERS,
+        "d_model": 16,
+        "encoder_ffn_dim": 16,
+        "decoder_ffn_dim": 16,
+        "max_encoder_position_embeddings": 64,
+        "max_decoder_position_embeddings": 64,
+        "attention_window": 4,
+    },
+    "NllbMoe": {
+        **BART_LIKE,
+        "num_experts": 2,
+        "encoder_sparse_step": 2,
+        "decoder_sparse_step": 2,
+        "expert_capacity": 64,
+    },
 }
 
 ENCODERS: dict[str, dict[str, Any]] = {

@@ -45,6 +45,7 @@ def decoder_inputs(model: object, labels: Tensor) -> Tensor:
     ModelError where the model does not say what its decoder begins with.
     """
     inner: Any = base_of(model)
+    labels = labels.clone()  # FSMT writes its padding into the labels that it shifts
     if hasattr(inner, "prepare_decoder_input_ids_from_labels"):
         found: Tensor = inner.prepare_decoder_input_ids_from_labels(labels=labels)
         return found
