@@ -163,12 +163,18 @@ def test_what_was_trained_before_a_stop_is_not_trained_again(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"config": config(learning_rate=0.02)}, "'learning_rate': 0.01}, and this is .*'learning_rate': 0.02}"),
-        ({"config": config(max_steps=5)}, "was begun with training .*'max_steps': 4,.* and this is .*'max_steps': 5,"),
-        ({"make": lambda: mlp([64, 9, 10])}, "was begun with student MLP of 610 parameters"),
-        ({"train": TRAIN.select(range(300))}, "was begun with train 629 examples"),
-        ({"augment": jitter(1)}, r"was begun with augment None, and this is jitter\(pixels=1"),
-        ({"teacher": mlp([64, 10])}, "was begun with teacher seven"),
+        (
+            {"config": config(learning_rate=0.02)},
+            "'learning_rate': 0.01}, but this search has .*'learning_rate': 0.02}",
+        ),
+        (
+            {"config": config(max_steps=5)},
+            "was started with training .*'max_steps': 4,.* but this search has .*'max_steps': 5,",
+        ),
+        ({"make": lambda: mlp([64, 9, 10])}, "was started with student MLP of 610 parameters"),
+        ({"train": TRAIN.select(range(300))}, "was started with train 629 examples"),
+        ({"augment": jitter(1)}, r"was started with augment None, but this search has jitter\(pixels=1"),
+        ({"teacher": mlp([64, 10])}, "was started with teacher seven"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
@@ -239,9 +245,9 @@ def test_what_is_refused() -> None:
     with pytest.raises(DataError, match="is both in train and in validation"):
         quietly(small, Teacher(), TRAIN, TRAIN.select([3]))
     one = small()
-    with pytest.raises(ConfigError, match="make a student anew at each call"):
+    with pytest.raises(ConfigError, match="return a new student at each call"):
         quietly(lambda: one)
-    with pytest.raises(ConfigError, match="but gave dict"):
+    with pytest.raises(ConfigError, match="but returned dict"):
         quietly(dict)  # type: ignore[arg-type]
 
 
@@ -314,7 +320,7 @@ def test_the_command_leaves_the_settings_to_train_with_and_never_reads_the_test(
         ([*same, "--validation", "0"], "--validation is 0; set it to a share above 0"),
         (
             [*same, *grid, "--output_dir", "tuned", "--hidden", "9"],
-            "tuned was begun with student MLP of 610 parameters",
+            "tuned was started with student MLP of 610 parameters",
         ),
     ):
         assert main(["tune", *words]) == 1

@@ -149,7 +149,9 @@ def tune(
     set_seed(config.seed)
     student = make_student()
     if not isinstance(student, nn.Module):
-        raise ConfigError(f"make_student must return a network that can be trained, but gave {type(student).__name__}.")
+        raise ConfigError(
+            f"make_student must return a network that can be trained, but returned {type(student).__name__}."
+        )
     teacher = as_teacher(teacher)
     settings = settings_of_search(student, teacher, divergence, train, validation, config, with_trainer)
     path = None if folder is None else Path(folder) / RESULTS
@@ -158,12 +160,12 @@ def tune(
     def train_one(candidate: Candidate, seed: int) -> Json:
         started = time.perf_counter()
         set_seed(seed)
-        made, own = make_student(), copy.copy(config)
-        if made is first():
-            raise ConfigError("make_student must make a student anew at each call, but returned the same one again.")
-        own.seed = seed
+        student, seeded = make_student(), copy.copy(config)
+        if student is first():
+            raise ConfigError("make_student must return a new student at each call, but returned the same one again.")
+        seeded.seed = seed
         sets: dict[str, Any] = {"train_dataset": train, "eval_dataset": validation}
-        trainer = DistillTrainer(made, teacher, objectives[candidate], own, **sets, **with_trainer)
+        trainer = DistillTrainer(student, teacher, objectives[candidate], seeded, **sets, **with_trainer)
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train()
@@ -210,9 +212,9 @@ def tune(
 
 
 def differences(found: JsonView, settings: JsonView) -> list[str]:
-    """What another training does otherwise than those of a search, in words; seeds do not count.
+    """The differences between a training and those of a search, in words; seeds are ignored.
 
-    found: what tune.json holds. settings: of the other training (settings_of_search).
+    found: the contents of tune.json. settings: those of the other training (settings_of_search).
     """
     names = {
         "teacher": "another teacher",
@@ -232,8 +234,8 @@ def differences(found: JsonView, settings: JsonView) -> list[str]:
 
 
 def read_tune(path: str | Path) -> Json:
-    """What a tune.json holds; DataError for any other file, and for one of a newer Limbeck."""
-    return read_file(path, TUNE, advice=f"give the {RESULTS} that a search left")
+    """The contents of a tune.json; DataError for any other file, and for one of a newer Limbeck."""
+    return read_file(path, TUNE, advice=f"pass the {RESULTS} of a search")
 
 
 def plot(results: JsonView, path: str | Path) -> None:
@@ -297,17 +299,19 @@ def _results(
     candidates: Iterable[Candidate],
     left: Sequence[Candidate],
 ) -> Json:
-    """What tune.json holds. left: the candidates trained with every seed, the best first."""
+    """The contents of tune.json. left: the candidates trained with every seed, the best first."""
     seeds = range(grid["first_seed"], grid["first_seed"] + grid["seeds"])
     rows = []
     for temperature, weight in candidates:
-        own = {seed: trials[temperature, weight, seed] for seed in seeds if (temperature, weight, seed) in trials}
-        row: Json = {"temperature": temperature, "hard_weight": weight, "seeds": len(own)}
+        trials_of_row = {
+            seed: trials[temperature, weight, seed] for seed in seeds if (temperature, weight, seed) in trials
+        }
+        row: Json = {"temperature": temperature, "hard_weight": weight, "seeds": len(trials_of_row)}
         for name in MEASURES:
-            if own and all(name in trial for trial in own.values()):
-                row[name] = _over_seeds([trial[name] for trial in own.values()])
-        if left and own and (temperature, weight) != left[0]:
-            pairs = [(trial[measure], trials[*left[0], seed][measure]) for seed, trial in own.items()]
+            if trials_of_row and all(name in trial for trial in trials_of_row.values()):
+                row[name] = _over_seeds([trial[name] for trial in trials_of_row.values()])
+        if left and trials_of_row and (temperature, weight) != left[0]:
+            pairs = [(trial[measure], trials[*left[0], seed][measure]) for seed, trial in trials_of_row.items()]
             gained = [None if None in pair else MEASURES[measure] * (pair[0] - pair[1]) for pair in pairs]
             against = _over_seeds(gained)
             known = against["low"] is not None
@@ -329,7 +333,7 @@ def _results(
 
 
 def _sentence(best: JsonView, rows: Sequence[JsonView], measure: str) -> str:
-    """What was found, and what could not be told from it."""
+    """The best candidate, and those that are not shown to be worse."""
     best_pair = f"Best by {measure}: T = {best['temperature']:g}, hard_weight {best['hard_weight']:g}."
     compared = [row for row in rows if row.get("against_best", {}).get("word")]
     alike = [row for row in compared if row["against_best"]["word"] != "worse"]
@@ -360,7 +364,7 @@ def _over_seeds(values: Sequence[float | None]) -> Json:
 def _recorded_once(
     teacher: BaseTeacher, student: nn.Module, sets: list[Any], config: DistillConfig, with_trainer: JsonView
 ) -> BaseTeacher:
-    """The teacher with its answers recorded, where one pass can serve all trainings; otherwise the teacher itself."""
+    """The teacher with its targets recorded, where one pass can serve all trainings; otherwise the teacher itself."""
     if teacher.shares_student:
         raise ConfigError("A teacher that is its student's own model serves one student; pass a copy of the model.")
     views = any(with_trainer.get(name) is not None for name in ("augment", "source"))
@@ -372,7 +376,7 @@ def _recorded_once(
 
 
 def _without_files(config: DistillConfig) -> DistillConfig:
-    """The same training without checkpoints, logs and evaluations on its way."""
+    """The same training without checkpoints, logs and evaluations."""
     config = copy.copy(config)
     for what in ("save", "eval", "logging"):
         setattr(config, f"{what}_strategy", IntervalStrategy.NO)
@@ -393,7 +397,9 @@ def _check(
     if measure not in MEASURES:
         raise ConfigError(f"There is no measure {measure!r}; there are {', '.join(MEASURES)}.")
     if validation is None or len(validation) == 0 or len(train) == 0:
-        raise DataError("Students are chosen by examples that none was trained on; pass train and validation examples.")
+        raise DataError(
+            "Students are compared on examples that none was trained on; pass train and validation examples."
+        )
     ids = [set(torch.as_tensor(rows.row_ids).tolist()) for rows in (train, validation) if hasattr(rows, "row_ids")]
     if len(ids) == 2 and ids[0] & ids[1]:
         raise DataError(
@@ -407,7 +413,7 @@ def _has_labels(rows: Any) -> bool:
     return labels is not None and bool((torch.as_tensor(labels) != NO_LABEL).any())
 
 
-_OF_NO_CONSEQUENCE = (
+_WITHOUT_EFFECT = (
     *("output_dir", "logging", "save", "eval", "report_to", "dataloader", "disable_tqdm", "run_name"),
     *("load_best_model_at_end", "metric_for_best_model", "greater_is_better", "do_eval"),
 )
@@ -429,7 +435,7 @@ def settings_of_search(
 ) -> Json:
     """What all the trials of one folder have in common: the `settings` of its tune.json."""
     given, usual = _without_files(config).to_dict(), DistillConfig().to_dict()
-    training = {k: v for k, v in given.items() if v != usual.get(k) and not k.startswith((*_OF_NO_CONSEQUENCE, "seed"))}
+    training = {k: v for k, v in given.items() if v != usual.get(k) and not k.startswith((*_WITHOUT_EFFECT, "seed"))}
     parameters = sum(p.numel() for p in student.parameters())
     return {
         "teacher": fingerprint_of(teacher),
@@ -449,7 +455,7 @@ def _without_weights(student: object) -> str:
 
 
 def _described(rows: Any) -> str:
-    """Enough of a set to tell it from another one: how many examples, and a hash of some of them."""
+    """A description that distinguishes a set from others: the number of examples, and a hash of some of them."""
     digest = hashlib.sha256()
     for place in range(0, len(rows), max(1, len(rows) // 64)):
         for name, value in sorted(rows[place].items()):
@@ -458,7 +464,7 @@ def _described(rows: Any) -> str:
 
 
 def _read(path: Path, settings: JsonView) -> Trials:
-    """What has been trained in this folder, with these settings."""
+    """The trials in this folder, which must have these settings."""
     if not path.exists():
         return {}
     before = read_tune(path)
@@ -467,8 +473,8 @@ def _read(path: Path, settings: JsonView) -> Trials:
             both = (before["settings"].get(name), value)
             was, now = (re.sub(r"([0-9a-f]{8})[0-9a-f]{56}", r"\1…", str(of)) for of in both)
             raise ConfigError(
-                f"{path.parent} was begun with {name} {was}, and this is {now}; pass another folder, or delete that "
-                "one."
+                f"{path.parent} was started with {name} {was}, but this search has {now}; pass another folder, or "
+                "delete that one."
             )
     return {(trial["temperature"], trial["hard_weight"], trial["seed"]): trial for trial in before["trials"]}
 

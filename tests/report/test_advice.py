@@ -46,8 +46,8 @@ def accuracy(of: dict[str, Any], role: str, value: float) -> None:
 
 CASES: dict[str, Change] = {
     "There is no baseline": lambda r: r["verdict"].update(word=None),
-    "The student does not gain over its baseline": lambda r: r["verdict"].update(word="no difference shown"),
-    "The student lost by distillation": lambda r: r["verdict"].update(word="worse"),
+    "The student is no better than its baseline": lambda r: r["verdict"].update(word="no difference shown"),
+    "Distillation made the student worse": lambda r: r["verdict"].update(word="worse"),
     "The teacher is no better than the baseline": lambda r: (
         r["verdict"].update(word="worse"),
         accuracy(r, "teacher", 0.01),
@@ -61,7 +61,7 @@ CASES: dict[str, Change] = {
         r["roles"]["student"].update(correct_per_class=[18, 18, 1, 18, 18, 18]),
     ),
     "The teacher is saturated": lambda r: r["dark_knowledge"].update(off_top=[1e-4] * 6 + [0.05, 0.12, 0.4]),
-    "The teacher's other classes are all alike": lambda r: r["dark_knowledge"].update(evenness=[0.97] * 9),
+    "The teacher treats all other classes alike": lambda r: r["dark_knowledge"].update(evenness=[0.97] * 9),
     "The teacher's confidence misleads": lambda r: r["roles"]["teacher"].update(ece={"mean": 0.08}),
     "The student's confidence misleads": lambda r: r["roles"]["student"].update(ece={"mean": 0.2}),
     "The labels outweigh the teacher": lambda r: r["settings"].update(hard_weight=50.0),
@@ -95,7 +95,7 @@ def test_the_numbers_are_the_results():
     assert "at T = 10 it would be more than a tenth" in advice.text
     results = sound()
     results["roles"]["student"]["correct_per_class"] = [1, 18, 18, 18, 18, 1]
-    assert "Of class 0, class 5 it gets hardly any right" in advise(results)[0].text
+    assert "It gets hardly any of class 0, class 5 right" in advise(results)[0].text
     assert "match_prior" in advise(results)[0].text
     results["transfer_set"] = {"examples": 60, "per_class": [10] * 6}
     assert "match_prior" not in advise(results)[0].text, "they were there"
@@ -113,7 +113,7 @@ def test_a_draft_that_slows_the_teacher_down():
     results["draft"] |= {"speed_up": 0.4, "same": 0.75}
     found = titles(results)
     assert "As a draft the student slows the teacher down" in found
-    assert "The teacher wrote something else with the draft" in found
+    assert "With the draft the teacher wrote different text" in found
     results["draft"] |= {"speed_up": 1.6, "same": 1.0}
     assert not [title for title in titles(results) if "draft" in title]
 
@@ -134,7 +134,7 @@ def test_a_temperature_is_advised_where_it_mends_something():
     assert "Divide its logits by T = 1.8" in advise(results)[0].text
     for after, temperature in ((0.19, 1.8), (0.02, 0.4)):  # hardly better; and sharper, of one that is too sure
         student["scaled"] |= {"ece": {"mean": after}, "temperature": {"mean": temperature}}
-        assert "No temperature mends it" in advise(results)[0].text
+        assert "No temperature corrects it" in advise(results)[0].text
     student["scaled"] = None
     assert "Divide its logits by a fitted calibration temperature" in advise(results)[0].text
 
@@ -185,11 +185,11 @@ def at_the_end(found: dict[str, Any], place: int) -> None:
 
 SEARCHES: dict[str, Change] = {
     "The choice is clear": lambda f: None,
-    "The search has not ended": lambda f: f.update(best=None),
+    "The search has not finished": lambda f: f.update(best=None),
     "The best temperature is the highest that was tried": lambda f: at_the_end(f, 2),
-    "The measures do not agree": lambda f: f["candidates"][2]["accuracy"].update(mean=0.95),
+    "The measures disagree": lambda f: f["candidates"][2]["accuracy"].update(mean=0.95),
     "Chance was not measured": lambda f: f["candidates"][0]["against_best"].update(word=None),
-    "It is not alone": lambda f: f["candidates"][0]["against_best"].update(word="no difference shown"),
+    "Other candidates may be as good": lambda f: f["candidates"][0]["against_best"].update(word="no difference shown"),
 }
 
 

@@ -315,7 +315,7 @@ def test_a_search_that_was_cut_off_or_is_nonsense_is_drawn():
     found = search()
     page = Page(html(found | {"finished": False, "best": None, "sentence": None}))
     assert page.all("h1")[0][1] == "Not chosen yet"
-    assert "The search has not ended" in " ".join(text for _, text in page.all("h3"))
+    assert "The search has not finished" in " ".join(text for _, text in page.all("h3"))
     for name in ("settings", "asked", "measure", "best", "sentence", "trials", "candidates"):
         for value in ("nonsense", {"a": 1}, ["nonsense"], 7, math.inf):
             page = Page(html(found | {name: value}))

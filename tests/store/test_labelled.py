@@ -72,7 +72,7 @@ def test_pixels_stay_bytes_and_other_readers_read_them(tmp_path: Path) -> None:
     frame = pd.concat([pd.read_parquet(file) for file in files])
     assert frame["row_id"].tolist() == images().row_ids.tolist()
     pixels = np.stack(frame["inputs"].to_list())
-    assert np.array_equal(pixels, images().as_kept(range(50))["inputs"].flatten(1).numpy())
+    assert np.array_equal(pixels, images().as_stored(range(50))["inputs"].flatten(1).numpy())
     loaded = datasets.load_dataset("parquet", data_files=[str(file) for file in files], split="train")
     assert loaded["labels"][:] == images().labels.tolist()
     said = log_p(limbeck.DenseTargets(torch.tensor(loaded["target_logits"][:])))
@@ -136,7 +136,7 @@ def test_targets_of_tokens_stay_with_their_examples(tmp_path: Path, how: str) ->
 
 def test_sets_of_one_teacher_are_joined(tmp_path: Path) -> None:
     later = TransferSet(
-        {"inputs": images(9, seed=3).as_kept(range(9))["inputs"]}, row_ids=torch.arange(9) + 2000, labels=[1] * 9
+        {"inputs": images(9, seed=3).as_stored(range(9))["inputs"]}, row_ids=torch.arange(9) + 2000, labels=[1] * 9
     )
     more = limbeck.label(network(), later, tmp_path / "more", "dense", dtype="float32")
     both = exact(tmp_path / "set").joined(more)
@@ -257,7 +257,7 @@ def test_a_teacher_of_tokens_is_kept_without_what_it_said_of_padding(tmp_path: P
 
 def test_a_set_with_a_transform_keeps_what_it_makes(tmp_path: Path) -> None:
     halved = TransferSet(
-        {"inputs": images().as_kept(range(50))["inputs"]},
+        {"inputs": images().as_stored(range(50))["inputs"]},
         images().labels,
         transform=lambda b: {**b, "inputs": b["inputs"] / 2},
     )

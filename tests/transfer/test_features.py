@@ -110,6 +110,6 @@ def test_rows_are_as_they_were_read_wherever_the_examples_go() -> None:
         assert rows[1] == expected.iloc[1].to_dict()
         assert rows.frame(["code", "name"]).columns.tolist() == ["code", "name"]
     assert "table_rows" not in part[0]
-    assert "table_rows" not in part.as_kept([0])
+    assert "table_rows" not in part.as_stored([0])
     with pytest.raises(DataError, match="table_rows must be the 3 rows of the columns, but are 60"):
         limbeck.TransferSet({"inputs": torch.zeros(3, 1)}, table_rows=table(frame)["train"].table_rows)

@@ -45,9 +45,9 @@ def run(words: list[str]) -> None:
     divergence = divergence_from_text(job.search.divergence)
     teacher = open_teacher(job.teacher.teacher, job.teacher.mean)
     stored_set = open_stored(job.split.transfer_set) if job.split.transfer_set else None
-    made_here = job.student.student == "mlp"
-    student = None if made_here else open_student(job.student.student, teacher)
-    if not made_here and not isinstance(student, nn.Module):
+    is_new_mlp = job.student.student == "mlp"
+    student = None if is_new_mlp else open_student(job.student.student, teacher)
+    if not is_new_mlp and not isinstance(student, nn.Module):
         raise ConfigError(
             f"{job.student.student} is not a network that can be trained, but a {type(student).__name__}."
         )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
-from limbeck.networks.padding import with_own_padding
+from limbeck.networks.padding import with_model_padding
 from limbeck.networks.pixels import with_processed_pixels
 from limbeck.networks.table import with_encoded_table
 
@@ -68,7 +68,7 @@ def logits_of(model: Callable[..., Any], batch: Batch) -> Tensor:
     inputs, back = where_it_is(model, inputs_of(batch))
     inputs = with_encoded_table(model, with_processed_pixels(model, dict(inputs)))
     inputs = _in_dtype_of(model, inputs)
-    with with_own_padding(model, inputs) as own:
+    with with_model_padding(model, inputs) as own:
         output = _called(model, own)
     logits = getattr(output, "logits", output)
     if not isinstance(logits, Tensor):

@@ -21,7 +21,7 @@ from limbeck.networks.asking import label_names_of
 from limbeck.networks.configs import CONFIG, read_config, require_built_in, require_counts, require_model_folder
 from limbeck.networks.misfits import describe_misfit, odd_fields
 from limbeck.networks.mlp import MLP
-from limbeck.networks.processors import attach_processor, read_own_processor, write_processor
+from limbeck.networks.processors import attach_processor, read_saved_processor, write_processor
 from limbeck.networks.seal import require_as_sealed, seal
 from limbeck.networks.table import read_table_encoder, with_table_encoder, write_table_encoder
 
@@ -66,12 +66,12 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
     if not (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names))):
         raise ModelError(f"{path / CONFIG}: limbeck.label_names must be a list of names, but is {names!r:.80}.")
     if into is None:
-        into = _own_network(path, config, described)
+        into = _limbeck_network(path, config, described)
     try:
         load_model(into, str(path / WEIGHTS))
     except (RuntimeError, SafetensorError, OSError) as error:
         raise ModelError(f"{path / WEIGHTS} does not fit into {type(into).__name__}: {error}") from error
-    processor = read_own_processor(path)
+    processor = read_saved_processor(path)
     if processor is not None:
         vars(into)["image_processor"] = processor
     with_table_encoder(into, read_table_encoder(path))
@@ -149,7 +149,7 @@ def write_model(
         seal(folder)
 
 
-def _own_network(path: Path, config: Mapping[str, Any], described: Mapping[str, Any]) -> nn.Module:
+def _limbeck_network(path: Path, config: Mapping[str, Any], described: Mapping[str, Any]) -> nn.Module:
     """The network of an architecture of Limbeck's own, with fresh weights; it is as large as those in the file."""
     name = described.get("architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:

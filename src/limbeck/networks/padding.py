@@ -18,7 +18,7 @@ from limbeck.networks.pixels import innermost
 
 
 @contextmanager
-def with_own_padding(model: object, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def with_model_padding(model: object, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The inputs of a batch with the model's pad token in the place of any other padding.
 
     Padding is where `attention_mask` is 0. A model without a pad token has one within the block: a token that is not in

@@ -69,7 +69,7 @@ def read_processor(name: str) -> ImageProcessor | None:
     return processor_from_transformers(found)
 
 
-def read_own_processor(folder: Path) -> ImageProcessor | None:
+def read_saved_processor(folder: Path) -> ImageProcessor | None:
     """The image processor that `write_processor` left in a folder; None where there is none."""
     if not (folder / FILE).is_file():
         return None

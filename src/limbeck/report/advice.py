@@ -1,6 +1,6 @@
-"""What to change: findings that the results show, each with what helps. In words, with the numbers that they rest on.
+"""Advice on what to change: problems that the results show, with the numbers behind them and a remedy for each.
 
-What this file does not know: how it is laid out.
+What this file does not know: the layout of the page.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ MISCALIBRATED = 0.05
 CHANGED = 0.99
 """Share of equal predictions below which eight bits are warned of."""
 
-MENDED = 0.8
-"""What may be left of the calibration error after temperature scaling, for that to be advised."""
+STILL_MISCALIBRATED = 0.8
+"""Temperature scaling is advised where it leaves less than this share of the calibration error."""
 
 HALF = 0.5
 """The share of the gap to the teacher below which the page advises to try for more."""
@@ -43,19 +43,19 @@ class Advice:
 
 
 def advise(results: JsonView) -> list[Advice]:
-    """What the results speak against, the worst first; one good word where they speak against nothing."""
+    """Advice on the results, the worst problem first; a single good line where there is none."""
     language = at(results, "task") == "language"
     found = [
-        *_of_the_verdict(results),
-        *_of_missing_classes(results),
-        *_of_the_targets(results),
-        *_of_calibration(results),
-        *_of_the_gradient(results),
-        *_of_the_curves(results),
-        *(_of_the_draft(results) if language else ()),
-        *_of_the_cost(results),
-        *_of_the_files(results),
-        *_of_the_seeds(results),
+        *_about_the_verdict(results),
+        *_about_missing_classes(results),
+        *_about_the_targets(results),
+        *_about_calibration(results),
+        *_about_the_gradient(results),
+        *_about_the_curves(results),
+        *(_about_the_draft(results) if language else ()),
+        *_about_the_cost(results),
+        *_about_the_files(results),
+        *_about_the_seeds(results),
     ]
     found.sort(key=lambda advice: advice.kind != "bad")
     if not found:
@@ -64,13 +64,13 @@ def advise(results: JsonView) -> list[Advice]:
     return found
 
 
-def _of_the_verdict(results: JsonView) -> list[Advice]:
+def _about_the_verdict(results: JsonView) -> list[Advice]:
     word = at(results, "verdict", "word")
     if not was_distilled(results):
         return []
     if word is None:
         text = (
-            "Train the same student on the labels alone (limbeck distill --baseline) and give it to the evaluation: "
+            "Train the same student on the labels alone (limbeck distill --baseline) and pass it to the evaluation: "
             "without it the gain from the teacher is unknown."
         )
         return [Advice("warning", "There is no baseline", text)]
@@ -82,37 +82,35 @@ def _of_the_verdict(results: JsonView) -> list[Advice]:
         teacher, baseline = (number(results, "roles", role, "accuracy") for role in ("teacher", "baseline"))
         weaker = teacher is not None and baseline is not None and teacher <= baseline
     if weaker and word != "better":
-        text = (
-            "It has nothing to give on this test. Distil from a better teacher, or from an ensemble: several --teacher."
-        )
+        text = "It has nothing to teach on this test. Distil from a better teacher, or an ensemble (several --teacher)."
         return [Advice("bad", "The teacher is no better than the baseline", text)]
     gap = number(results, "verdict", "gap_recovered")
     if word == "better" and (gap is None or gap >= HALF):
         return []
     more = (
-        "Compare on more examples: a transfer set needs no labels, so unlabelled data of the same kind helps most. "
+        "Train on more examples: a transfer set needs no labels, so unlabelled data of the same kind helps most. "
         "Then train for more steps."
     )
     if at(results, "tuned") is None:
         more += " Let limbeck tune choose temperature and hard_weight: small students do best between 2 and 5."
     if writes:
-        more = "Compare on more text, for more steps; on what the teacher writes, if there is little."
+        more = "Train on more text, for more steps; if there is little text, on what the teacher writes."
     if word == "better" and gap is not None:
-        text = f"It recovers {percent(gap, 0)} of what the teacher is better by. A larger student may do more. {more}"
+        text = f"It recovers {percent(gap, 0)} of the gap to the teacher. A larger student may recover more. {more}"
         return [Advice("warning", "Most of the gap to the teacher is left", text)]
     if word == "worse":
-        return [Advice("bad", "The student lost by distillation", f"The teacher misleads it, or its data does. {more}")]
-    return [Advice("bad", "The student does not gain over its baseline", more)]
+        return [Advice("bad", "Distillation made the student worse", f"The teacher or the data misleads it. {more}")]
+    return [Advice("bad", "The student is no better than its baseline", more)]
 
 
-def _of_missing_classes(results: JsonView) -> list[Advice]:
+def _about_missing_classes(results: JsonView) -> list[Advice]:
     counts, shown = numbers(results, "test", "per_class"), numbers(results, "transfer_set", "per_class")
     ours, theirs = (numbers(results, "roles", role, "correct_per_class") for role in ("student", "teacher"))
-    cure = "Add some, without labels; where that cannot be, limbeck.match_prior(logits, prior, classes={}) corrects it."
+    cure = "Add some, even without labels, or correct it with limbeck.match_prior(logits, prior, classes={})."
     found = []
     missing = [c for c, (n, seen) in enumerate(zip(counts, shown, strict=False)) if n and seen == 0]
     if missing:
-        text = f"It has no example of {_names(results, missing)}, and the test does. {cure.format(missing[:8])}"
+        text = f"It has no example of {_names(results, missing)}, but the test has. {cure.format(missing[:8])}"
         found.append(Advice("bad", "Classes are missing from the transfer set", text))
     lost = [
         c
@@ -120,7 +118,7 @@ def _of_missing_classes(results: JsonView) -> list[Advice]:
         if n is not None and s is not None and t is not None and n >= FEWEST and s < NEVER * n and t > KNOWN * n
     ]
     if lost := [c for c in lost if c not in missing]:
-        text = f"Of {_names(results, lost)} it gets hardly any right, and the teacher most."
+        text = f"It gets hardly any of {_names(results, lost)} right, but the teacher most."
         if len(shown) != len(counts):  # it is not known
             text += f" Are there such examples in the transfer set? {cure.format(lost[:8])}"
         found.append(Advice("bad", "Classes that the student has not learned", text))
@@ -132,7 +130,7 @@ def _names(results: JsonView, classes: list[int]) -> str:
     return ", ".join(named)
 
 
-def _of_the_targets(results: JsonView) -> list[Advice]:
+def _about_the_targets(results: JsonView) -> list[Advice]:
     known = at(results, "dark_knowledge")
     temperatures = [t for t in numbers(known, "temperatures") if t is not None and t > 0]
     off, even = numbers(known, "off_top"), numbers(known, "evenness")
@@ -143,11 +141,11 @@ def _of_the_targets(results: JsonView) -> list[Advice]:
     other, alike = off[0], even[0] if even else None
     if temperatures[0] == 1 and other is not None and alike is not None and SMOOTHED < other < UNSURE and alike > EVEN:
         text = (
-            f"At T = 1 it gives {percent(other)} to the classes that it does not choose, almost alike (evenness "
-            f"{alike:.2f} of 1), as a teacher does that was trained with smoothed labels: little is left to learn from "
+            f"At T = 1 it gives {percent(other)} to the classes that it does not choose, almost evenly (evenness "
+            f"{alike:.2f} of 1), like a teacher trained with label smoothing: little can be learned from "
             "them. Train the teacher without label smoothing."
         )
-        return [Advice("warning", "The teacher's other classes are all alike", text)]
+        return [Advice("warning", "The teacher treats all other classes alike", text)]
     if now is None or now >= SATURATED or temperature_of(results) is None or divergence_of(results) == "logit_matching":
         return []
     telling = next((t for t, mass in zip(temperatures, off, strict=True) if mass is not None and mass >= TELLING), None)
@@ -155,18 +153,18 @@ def _of_the_targets(results: JsonView) -> list[Advice]:
     if telling is not None:
         where = f"at T = {plain(telling)} it would be more than a tenth"
     text = (
-        f"At T = {plain(chosen)} its targets give {percent(now)} to all classes but the likeliest, hardly more than "
-        f"labels say; {where}. Raise the temperature, or match its logits: --divergence logit_matching."
+        f"At T = {plain(chosen)} its targets give {percent(now)} to all classes but the likeliest, hardly more "
+        f"information than labels; {where}. Raise the temperature, or match its logits: --divergence logit_matching."
     )
     return [Advice("warning", "The teacher is saturated", text)]
 
 
-def _of_calibration(results: JsonView) -> list[Advice]:
+def _about_calibration(results: JsonView) -> list[Advice]:
     found = []
     for role, cure in (
         (
             "teacher",
-            "Its targets pass that on. Divide its logits by {} before distilling, or multiply the temperature by it",
+            "Its targets pass it on. Divide its logits by {} before distilling, or multiply the temperature by it",
         ),
         ("student", "Divide its logits by {} where its confidence is used"),
     ):
@@ -178,15 +176,15 @@ def _of_calibration(results: JsonView) -> list[Advice]:
         text = f"It is {manner}: sure of {percent(sure)}, right in {percent(right)} (calibration error {plain(ece)}). "
         if after is None or temperature is None:
             text += cure.format("a fitted calibration temperature") + "."
-        elif after < MENDED * ece and (temperature > 1) == (sure > right):
+        elif after < STILL_MISCALIBRATED * ece and (temperature > 1) == (sure > right):
             text += cure.format(f"T = {plain(temperature)}") + "."
         else:
-            text += f"No temperature mends it: fitted on held-out labels, the calibration error is {plain(after)}."
+            text += f"No temperature corrects it: fitted on held-out labels, the calibration error is {plain(after)}."
         found.append(Advice("warning", f"The {role}'s confidence misleads", text))
     return found
 
 
-def _of_the_gradient(results: JsonView) -> list[Advice]:
+def _about_the_gradient(results: JsonView) -> list[Advice]:
     known, (soft_weight, weight) = at(results, "dark_knowledge"), weights_of(results)
     temperatures = [t for t in numbers(known, "temperatures") if t is not None and t > 0]
     if not temperatures or not weight or temperature_of(results) is None or divergence_of(results) not in OF_EQ2:
@@ -206,7 +204,7 @@ def _of_the_gradient(results: JsonView) -> list[Advice]:
     return [Advice("warning", "The labels outweigh the teacher", text)]
 
 
-def _of_the_curves(results: JsonView) -> list[Advice]:
+def _about_the_curves(results: JsonView) -> list[Advice]:
     history = items(results, "curves", "student")
     train = _values(history, "soft_loss") or _values(history, "loss")
     held = _values(history, "eval_soft_loss") or _values(history, "eval_loss")
@@ -214,7 +212,7 @@ def _of_the_curves(results: JsonView) -> list[Advice]:
     if len(held) >= 5 and held[-1] > 1.1 * min(held) and not stopped:
         text = (
             f"Its validation loss was {plain(min(held))} at best and ended at {plain(held[-1])}. Stop earlier "
-            "(--early_stopping 3), or give it more examples to compare on."
+            "(--early_stopping 3), or train on more examples."
         )
         return [Advice("warning", "The student was trained too long", text)]
     if len(train) >= 10:
@@ -222,31 +220,31 @@ def _of_the_curves(results: JsonView) -> list[Advice]:
         before, last = sum(train[-2 * part : -part]) / part, sum(train[-part:]) / part
         if last < 0.8 * before:
             text = (
-                f"Over the last fifth of the steps its loss fell from {plain(before)} to {plain(last)}: it would go on "
+                f"Over the last fifth of the steps its loss fell from {plain(before)} to {plain(last)}: it was still "
                 "learning. Train longer; students gain from long schedules."
             )
             return [Advice("warning", "The student had not finished", text)]
     return []
 
 
-def _of_the_draft(results: JsonView) -> list[Advice]:
+def _about_the_draft(results: JsonView) -> list[Advice]:
     speed, same = number(results, "draft", "speed_up"), number(results, "draft", "same")
     found = []
     if speed is not None and speed < 1:
         acceptance = number(results, "roles", "student", "to_teacher", "acceptance")
-        kept = "" if acceptance is None else f": {percent(acceptance, 0)} of what it proposes would be kept"
+        accepted = "" if acceptance is None else f": {percent(acceptance, 0)} of its proposals would be accepted"
         text = (
-            f"With it the teacher writes at {times(speed)} its own speed{kept}. A draft needs high acceptance and a "
-            "small share of the teacher's time: a smaller student, or total_variation as the divergence."
+            f"With it the teacher writes at {times(speed)} its own speed{accepted}. A draft needs high acceptance and "
+            "a small share of the teacher's time: a smaller student, or total_variation as the divergence."
         )
         found.append(Advice("warning", "As a draft the student slows the teacher down", text))
     if same is not None and same < 1:
-        text = f"After {percent(same, 0)} of the prompts both wrote the same; close calls in low precision may differ."
-        found.append(Advice("warning", "The teacher wrote something else with the draft", text))
+        text = f"After {percent(same, 0)} of the prompts both wrote the same text; near-ties may differ."
+        found.append(Advice("warning", "With the draft the teacher wrote different text", text))
     return found
 
 
-def _of_the_cost(results: JsonView) -> list[Advice]:
+def _about_the_cost(results: JsonView) -> list[Advice]:
     found = []
     for name, what in (("parameters", "parameters"), ("bytes", "bytes")):
         ours, theirs = (number(results, "roles", role, name) for role in ("student", "teacher"))
@@ -256,33 +254,33 @@ def _of_the_cost(results: JsonView) -> list[Advice]:
             break
     ours, theirs = (number(results, "roles", role, "latency_ms", "batch_1") for role in ("student", "teacher"))
     if ours and theirs and ours > theirs:
-        text = f"One example takes it {plain(ours)} ms, and the teacher {plain(theirs)} ms."
+        text = f"It takes {plain(ours)} ms per example, the teacher {plain(theirs)} ms."
         found.append(Advice("warning", "The student is slower than the teacher", text))
     return found
 
 
-def _of_the_files(results: JsonView) -> list[Advice]:
+def _about_the_files(results: JsonView) -> list[Advice]:
     same = number(results, "export", "int8", "same_prediction")
     if same is None or same >= CHANGED:
         return []
     right = [number(results, "export", form, "accuracy") for form in ("torch", "int8")]
-    text = f"Of {percent(1 - same)} of the examples its file says something else than the student itself"
+    text = f"The file predicts another class than the student for {percent(1 - same)} of the examples"
     if right[0] is not None and right[1] is not None:
         text += f", and it is right in {percent(right[1])} instead of {percent(right[0])}"
-    return [Advice("warning", "Eight bits change what it predicts", f"{text}. The other file does not.")]
+    return [Advice("warning", "Eight bits change what it predicts", f"{text}. The file in full precision does not.")]
 
 
-def _of_the_seeds(results: JsonView) -> list[Advice]:
+def _about_the_seeds(results: JsonView) -> list[Advice]:
     if at(results, "verdict", "seeds_resampled") is not False or at(results, "verdict", "word") is None:
         return []
     low, high = (number(results, "verdict", "difference", end) for end in ("low", "high"))
     decimals = 2 if (number(results, "verdict", "examples") or 0) >= 5000 else 1  # as the verdict has them
-    spoken = "" if low is None or high is None else f" ({points(low, decimals)} to {points(high, decimals)} points)"
+    interval = "" if low is None or high is None else f" ({points(low, decimals)} to {points(high, decimals)} points)"
     if at(results, "task") == "language":
-        spoken = "" if low is None or high is None else f" ({plain(low)} to {plain(high)} nats)"
+        interval = "" if low is None or high is None else f" ({plain(low)} to {plain(high)} nats)"
     text = (
-        f"The interval{spoken} is about these very models. For a statement about the method, train three seeds or more "
-        "and give all of them to the evaluation."
+        f"The interval{interval} holds for these trained models only. For a statement about the method, train three or "
+        "more seeds and pass all of them to the evaluation."
     )
     return [Advice("warning", "Few seeds", text)]
 

@@ -72,9 +72,9 @@ def _advise(found: JsonView) -> list[Advice]:
     best, rows, measure = at(found, "best"), _tried(found), at(found, "measure")
     if best is None or not rows or measure not in tuple(MEASURES):
         text = "The same command resumes it; finished trainings are not repeated."
-        return [Advice("warning", "The search has not ended", text)]
+        return [Advice("warning", "The search has not finished", text)]
     if len(rows) == 1:
-        text = "Give --temperatures and --hard_weights more to choose from."
+        text = "Pass more values to --temperatures and --hard_weights."
         return [Advice("warning", "Nothing else was tried", text)]
     advice = []
     temperature, tried = number(best, "temperature") or 0.0, [number(row, "temperature") or 0.0 for row in rows]
@@ -92,17 +92,17 @@ def _advise(found: JsonView) -> list[Advice]:
             f"Of those that were trained as often, another measure would have chosen otherwise ({choices}). Which one "
             "counts is yours to say: --measure."
         )
-        advice.append(Advice("warning", "The measures do not agree", text))
+        advice.append(Advice("warning", "The measures disagree", text))
     words = [at(row, "against_best", "word") for row in often if _pair(row) != _pair(best)]
     if words and None in words:
-        text = "With fewer than three seeds nothing is known of how far it moved the choice: --seeds 3."
+        text = "With fewer than three seeds the effect of chance on the choice is unknown: use --seeds 3."
         advice.append(Advice("warning", "Chance was not measured", text))
     elif alike := sum(word != "worse" for word in words):
         text = (
             f"{alike} more, of those that were trained as often, may be as good. Any of them will do; to tell them "
             "apart takes more seeds (--seeds) or more held-out examples (--validation)."
         )
-        advice.append(Advice("warning", "It is not alone", text))
+        advice.append(Advice("warning", "Other candidates may be as good", text))
     text = "It lies within what was tried, every measure chooses it, and the others are shown to be worse."
     return advice or [Advice("good", "The choice is clear", text)]
 

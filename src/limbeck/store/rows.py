@@ -97,7 +97,7 @@ class _Examples(Rows):
 
     def __init__(self, transfer_set: TransferSet):
         self.transfer_set = transfer_set
-        self.columns = {name: _format_of_values(name, values) for name, values in transfer_set.as_kept([0]).items()}
+        self.columns = {name: _format_of_values(name, values) for name, values in transfer_set.as_stored([0]).items()}
         if transfer_set.transform is not None and any(
             layout.dtype == "uint8" for name, layout in self.columns.items() if name not in ("labels", "row_id")
         ):
@@ -109,7 +109,7 @@ class _Examples(Rows):
 
     def table(self, places: range) -> pa.Table:
         arrays = {}
-        for name, values in self.transfer_set.as_kept(places).items():
+        for name, values in self.transfer_set.as_stored(places).items():
             layout = self.columns[name]
             if isinstance(values, Ragged):
                 arrays[name] = to_arrow(values.values.numpy(), layout, values.lengths.numpy())

@@ -142,7 +142,7 @@ class TransferSet(Dataset):
             batch["table_rows"] = self.table_rows.at(rows)
         return batch if self.transform is None else dict(self.transform(batch))
 
-    def as_kept(self, indices: Sequence[int]) -> dict[str, Any]:
+    def as_stored(self, indices: Sequence[int]) -> dict[str, Any]:
         """The columns of these examples as stored, with `labels` and `row_id`: uint8 stays uint8, tokens stay Ragged.
 
         With a transform, the columns that it returns for the batch.

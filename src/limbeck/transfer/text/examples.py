@@ -181,7 +181,7 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
         raise DataError("A text must end with an EOS token, but the tokenizer has none; set tokenizer.eos_token.")
 
 
-def _own_limit(tokenizer: PreTrainedTokenizerBase) -> int | None:
+def _tokenizer_limit(tokenizer: PreTrainedTokenizerBase) -> int | None:
     limit = tokenizer.model_max_length
     return int(limit) if limit < 1e9 else None  # transformers writes a huge number where it knows none
 
@@ -242,7 +242,7 @@ def _sides(
 ) -> list[_Side]:
     """The student's side, and the teacher's where it reads another column or another format."""
     _check_tokenizer(tokenizer, kind)
-    own = _own_limit(tokenizer)
+    own = _tokenizer_limit(tokenizer)
     opening = [] if kind == "messages" else _opening(tokenizer)
     sides = [_Side(columns[0], tokenizer, _limit("max_length", max_length, own), opening)]
     theirs = tokenizer if teacher_tokenizer is None else teacher_tokenizer
@@ -256,7 +256,9 @@ def _sides(
     if len(columns) > 1 or differs:
         _check_tokenizer(theirs, kind)
         # the tokenizer's own limit is the student's: another one for the teacher is meant so
-        limit = _limit("teacher_max_length", teacher_max_length, None if teacher_max_length else _own_limit(theirs))
+        limit = _limit(
+            "teacher_max_length", teacher_max_length, None if teacher_max_length else _tokenizer_limit(theirs)
+        )
         sides.append(_Side(columns[-1], theirs, limit, theirs_opening))
     if differs:
         what = "chat template" if kind == "messages" else "token before a text"

@@ -147,7 +147,7 @@ def _encode(
     encoded = tokenise(everyone, max_length + 1)  # one token more than allowed shows which texts are too long
     columns = {name: list(values) for name, values in encoded.items()}
     if words:
-        columns[_WORD] = [_begun_words(encoded.word_ids(row)) for row in everyone]
+        columns[_WORD] = [_word_starts(encoded.word_ids(row)) for row in everyone]
     cut = [row for row in everyone if len(columns["input_ids"][row]) > max_length]
     if cut:
         again = tokenise(cut, max_length)
@@ -155,11 +155,11 @@ def _encode(
             for name in again:
                 columns[name][row] = again[name][place]
             if words:
-                columns[_WORD][row] = _begun_words(again.word_ids(place))
+                columns[_WORD][row] = _word_starts(again.word_ids(place))
     return {**columns, _CUT: [len(encoded["input_ids"][row]) > max_length for row in everyone]}
 
 
-def _begun_words(words: Sequence[int | None]) -> list[int]:
+def _word_starts(words: Sequence[int | None]) -> list[int]:
     """The word that each token is the first token of; -1 for tokens that begin no word."""
     before = [None, *words[:-1]]
     return [-1 if word is None or word == last else word for word, last in zip(words, before, strict=True)]
