@@ -193,12 +193,6 @@ def with_images(name: str, seed: int = 0) -> Any:
     elif name == "LlavaNext":
         vision = transformers.CLIPVisionConfig(**VISION)
         config = transformers.LlavaNextConfig(vision_config=vision, text_config=text, image_token_index=IMAGE)
-    elif name == "PaliGemma":
-        vision = transformers.SiglipVisionConfig(**VISION, projection_dim=16)
-        text = transformers.GemmaConfig(**TEXT)
-        config = transformers.PaliGemmaConfig(
-            vision_config=vision, text_config=text, image_token_index=IMAGE, projection_dim=16
-        )
     elif name == "Mistral3":
         vision = transformers.PixtralVisionConfig(**VISION, head_dim=8)
         config = transformers.Mistral3Config(
@@ -212,7 +206,7 @@ def with_images(name: str, seed: int = 0) -> Any:
     return _made(f"{name}ForConditionalGeneration", config, seed)
 
 
-IMAGES = ("Llava", "LlavaNext", "PaliGemma", "Mistral3", "Idefics3")
+IMAGES = ("Llava", "LlavaNext", "Mistral3", "Idefics3")
 
 _NAMES_OF_CONFIGS = {"Opt": "OPT", "Gemma3": "Gemma3Text"}
 

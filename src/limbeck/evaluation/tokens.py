@@ -29,6 +29,7 @@ from limbeck.losses.metrics import position_statistics
 from limbeck.losses.objective import Objective
 from limbeck.losses.targets import SoftTargets
 from limbeck.networks.asking import TEACHER_PREFIX, Batch, device_of, networks_of, networks_of_all
+from limbeck.networks.causal import require_causal
 from limbeck.networks.checks import check_rows
 from limbeck.networks.cost import size_of
 from limbeck.networks.decoding import DECODED, is_encoder_decoder, require_pairs, with_decoder_inputs
@@ -145,6 +146,10 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any) -> None:
     teacher = next(iter(models.get("teacher", ())), None)
     for model in (*models["student"], *models.get("baseline", ())):
         check_rows(model, teacher, test, len(base_of(model).get_output_embeddings().weight))
+    for role, members in models.items():
+        column = "teacher_labels" if role == "teacher" and "teacher_labels" in test[0] else "labels"
+        for model in members:
+            require_causal(model, torch.as_tensor(test[0][column]), role)
     if "position_ids" in test[0]:
         raise DataError("The rows of the test are packed, but its examples are counted; pass the rows of tokenise.")
 

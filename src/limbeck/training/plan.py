@@ -22,6 +22,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
 from limbeck.losses.targets import SoftTargets, given_logits, is_complete
 from limbeck.networks.asking import Batch, label_names_of, logits_of, networks_of, teacher_view
+from limbeck.networks.causal import require_causal
 from limbeck.networks.checks import check_label_names, check_labels, check_rows, refuse_probabilities
 from limbeck.networks.decoding import is_encoder_decoder, require_pairs
 from limbeck.networks.halves import base_of, is_language_model, keeps_apart, logits_are_heads
@@ -240,6 +241,9 @@ def check_language_batch(
     if "teacher_labels" in batch:
         require_same_completions(batch, teacher_view(batch))
     check_packing(student, teacher if objective.soft_weight else None, batch)
+    require_causal(student, batch["labels"], "student")
+    if objective.soft_weight:
+        require_causal(teacher, teacher_view(batch)["labels"], "teacher")
     with _unchanged(student):
         in_halves = logits_are_heads(student, on_device_of(student, batch))
         targets = None
