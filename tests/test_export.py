@@ -105,7 +105,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     writer = GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(ModelError, match="optimum-cli export onnx"):
         export_onnx(writer, tmp_path / "d.onnx")
-    with pytest.raises(ConfigError, match="Nothing says what Odd reads; pass examples"):
+    with pytest.raises(ConfigError, match="The inputs of Odd are not known; pass examples"):
         export_onnx(Odd("not"), tmp_path / "d.onnx")
     with pytest.raises(ShapeError, match="at least two examples"):
         export_onnx(Odd("not"), tmp_path / "d.onnx", {"inputs": torch.rand(1, 4)})

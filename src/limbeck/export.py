@@ -157,7 +157,7 @@ def example_batch(model: nn.Module, examples: int = EXAMPLES) -> dict[str, Tenso
             "pixel_values": torch.rand(examples, getattr(config, "num_channels", 3), height, width, generator=drawn)
         }
     raise ConfigError(
-        f"Nothing says what {type(model).__name__} reads; pass examples, such as a batch of a transfer set (on the "
+        f"The inputs of {type(model).__name__} are not known; pass examples, such as a batch of a transfer set (on the "
         "command line, --data)."
     )
 

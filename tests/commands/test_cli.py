@@ -450,7 +450,11 @@ def test_settings_that_help_does_not_show_are_kept_too(capsys: pytest.CaptureFix
             "copies layers of the teacher, but there is no teacher; pass --teacher",
         ),
         (["distill", "--student", "take_layers", "--teacher", "T"], 1, "take_layers:6, or which, take_layers:0,2,5"),
-        (["distill", "--student", "take_layers:2", "--teacher", "T"], 1, "cuts transformers models, but got MLP"),
+        (
+            ["distill", "--student", "take_layers:2", "--teacher", "T"],
+            1,
+            "copies layers of transformers models, but got MLP",
+        ),
         (
             ["distill", "--student", "take_layers:2", "--teacher", "T", "T"],
             1,

@@ -373,7 +373,7 @@ def test_what_does_not_fit_is_refused():
         evaluate([student, student], rows(), baseline=student)
     with pytest.raises(ConfigError, match="at least one student"):
         evaluate([], rows())
-    with pytest.raises(ConfigError, match="got 2 teachers; make one of them: Ensemble"):
+    with pytest.raises(ConfigError, match="got 2 teachers; combine them: Ensemble"):
         evaluate(student, rows(), teacher=[teacher, teacher])
     with pytest.raises(ConfigError, match="test set itself"):
         evaluate(student, test := rows(), held_out=test)

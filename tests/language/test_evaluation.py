@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_refused() -> None:
         evaluate_language([], TEST)
     with pytest.raises(DataError, match="The test is empty"):
         evaluate_language(model(), TEST.select([]))
-    with pytest.raises(ConfigError, match="one teacher; make one of several"):
+    with pytest.raises(ConfigError, match="one teacher; combine several"):
         evaluate_language(model(), TEST, teacher=[model(), model()])
     broken = model()
     broken.model.norm.weight.data[0] = torch.nan

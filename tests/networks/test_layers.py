@@ -365,7 +365,11 @@ def test_a_number_must_fit_the_smaller_of_two_stacks() -> None:
 @pytest.mark.parametrize(
     ("make", "keep", "said"),
     [
-        (lambda: mlp([4, 3]), 1, "cuts transformers models, but got MLP.*any other network, build a smaller one"),
+        (
+            lambda: mlp([4, 3]),
+            1,
+            "copies layers of transformers models, but got MLP.*any other network, build a smaller one",
+        ),
         (lambda: nn.ModuleList([nn.Linear(2, 2)]), 1, "but got ModuleList"),
         (t5, [0, 1], r"several stacks of layers \(encoder.block, decoder.block\).*keep=2"),
         (

@@ -416,7 +416,7 @@ def test_what_there_is_not_is_refused(name: str, options: dict, message: str) ->
 
 @pytest.mark.parametrize("settings", [{}, {"kind": None}, {"kind": ["top_k"]}, {"k": 3}])
 def test_settings_without_a_kind_are_refused(settings: dict) -> None:
-    with pytest.raises(DataError, match="of no known kind"):
+    with pytest.raises(DataError, match="name an unknown kind"):
         kind_of(settings)
 
 

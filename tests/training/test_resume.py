@@ -181,7 +181,7 @@ def test_killed_again_and_again(tmp_path: Path, undisturbed: Callable[[str], Any
 def test_killed_before_the_first_checkpoint(tmp_path: Path, undisturbed: Callable[[str], Any]) -> None:
     killed(lambda: trainer_in(tmp_path, callbacks=[DieAt(3)]).train())
     trainer = trainer_in(tmp_path)
-    with pytest.raises(CheckpointError, match="holds no whole checkpoint; train without resuming"):
+    with pytest.raises(CheckpointError, match="holds no complete checkpoint; train without resuming"):
         trainer.train(resume_from_checkpoint=True)
     trainer.train()
     assert_same(trainer, undisturbed("plain"))
@@ -343,7 +343,7 @@ def test_a_checkpoint_damaged_later_is_noticed(
     assert_same(trainer, undisturbed("plain"))
     for checkpoint in tmp_path.glob("checkpoint-*"):
         (checkpoint / "scheduler.pt").unlink()
-    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
         trainer_in(tmp_path).train(resume_from_checkpoint=True)
     assert "scheduler.pt is missing" in caplog.text
 

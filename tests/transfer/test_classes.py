@@ -56,7 +56,7 @@ def test_a_training_split_whose_labels_are_all_missing() -> None:
 
 def test_labels_that_the_training_split_does_not_know() -> None:
     with pytest.raises(
-        DataError, match=r"label 'what' in 'label' of test is none of the training split's: \['no', 'yes'\]"
+        DataError, match=r"label 'what' in 'label' of test is not one of the training split's: \['no', 'yes'\]"
     ):
         with_labels(["yes", "no"], ["no", "what"])
     with pytest.raises(
@@ -132,7 +132,7 @@ def test_numbers_that_are_no_places_are_mapped_and_said(
     assert train.label_names == test.label_names == tuple(map(str, ids))
     (said,) = [record.getMessage() for record in caplog.records]
     assert f"these {len(ids)} classes become 0 to {len(ids) - 1}, in this order" in said
-    with pytest.raises(DataError, match=f"label {ids[-1] + 1} in 'label' of test is none of the training split's"):
+    with pytest.raises(DataError, match=f"label {ids[-1] + 1} in 'label' of test is not one of the training split's"):
         with_labels(values, [ids[-1] + 1])
 
 

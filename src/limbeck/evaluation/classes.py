@@ -221,8 +221,7 @@ def predict(
 def _check(models: Mapping[str, Sequence[Any]], test: Any, held_out: Any) -> None:
     if len(teachers := models.get("teacher", ())) > 1:
         raise ConfigError(
-            f"An evaluation compares with one teacher, but got {len(teachers)} teachers; make one of them: "
-            "Ensemble([...])."
+            f"An evaluation compares with one teacher, but got {len(teachers)} teachers; combine them: Ensemble([...])."
         )
     for role, members in models.items():
         networks = networks_of_all(members) or []

@@ -140,7 +140,7 @@ def _check(models: Mapping[str, Sequence[Any]], test: Any) -> None:
                     "limbeck.evaluate for classifiers."
                 )
     if len(models.get("teacher", ())) > 1:
-        raise ConfigError("An evaluation compares with one teacher; make one of several: Ensemble([...]).")
+        raise ConfigError("An evaluation compares with one teacher; combine several: Ensemble([...]).")
     if len(test) == 0:
         raise DataError("The test is empty; an evaluation needs at least one example.")
     teacher = next(iter(models.get("teacher", ())), None)

@@ -48,7 +48,7 @@ def take_layers(model: M, keep: int | Sequence[int]) -> M:
 
     if not isinstance(model, PreTrainedModel):
         raise ModelError(
-            f"take_layers cuts transformers models, but got {type(model).__name__}. Of a PEFT model, give "
+            f"take_layers copies layers of transformers models, but got {type(model).__name__}. Of a PEFT model, give "
             "model.merge_and_unload(); for any other network, build a smaller one and load "
             "the weights of the layers that you keep into it."
         )

@@ -64,7 +64,7 @@ class Folder:
     def open(self, name: str) -> io.BufferedIOBase:
         """Opens a file to read its bytes; OSError for what is no file, such as a pipe, which would never end."""
         if self.is_local and self._files.info(self.at(name)).get("type") not in ("file", "directory"):
-            raise OSError(f"{self.at(name)} is no regular file")
+            raise OSError(f"{self.at(name)} is not a regular file")
         opened: io.BufferedIOBase = self._files.open(self.at(name), "rb")
         return opened
 
@@ -88,7 +88,7 @@ class Folder:
         if found.get("type") == "directory":
             return "is a folder where a file was written"
         if self.is_local and found.get("type") != "file":
-            return "is no regular file"
+            return "is not a regular file"
         if found["size"] != size:
             return f"has {found['size']:,} bytes and had {size:,} when it was written"
         return None

@@ -101,7 +101,7 @@ def kind_of(settings: JsonView) -> Kind:
     try:
         return kind_from(options.pop("kind", None), **options)
     except (ConfigError, TypeError) as error:
-        raise DataError(f"These settings of a stored set are of no known kind: {error}") from None
+        raise DataError(f"The settings of this stored set name an unknown kind: {error}") from None
 
 
 @dataclass(frozen=True)

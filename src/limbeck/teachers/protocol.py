@@ -251,5 +251,5 @@ class CutTeacher(WrappedTeacher):
 def require_classes(classes: int) -> int:
     """The number of classes that a teacher is cut to; ModelError unless it is 1 or more."""
     if classes < 1:
-        raise ModelError(f"A teacher is cut to 1 class or more, but classes is {classes}.")
+        raise ModelError(f"classes must be 1 or more, but is {classes}.")
     return classes

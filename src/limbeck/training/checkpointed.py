@@ -35,7 +35,7 @@ class CheckpointedTrainer(Trainer):
         for checkpoint, wrong in skipped.items():
             log.warning("%s is skipped: %s.", checkpoint, wrong)
         if newest is None:
-            raise CheckpointError(f"{self.args.output_dir} holds no whole checkpoint; train without resuming.")
+            raise CheckpointError(f"{self.args.output_dir} holds no complete checkpoint; train without resuming.")
         if skipped:
             log.warning("Resuming from %s.", newest)
         return newest

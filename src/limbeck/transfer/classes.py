@@ -63,7 +63,7 @@ class Classes:
         if self.places is not None:
             if key not in self.places:
                 known = _some(self.names)
-                raise DataError(f"The label {value!r} in {where} is none of the training split's: {known}.")
+                raise DataError(f"The label {value!r} in {where} is not one of the training split's: {known}.")
             return self.places[key]
         number = int(key)
         if self.count is not None and not 0 <= number < self.count:
