@@ -355,7 +355,7 @@ def test_an_output_that_is_a_folder_is_refused_before_anything_is_measured(says:
     assert "--output there is a folder; name a file, such as there/results.json" in err
 
 
-@pytest.mark.filterwarnings("ignore:Texts are cut")
+@pytest.mark.filterwarnings("ignore:Texts are truncated")
 def test_texts_without_a_token_and_lengths_of_none(says: Any, make_tokenizer: Any) -> None:
     BertForSequenceClassification(BertConfig(**SIZES)).save_pretrained("student")
     make_tokenizer().save_pretrained("student")

@@ -238,7 +238,7 @@ def test_a_head_that_changed_is_found(tmp_path: Path) -> None:
         ({"columns": [1]}, "cannot be read"),
         ({"shards": [{"name": "x"}]}, "cannot be read"),
         ({"kind": {"kind": "top_k", "k": 3, "temperature": "x"}}, "cannot be read: .*Temperature of top_k .* is 'x'"),
-        ({"kind": {"kind": "top"}}, "cannot be read: .*of no known kind"),
+        ({"kind": {"kind": "top"}}, "cannot be read: .*name an unknown kind"),
         ({"kind": "top_k"}, "cannot be read"),
         ({"kind": {"kind": "top_k", "k": 4}}, r"'target_ids' as .*\(3,\).* has it as .*\(4,\)"),
         ({"kind": {"kind": "top_k", "k": 3, "bits": 16}}, "'target_codes' as .*uint8.* has it as .*int16"),
