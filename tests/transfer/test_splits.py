@@ -175,3 +175,11 @@ def test_a_pipe_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "d.csv")
     with pytest.raises(DataError, match=r"d\.csv is neither a file nor a folder"):
         load_splits(tmp_path / "d.csv")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_file_that_is_not_utf_8_says_so(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "train.csv"
+    file.write_bytes("x,label\n1,caf\u00e9\n2,th\u00e9\n".encode(encoding))
+    with pytest.raises(DataError, match=r"cannot be read: .*codec can't decode(.|\n)*Save the file as UTF-8"):
+        table(file)

@@ -23,7 +23,7 @@ log = logging.getLogger("limbeck")
 GRAY, COLOUR = "L", "RGB"
 WHITE, BLACK = 255, 0
 MOST_PIXELS = 2**26
-"""Of one image, 8,192 by 8,192: one of more would need over 200 MB, however small its file is."""
+"""The most pixels of an image, 8,192 by 8,192: a larger one needs over 200 MB, however small its file is."""
 LOOKED_AT = 64
 """Images with transparent pixels that are decoded to choose the colour behind them."""
 

@@ -264,7 +264,7 @@ class _Array:
         return len(self.values)
 
     def extent(self, rows: Tensor) -> tuple[int, int] | None:
-        """Of tokens: the length of these rows and their highest id; None for other arrays."""
+        """The length of these rows of tokens and their highest id; None for other arrays."""
         if self.values.ndim != 2 or self.values.is_floating_point() or not len(rows):
             return None
         return self.values.shape[1], int(self.values[rows].max())

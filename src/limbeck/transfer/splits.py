@@ -95,7 +95,8 @@ def load_splits(
         )
         cause = error.__cause__ or error  # datasets wraps the reason into "an error occurred"
         tabular = any(file.suffix in (".csv", ".tsv") or any(file.glob("*.[ct]sv")) for file in files)
-        hint = HEADERS if tabular else ""
+        is_text = not isinstance(cause, UnicodeDecodeError)
+        hint = (HEADERS if tabular else "") if is_text else "Save the file as UTF-8."
         raise DataError(f"{what}: {cause}\n{hint}".rstrip()) from error
 
 
