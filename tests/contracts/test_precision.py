@@ -165,3 +165,24 @@ def test_a_matmul_that_rounds_twice_is_found_and_replaced(monkeypatch: pytest.Mo
         assert len(warned) == 1
     finally:
         matmul._residual_is_exact.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=["torch", "cuBLAS"],
+)
+def test_a_gpu_without_free_memory_is_not_taken_for_one_without_float32_results(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(torch, "mm", full)
+    matmul._has_out_dtype.cache_clear()
+    with pytest.raises(type(error), match=str(error)[:20]):
+        matmul._has_out_dtype(torch.device("cpu"), torch.bfloat16)
+    assert matmul._has_out_dtype.cache_info().currsize == 0

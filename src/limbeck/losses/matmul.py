@@ -195,7 +195,7 @@ def _has_out_dtype(device: torch.device, dtype: torch.dtype) -> bool:
     try:
         torch.mm(some, some, out_dtype=torch.float32, out=torch.empty(16, 16, device=device))
     except (RuntimeError, NotImplementedError, TypeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error):  # the latter is cuBLAS's
             raise
         _warn_slow(f"torch.mm cannot return float32 for {dtype} on this GPU ({error})")
         return False

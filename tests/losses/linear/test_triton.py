@@ -6,6 +6,7 @@ Oracle: the naive lines in float64. The kernel runs in Triton's interpreter, exc
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from limbeck.errors import ObjectiveError
 from limbeck.losses import divergences, matmul
 from limbeck.losses.divergences import built_in, forward_kl, jensen_shannon, reverse_kl, skewed_kl, skewed_reverse_kl
 from limbeck.losses.linear import chunked, triton
+from limbeck.losses.linear.problem import Settings
+from limbeck.losses.matmul import Product
 from limbeck.losses.terms import HardTerm, SoftTerm
 
 pytest.importorskip("triton")
@@ -99,6 +102,46 @@ def test_logits_with_classes_beyond_the_tokens_are_cropped_in_place() -> None:
     for logits in (wide[:, :C], wide[:, :C].T.contiguous().T):
         truth = run("reference", DenseTargets(logits.double()), Objective(forward_kl), torch.float64)
         assert off(run("triton", DenseTargets(logits), Objective(forward_kl), torch.float32), truth) < 1e-5
+
+
+@pytest.mark.parametrize("soft_weight", [0.0, 1.0])
+def test_labels_that_are_a_column_of_a_wider_tensor(soft_weight: float) -> None:
+    """They do not lie side by side in memory; nor do the rows of one label for all."""
+    hidden, weight, labels = student()
+    targets = DenseTargets(torch.randn(N, C, generator=torch.Generator().manual_seed(1)))
+    objective = Objective(forward_kl, soft_weight=soft_weight, hard_weight=1)
+    others = torch.randint(0, C, (N,), generator=torch.Generator().manual_seed(2))
+    for spread in (torch.stack([others, labels, others], 1)[:, 1], labels[1].expand(N)):
+        assert spread.stride() != (1,)
+        truth, found = (
+            linear_divergence(hidden, weight, targets, objective, spread, impl=impl).mean
+            for impl in ("reference", "triton")
+        )
+        torch.testing.assert_close(found, truth, rtol=1e-5, atol=0)
+
+
+def test_the_kernel_is_launched_on_the_gpu_of_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton launches on the current one, which may be another."""
+    hidden, weight, labels = student()
+    current, launched_on = [-1], []
+
+    @contextmanager
+    def device(index: int) -> Iterator[None]:
+        current.append(index)
+        yield
+        current.pop()
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda *_, **__: launched_on.append(current[-1])
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    monkeypatch.setattr(Tensor, "get_device", lambda _: 3)
+    monkeypatch.setattr(triton._device(), "compare", Kernel())
+    settings = Settings((HardTerm("hard", 1.0),), 1.0, None, False)
+    triton.compare(Product(hidden @ weight.T), None, None, labels, (torch.ones(N),), settings)
+    assert (launched_on, current) == ([3], [-1])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

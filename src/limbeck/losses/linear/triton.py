@@ -57,34 +57,36 @@ def compare(
     rows, classes = student.shape
     per_program = INTERPRETED_ROWS if interpreted() else 1
     block = min(BLOCK, 1 << (classes - 1).bit_length())
-    _device().compare[(-(-rows // per_program),)](
-        student,
-        student.stride(0),
-        bias,
-        teacher,
-        0 if teacher is None else teacher.stride(0),
-        teacher_bias,
-        None if hard_value is None else labels,
-        soft_share,
-        hard_share,
-        soft_value,
-        hard_value,
-        written,
-        0 if written is None else written.stride(0),
-        rows,
-        classes,
-        KIND=divergence[0],
-        SHARE=divergence[1],
-        INVERSE_T=1 / temperature,
-        Z_SCALE=settings.logit_scale,
-        Z_CAP=settings.softcap,
-        T_SCALE=teacher_scale,
-        T_CAP=teacher_cap,
-        WIDE=_device().WIDE[_widest(student, teacher, shares[0])],
-        ROWS=per_program,
-        BLOCK=block,
-        **_options(block),
-    )
+    # Triton launches on the current GPU, whichever the tensors are on; -1 changes nothing
+    with torch.cuda.device(student.get_device() if student.is_cuda else -1):
+        _device().compare[(-(-rows // per_program),)](
+            student,
+            student.stride(0),
+            bias,
+            teacher,
+            0 if teacher is None else teacher.stride(0),
+            teacher_bias,
+            None if hard_value is None or labels is None else labels.contiguous(),
+            soft_share,
+            hard_share,
+            soft_value,
+            hard_value,
+            written,
+            0 if written is None else written.stride(0),
+            rows,
+            classes,
+            KIND=divergence[0],
+            SHARE=divergence[1],
+            INVERSE_T=1 / temperature,
+            Z_SCALE=settings.logit_scale,
+            Z_CAP=settings.softcap,
+            T_SCALE=teacher_scale,
+            T_CAP=teacher_cap,
+            WIDE=_device().WIDE[_widest(student, teacher, shares[0])],
+            ROWS=per_program,
+            BLOCK=block,
+            **_options(block),
+        )
     if written is not None and written is not gradient:
         gradient.copy_(written)
     return values
