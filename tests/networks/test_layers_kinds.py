@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from transformers import CLIPVisionConfig, ConvNextConfig, LlamaConfig, LlavaConfig
+from zoo import species
 
 from limbeck.errors import ModelError
 from limbeck.networks.folder import load
@@ -23,53 +24,12 @@ SIZES: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 4}
-HYBRIDS: dict[str, dict[str, Any]] = {
-    "Lfm2": {"layer_types": ["conv", "full_attention"] * 2},
-    "Bamba": {**MAMBA, "attn_layer_indices": [1, 3], "mamba_n_groups": 1},
-    "Zamba2": {
-        "mamba_d_state": 4,
-        "mamba_headdim": 8,
-        "mamba_ngroups": 1,
-        "n_mamba_heads": 4,
-        "hybrid_layer_ids": [1, 3],
-        "layers_block_type": ["mamba", "hybrid"] * 2,
-    },
-    "Jamba": {
-        "attn_layer_period": 2,
-        "attn_layer_offset": 1,
-        "expert_layer_period": 2,
-        "expert_layer_offset": 1,
-        "num_experts": 2,
-        "num_experts_per_tok": 1,
-        "mamba_d_state": 4,
-        "mamba_dt_rank": 2,
-        "use_mamba_kernels": False,
-    },
-    "Qwen3Next": {
-        "head_dim": 8,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 2,
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 8,
-        "num_experts": 2,
-        "num_experts_per_tok": 1,
-        "moe_intermediate_size": 8,
-        "shared_expert_intermediate_size": 8,
-    },
-}
 IDS = torch.randint(3, 32, (1, 6), generator=torch.Generator().manual_seed(0))
 
 
-def hybrid(family: str) -> Any:
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(**SIZES | HYBRIDS[family])
-    return getattr(transformers, f"{family}ForCausalLM")(config).eval()
-
-
-@pytest.mark.parametrize("family", HYBRIDS)
+@pytest.mark.parametrize("family", species.HYBRIDS)
 def test_a_student_of_both_kinds_of_layers_writes(family: str, tmp_path: Any) -> None:
-    student = take_layers(hybrid(family), 2)
+    student = take_layers(species.causal(family), 2)
     wrote = student.generate(IDS, max_new_tokens=3, do_sample=False, eos_token_id=None)
     assert wrote.shape == (1, 9)
     student.save_pretrained(tmp_path)
@@ -78,13 +38,13 @@ def test_a_student_of_both_kinds_of_layers_writes(family: str, tmp_path: Any) ->
         torch.testing.assert_close(again(IDS).logits, student(IDS).logits)
 
 
-@pytest.mark.parametrize("family", HYBRIDS)
+@pytest.mark.parametrize("family", species.HYBRIDS)
 def test_a_student_without_attention_is_refused(family: str) -> None:
     """transformers' cache asks a layer of attention how long the text is."""
     with pytest.raises(
         ModelError, match=r"of the layers \[0\] of 4 cannot run \(ValueError.*at least one layer of each"
     ):
-        take_layers(hybrid(family), 1)
+        take_layers(species.causal(family), 1)
 
 
 def test_stages_of_other_widths_are_refused() -> None:

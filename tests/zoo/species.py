@@ -27,6 +27,44 @@ LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_h
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 4, "mamba_n_groups": 1}
 FOUR: dict[str, Any] = {"num_hidden_layers": 4}
 
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "Lfm2": {**FOUR, "layer_types": ["conv", "full_attention"] * 2},
+    "Bamba": {**FOUR, **MAMBA, "attn_layer_indices": [1, 3]},
+    "Jamba": {
+        **FOUR,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "num_experts": 2,
+        "num_experts_per_tok": 1,
+        "mamba_d_state": 4,
+        "mamba_dt_rank": 2,
+        "use_mamba_kernels": False,
+    },
+    "Qwen3Next": {
+        **FOUR,
+        **EXPERTS,
+        "num_experts": 2,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "shared_expert_intermediate_size": 8,
+    },
+    "Zamba2": {
+        **FOUR,
+        "num_key_value_heads": 2,
+        "mamba_d_state": 4,
+        "mamba_headdim": 8,
+        "mamba_ngroups": 1,
+        "n_mamba_heads": 4,
+        "hybrid_layer_ids": [1, 3],
+        "layers_block_type": ["mamba", "hybrid"] * 2,
+    },
+}
+"""Attention beside convolutions, recurrences or state spaces, in four layers of which every second has attention."""
+
 CAUSAL: dict[str, dict[str, Any]] = {
     # dense
     "Llama": {},
@@ -81,30 +119,7 @@ CAUSAL: dict[str, dict[str, Any]] = {
     "Mamba2": {"state_size": 4, "num_heads": 4, "head_dim": 8, "n_groups": 1, "chunk_size": 4},
     "FalconMamba": {"state_size": 4, "time_step_rank": 2},
     "Rwkv": {**FOUR, "attention_hidden_size": 16},
-    "Lfm2": {**FOUR, "layer_types": ["conv", "full_attention"] * 2},
-    "Bamba": {**FOUR, **MAMBA, "attn_layer_indices": [1, 3]},
-    "Jamba": {
-        **FOUR,
-        "attn_layer_period": 2,
-        "attn_layer_offset": 1,
-        "expert_layer_period": 2,
-        "expert_layer_offset": 1,
-        "num_experts": 2,
-        "num_experts_per_tok": 1,
-        "mamba_d_state": 4,
-        "mamba_dt_rank": 2,
-        "use_mamba_kernels": False,
-    },
-    "Qwen3Next": {
-        **FOUR,
-        **EXPERTS,
-        "num_experts": 2,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 2,
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 8,
-        "shared_expert_intermediate_size": 8,
-    },
+    **HYBRIDS,
     "RecurrentGemma": {"lru_width": 16, "attention_window_size": 4, "logits_soft_cap": 5.0, "num_hidden_layers": 3},
 }
 LAYERS = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2}

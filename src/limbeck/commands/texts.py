@@ -136,9 +136,8 @@ def with_test(splits: Mapping[str, S], part: Callable[[S], tuple[S, S]]) -> tupl
         return dict(splits), None
     if "validation" in splits:
         others = {name: split for name, split in splits.items() if name != "validation"}
-        return others | {
-            "test": splits["validation"]
-        }, "The data has no test split: its validation split is used as the test, and for nothing else."
+        sentence = "The data has no test split: its validation split is used as the test, and for nothing else."
+        return others | {"test": splits["validation"]}, sentence
     if "train" not in splits:
         return dict(splits), None
     rest, test = part(splits["train"])

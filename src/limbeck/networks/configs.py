@@ -116,12 +116,17 @@ def saved_shapes(folder: Path) -> dict[str, list[int]]:
     """The shapes of the weights in a folder by name, from the headers of its files; ModelError if one is damaged."""
     found: dict[str, list[int]] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                found |= {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{path} cannot be read as weights: {error}.") from error
+        found |= shapes_in(path)
     return found
+
+
+def shapes_in(path: Path) -> dict[str, list[int]]:
+    """The shapes of the weights in a .safetensors file by name, from its header; ModelError if it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as weights: {error}.") from error
 
 
 def shown(value: object) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_file, save_model
 from torch import Tensor, nn
 
@@ -18,7 +18,14 @@ from limbeck._version import __version__
 from limbeck.errors import ModelError
 from limbeck.files import whole_folder
 from limbeck.networks.asking import label_names_of
-from limbeck.networks.configs import CONFIG, read_config, require_built_in, require_counts, require_model_folder
+from limbeck.networks.configs import (
+    CONFIG,
+    read_config,
+    require_built_in,
+    require_counts,
+    require_model_folder,
+    shapes_in,
+)
 from limbeck.networks.misfits import describe_misfit, odd_fields
 from limbeck.networks.mlp import MLP
 from limbeck.networks.processors import attach_processor, read_saved_processor, write_processor
@@ -166,11 +173,7 @@ def _limbeck_network(path: Path, config: Mapping[str, Any], described: Mapping[s
             shapes = {name: list(x.shape) for name, x in ARCHITECTURES[name](**settings).state_dict().items()}
     except (ModelError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ModelError(f"{path / CONFIG} does not describe the network that it names (settings): {error}.") from error
-    try:
-        with safe_open(path / WEIGHTS, framework="pt") as file:
-            saved = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path / WEIGHTS} cannot be read as weights: {error}.") from error
+    saved = shapes_in(path / WEIGHTS)
     if saved != shapes:
         other = next(n for n in sorted({*saved, *shapes}) if saved.get(n) != shapes.get(n))
         raise ModelError(

@@ -139,7 +139,7 @@ def in_order_of(classes: Classes, names: Sequence[str], required: bool) -> Class
             )
         else:
             return classes
-    if [found[name] for name in classes.names] != list(range(len(names))) or tuple(names) != classes.names:
+    if tuple(names) != classes.names:
         changed = [f"{name!r} is class {place}, {names[place]!r}" for name, place in found.items()]
         log.warning("The labels are matched with the classes of the model by name: %s.", _some(changed))
     # the labels of a ClassLabel are numbers

@@ -7,7 +7,7 @@ What this file does not know: tokenizers, what the labels are.
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import datasets
@@ -108,7 +108,8 @@ def _guess_inputs(data: datasets.Dataset, columns: Sequence[str]) -> tuple[tuple
     texts = [name for name in values if name not in mixed and name not in dates]
     categories = [name for name in texts if is_category(values[name])]
     free = [name for name in texts if name not in categories]
-    tabular = {*mixed, *dates, *_without_indices(data, numbers)}
+    indices = _indices(data, [*numbers, *strings, *dates])
+    tabular = {*mixed, *dates, *(name for name in numbers if name not in indices)}
     if not images and len(texts) == 1 and not tabular:
         return tuple(texts), None, []
     long = [name for name in free if mean_words(values[name]) >= _WORDS_OF_A_TEXT]
@@ -116,7 +117,7 @@ def _guess_inputs(data: datasets.Dataset, columns: Sequence[str]) -> tuple[tuple
         return tuple(long), None, []
     if not images and not named and (tabular or (numbers and not free) or (categories and not free)):
         usable = {*numbers, *tabular, *categories}
-        return (), None, _features(data, columns, [name for name in columns if name in usable])
+        return (), None, _features(data, columns, [name for name in columns if name in usable], indices)
     raise DataError(
         f"The inputs could not be guessed among {list(columns)} (images {images}, texts {texts}, numbers {numbers}); "
         "pass image_column=, text_column= or feature_columns=."
@@ -128,18 +129,17 @@ def _guess_inputs(data: datasets.Dataset, columns: Sequence[str]) -> tuple[tuple
     )
 
 
-def _without_indices(data: datasets.Dataset, names: Sequence[str]) -> list[str]:
-    """The columns that do not just number the rows."""
-    values = arrow.columns(data, names) if names else {}
-    return [name for name in names if not _is_index(name, values[name])]
+def _indices(data: datasets.Dataset, names: Sequence[str]) -> set[str]:
+    """The columns that just number the rows."""
+    values = arrow.columns(data, list(dict.fromkeys(names))) if names else {}
+    return {name for name, column in values.items() if _is_index(name, column)}
 
 
-def _features(data: datasets.Dataset, columns: Sequence[str], usable: Sequence[str]) -> list[str]:
-    """The feature columns among `usable` that do not just number the rows; logs which columns are left out."""
-    values = arrow.columns(data, usable)
-    indices = [name for name in usable if _is_index(name, values[name])]
-    left_out = set(indices)
-    features = [name for name in usable if name not in left_out]
+def _features(data: datasets.Dataset, columns: Sequence[str], usable: Sequence[str], numbering: Set[str]) -> list[str]:
+    """The feature columns among `usable`, without those that just number the rows; logs which columns are left out."""
+    indices = [name for name in usable if name in numbering]
+    features = [name for name in usable if name not in numbering]
+    known = set(usable)
     if not features:
         raise DataError(
             f"The only columns of numbers, {indices}, number the rows, and a label must not be learned from them; if "
@@ -150,7 +150,7 @@ def _features(data: datasets.Dataset, columns: Sequence[str], usable: Sequence[s
             "The columns %s number the rows and are left out of the features; to use them, give feature_columns.",
             indices,
         )
-    others = {name: str(arrow.kind(data, name)) for name in columns if name not in values}
+    others = {name: str(arrow.kind(data, name)) for name in columns if name not in known}
     if others:
         shown = ", ".join(f"{name!r} ({kind[:40]})" for name, kind in list(others.items())[:10])
         log.warning(

@@ -310,12 +310,13 @@ def _tokenise(
                 faults[row] = faults[row] or str(error)
         read.append(_join(side.tokenizer, pieces, side.opening, ends=kind != "messages", faults=faults))
     columns: dict[str, list[Any]] = {name: [] for name in _features(len(sides))}
+    names, limits = _names(sides), [side.limit for side in sides]
     for row, place in enumerate(places):
         rows = [tokens[row] for tokens in read]
         _unlearn_first(rows)
-        fault = faults[row] or _fault(rows, sides[0].tokenizer, _names(sides))
+        fault = faults[row] or _fault(rows, sides[0].tokenizer, names)
         length, targets = sum(len(tokens.ids) for tokens in rows), len(rows[0].targets())
-        _cut(rows, [side.limit for side in sides])
+        _cut(rows, limits)
         columns["row_id"].append(batch["row_id"][row] if "row_id" in batch else place)
         columns["length"].append(len(rows[0].ids))
         for prefix, tokens in zip(("", TEACHER_PREFIX), rows, strict=False):
