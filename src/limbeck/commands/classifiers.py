@@ -53,6 +53,8 @@ def prepare(
         seed = stored_set.manifest.augmentation_seed  # the views that have stored targets are shown again
     augment = jitter(job.split.jitter, seed=seed, column=image_column(train)) if job.split.jitter else None
 
+    judge_by = job.judge_by
+
     def measure(
         student: nn.Module, baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int
     ) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def prepare(
             teacher=teacher,
             held_out=splits.get("validation"),
             curves=curves,
+            judge_by=judge_by,
             batch_size=batch_size,
             show=None if tokenizer is None else lambda x: tokenizer.decode(x["input_ids"], skip_special_tokens=True),
         )

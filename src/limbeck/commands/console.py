@@ -57,6 +57,9 @@ LINES: dict[str, tuple[tuple[str, ...], str]] = {
     "errors": (("errors", "mean"), "{:,.1f}"),
     "NLL, nats": (("nll", "mean"), "{:.4f}"),
     "Brier score": (("brier", "mean"), "{:.4f}"),
+    "balanced accuracy": (("scores", "balanced_accuracy", "mean"), "{:.2%}"),
+    "F1, macro": (("scores", "f1_macro", "mean"), "{:.2%}"),
+    "ROC-AUC": (("scores", "roc_auc", "mean"), "{:.4f}"),
     "calibration error (ECE)": (("ece", "mean"), "{:.4f}"),
     "  after temperature scaling": (("scaled", "ece", "mean"), "{:.4f}"),
     "agrees with the teacher": (("to_teacher", "agreement", "mean"), "{:.2%}"),
@@ -134,10 +137,13 @@ def results_table(results: JsonView, names: Mapping[str, str] | None = None) -> 
         title = f"{test['tokens']:,} tokens of {test['examples']:,} test examples, {test['classes']:,} token ids"
     table = Table(title=title + (f", mean of {seeds} seeds" if seeds > 1 else ""), title_justify="left")
     table.add_column("")
-    for role in roles:
+    columns = dict(roles)
+    if results.get("guessing"):
+        columns["guessing"] = results["guessing"]
+    for role in columns:
         table.add_column(escape((names or {}).get(role, role)), justify="right")
     for line, (path, form) in (LANGUAGE_LINES if writes else LINES).items():
-        values = [_at(of, path) for of in roles.values()]
+        values = [_at(of, path) for of in columns.values()]
         if any(value is not None for value in values):
             table.add_row(line, *("" if value is None else form.format(value) for value in values))
     return table

@@ -66,6 +66,7 @@ def _run(words: list[str], resources: ExitStack) -> None:
         )
     writes = language.are_language_models(student, teacher)
     if writes:
+        language.refuse_judge_by(job.run.judge_by)
         job = job.for_language_models()
     objective = _objective(job)
     state = PartialState()  # of this process, and those that torchrun or accelerate launch started beside it

@@ -61,12 +61,13 @@ def run(words: list[str]) -> None:
     test = splits[options.split]
     arguments: dict[str, Any] = {"baseline": baselines, "teacher": teacher, "batch_size": options.batch_size}
     if writes:
+        language.refuse_judge_by(options.judge_by)
         results = evaluate_language(students, test, tokenizer=tokenizer, teacher_tokenizer=of_teacher, **arguments)
     else:
         arguments["held_out"] = splits.get("validation") if options.split != "validation" else None
         if tokenizer is not None:
             arguments["show"] = lambda row: tokenizer.decode(row["input_ids"], skip_special_tokens=True)
-        results = evaluate(students, test, **arguments)
+        results = evaluate(students, test, judge_by=options.judge_by, **arguments)
     results["settings"] = job.values()  # with the batch size that was used
     Path(options.output).parent.mkdir(parents=True, exist_ok=True)
     write_results(results, options.output)

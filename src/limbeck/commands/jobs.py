@@ -226,6 +226,11 @@ class TrainingJob(Job):
         """Whether the same student is trained on the labels alone too."""
         return False
 
+    @property
+    def judge_by(self) -> str | None:
+        """The score that the verdict is about; None for the task's default."""
+        return None
+
     def for_language_models(self) -> Self:
         """The same with a language model's defaults; rows of a stored set are not grouped by length."""
         excluded = "train_sampling_strategy" if self.split.transfer_set else None
@@ -253,6 +258,11 @@ class DistillJob(TrainingJob):
     def with_baseline(self) -> bool:
         """Whether the same student is trained on the labels alone too."""
         return self.run.baseline
+
+    @property
+    def judge_by(self) -> str | None:
+        """The score that the verdict is about; None for the task's default."""
+        return self.run.judge_by
 
     def as_trained(self) -> Self:
         """The same with the weights that training uses: without soft targets only the labels count."""

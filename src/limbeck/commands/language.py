@@ -247,6 +247,15 @@ def part_of(rows: datasets.Dataset, share: float, seed: int) -> tuple[datasets.D
     return parts["train"], parts["test"]
 
 
+def refuse_judge_by(judge_by: str | None) -> None:
+    """ConfigError where a score of classes is asked for."""
+    if judge_by is not None:
+        raise ConfigError(
+            "A language model's verdict is about nats per token, and --judge_by chooses among the scores of other "
+            "tasks; remove it."
+        )
+
+
 def refuse_options_of_classes(data: DataOptions, more: SplitOptions | LabelOptions | None = None) -> None:
     """Raises ConfigError for options that apply only to classifiers."""
     for options in (data, more):

@@ -25,6 +25,11 @@ VALUE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or fa
 
 T = TypeVar("T", bound="DataclassInstance")
 
+JUDGE_BY = (
+    "the score that the verdict is about: accuracy (the default), balanced_accuracy, f1_macro or roc_auc for classes; "
+    "docs/tasks.md lists those of other tasks"
+)
+
 
 def _option(default: Any, text: str) -> Any:
     if callable(default):
@@ -154,6 +159,7 @@ class RunOptions:
     """The run."""
 
     output_dir: str = _option("runs/distill", "folder of the run, for the student, the results and the logs")
+    judge_by: str | None = _option(None, JUDGE_BY)
     baseline: bool = _option(
         False,
         "also train the same student on the labels alone, from the same initial weights for as many steps, and compare",
@@ -199,6 +205,7 @@ class EvaluateOptions:
     split: str = _option("test", "the split of the data to measure on")
     output: str = _option("results.json", "the file for the results")
     batch_size: int = _option(256, "examples per forward pass")
+    judge_by: str | None = _option(None, JUDGE_BY)
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,19 @@ What this file does not know: models, batches, files.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
 
-from limbeck.errors import ShapeError
+from limbeck.errors import ConfigError, ShapeError
 from limbeck.evaluation.dark_knowledge import means_of
 from limbeck.evaluation.intervals import LEVEL, gap_recovered, interval, json_ready, over_seeds, with_seeds
+from limbeck.evaluation.resampling import Resampled, resampled
 from limbeck.evaluation.roles import Curves
-from limbeck.evaluation.verdict import Basis, decided, undecided
+from limbeck.evaluation.scores import CLASS_SCORES, class_scores, described, score_named
+from limbeck.evaluation.verdict import Basis, decided, undecided, verdict_of_score
 from limbeck.losses.metrics import calibration_bins, expected_calibration_error
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.results import RESULTS, Json, header
@@ -51,6 +54,7 @@ class Predictions:
     labels `[n]`: -100 is no label. row_id `[n]`.
     examples, costs: what `compare` passes on. dark_knowledge: its sums, with a teacher and up to 1000 classes.
     objective: what the students were trained with, as `limbeck.networks.trained.described` gives it.
+    log_probs: role -> `[seeds, n, C]` float32, to rank examples by; empty where there are too many.
     """
 
     row_id: np.ndarray
@@ -64,12 +68,14 @@ class Predictions:
     costs: dict[str, Json]
     dark_knowledge: dict[str, np.ndarray] | None = None
     objective: Json | None = None
+    log_probs: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def compare(
     predictions: Predictions | Sequence[Predictions],
     *,
     curves: Curves | None = None,
+    judge_by: str | None = None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Json:
@@ -77,13 +83,25 @@ def compare(
 
     predictions: of one test set, or of several folds: their examples are pooled and judged together.
     curves: name -> `[{"step": ..., ...}, ...]`, passed on (a trainer's log history).
-    resamples, seed: of the verdict (`limbeck.evaluation.class_verdict.judge`).
+    judge_by: the score that the verdict is about: accuracy (the default), balanced_accuracy, f1_macro or roc_auc.
+    resamples, seed: of the verdict (`limbeck.evaluation.class_verdict.judge`), and of the scores' intervals.
     """
+    judged = score_named(judge_by, CLASS_SCORES)
     folds = [predictions] if isinstance(predictions, Predictions) else list(predictions)
     pooled = _pool(folds)
     labelled = pooled.labels != NO_LABEL
     right = {role: measured["correct"][:, labelled] for role, measured in pooled.statistics.items()}
     per_class = np.bincount(pooled.labels[labelled], minlength=pooled.classes)
+    scores = _scores(pooled, labelled, resamples, seed) if labelled.any() else None
+    if judged.name == "accuracy" or scores is None:
+        verdict = judge(right["student"], right.get("baseline"), right.get("teacher"), resamples=resamples, seed=seed)
+    elif judged.name not in scores.observed["student"]:
+        raise ConfigError(
+            f"{judged.name} ranks the examples by the probability of each class, which are too many here "
+            f"({len(labelled):,} examples of {pooled.classes:,} classes); judge by another score."
+        )
+    else:
+        verdict = verdict_of_score(judged, scores, int(labelled.sum()))
     results = {
         **header(RESULTS),
         "task": "classification",
@@ -96,8 +114,10 @@ def compare(
             "label_names": pooled.label_names,
             "per_class": per_class if labelled.any() and pooled.classes <= MOST_CLASSES else None,
         },
-        "verdict": judge(right["student"], right.get("baseline"), right.get("teacher"), resamples=resamples, seed=seed),
-        "roles": {role: _role_results(pooled, role) for role in pooled.statistics},
+        "scores": described(CLASS_SCORES),
+        "verdict": verdict | {"judged_by": judged.name},
+        "roles": {role: _role_results(pooled, role) | _summaries(scores, role) for role in pooled.statistics},
+        "guessing": _guessing(per_class) if labelled.any() else None,
         "confusion": _confusion(pooled),
         "dark_knowledge": _dark_knowledge(folds),
         "curves": {name: list(points) for name, points in (curves or {}).items()},
@@ -142,6 +162,56 @@ def judge(
         f"({100 * LEVEL:.0f} % interval {low} to {high})"
     )
     return decided(basis, difference, gap_recovered(observed, draws), scores)
+
+
+def _scores(pooled: Predictions, labelled: np.ndarray, resamples: int, seed: int) -> Resampled:
+    """The scores of all models on the labelled examples, with resamples."""
+    rows = np.flatnonzero(labelled)
+    rows = rows[np.argsort(pooled.row_id[rows], kind="stable")]  # the draws do not depend on the order of the examples
+    labels = pooled.labels[rows]
+    functions = {
+        role: [
+            partial(
+                class_scores,
+                labels,
+                measured["predicted"][s][rows],
+                pooled.classes,
+                probs=pooled.log_probs[role][s][rows] if role in pooled.log_probs else None,
+            )
+            for s in range(len(measured["predicted"]))
+        ]
+        for role, measured in pooled.statistics.items()
+    }
+    return resampled(functions, len(labels), resamples, seed)
+
+
+def _summaries(scores: Resampled | None, role: str) -> Json:
+    """The scores of a role with their intervals; those that are listed elsewhere in the role's results left out."""
+    if scores is None:
+        return {"scores": None}
+    return {"scores": {name: scores.summary(role, name) for name in scores.observed[role]}}
+
+
+def _guessing(per_class: np.ndarray) -> Json:
+    """What the best constant answer reaches: the test's most frequent class, the class frequencies as probabilities.
+
+    per_class `[C]`: the labelled examples of each class.
+    """
+    shares = per_class / per_class.sum()
+    present = shares[shares > 0]
+    most = float(shares.max())
+    return {
+        "class": int(shares.argmax()),
+        "accuracy": most,
+        "nll": float(-(present * np.log(present)).sum()),
+        "brier": float(1 - (shares**2).sum()),
+        "scores": {
+            "accuracy": most,
+            "balanced_accuracy": 1 / len(present),
+            "f1_macro": 2 * most / (1 + most) / len(present),
+            "roc_auc": 0.5,
+        },
+    }
 
 
 def _resample(roles: list[np.ndarray], resamples: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -204,6 +274,11 @@ def _pool(folds: Sequence[Predictions]) -> Predictions:
         calibration_temperatures=calibration_temperatures,
         unscaled=next((fold.unscaled for fold in folds if fold.unscaled), None),
         examples=examples[:EXAMPLES_SHOWN],
+        log_probs={
+            role: np.concatenate([fold.log_probs[role] for fold in folds], axis=1)
+            for role in statistics
+            if all(role in fold.log_probs for fold in folds)
+        },
     )
 
 

@@ -37,6 +37,7 @@ from limbeck.evaluation.class_verdict import (
 )
 from limbeck.evaluation.dark_knowledge import DarkKnowledge
 from limbeck.evaluation.roles import Curves, Models, by_role, joined, objective_of_all, require_complete
+from limbeck.evaluation.scores import CLASS_SCORES, MOST_CLASSES_RANKED, score_named
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import brier, confidence, fit_calibration_temperature, nll, position_statistics
 from limbeck.losses.numbers import NO_LABEL
@@ -65,6 +66,8 @@ from limbeck.teachers.protocol import TeacherLike
 __all__ = ["Predictions", "compare", "evaluate", "predict"]
 
 LATENCY_SECONDS = 0.5
+MOST_RANKED = 5_000_000
+"""Up to so many probabilities of one model are kept, 20 MB, to rank examples by (ROC-AUC)."""
 
 LogProbs = Callable[[Batch], Tensor]
 """A model's function from a batch to log-probabilities at T = 1, `[n, C]`."""
@@ -79,6 +82,7 @@ def evaluate(
     held_out: Examples | None = None,
     objective: Objective | None = None,
     curves: Curves | None = None,
+    judge_by: str | None = None,
     show: Callable[[dict[str, Tensor]], object] | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = None,
@@ -103,6 +107,8 @@ def evaluate(
         What the students were trained with; by default what DistillTrainer noted on them.
     curves : mapping, optional
         Name -> `[{"step": ..., ...}, ...]`, a trainer's log history, copied into the results.
+    judge_by : str, optional
+        The score that the verdict is about: accuracy (the default), balanced_accuracy, f1_macro or roc_auc.
     show, batch_size, device, latency
         As for `predict`.
     resamples, seed : int
@@ -130,6 +136,7 @@ def evaluate(
     >>> results["verdict"]["sentence"]
     'The student gets 75.0 % right. There is no baseline, so the student is not judged.'
     """
+    score_named(judge_by, CLASS_SCORES)  # a wrong name is refused before any model runs
     predictions = predict(
         student,
         test,
@@ -142,7 +149,7 @@ def evaluate(
         device=device,
         latency=latency,
     )
-    return compare(predictions, curves=curves, resamples=resamples, seed=seed)
+    return compare(predictions, curves=curves, judge_by=judge_by, resamples=resamples, seed=seed)
 
 
 def predict(
@@ -180,8 +187,8 @@ def predict(
     with evaluating(m for members in models.values() for m in members):
         functions = {role: [_function_of(role, m) for m in members] for role, members in models.items()}
         calibration_temperatures, unscaled = _calibration_temperatures(functions, held_out, batch_size, device)
-        rows, classes, statistics, dark = _stream(
-            functions, _batches(test, batch_size, device), calibration_temperatures
+        rows, classes, statistics, dark, log_probs = _stream(
+            functions, _batches(test, batch_size, device), calibration_temperatures, len(test)
         )
         names = getattr(test, "label_names", None)
         if names and len(names) != classes:
@@ -215,6 +222,7 @@ def predict(
         costs,
         dark,
         objective_of_all(models["student"], objective),
+        log_probs,
     )
 
 
@@ -245,10 +253,20 @@ def _stream(
     functions: Mapping[str, Sequence[LogProbs]],
     batches: Iterator[Batch],
     calibration_temperatures: Mapping[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], int, dict[str, dict[str, np.ndarray]], dict[str, np.ndarray] | None]:
-    """One pass over the test: its rows (place, row_id, labels), the number of classes, statistics, dark knowledge."""
+    examples: int,
+) -> tuple[
+    dict[str, np.ndarray],
+    int,
+    dict[str, dict[str, np.ndarray]],
+    dict[str, np.ndarray] | None,
+    dict[str, np.ndarray],
+]:
+    """One pass over the test: its rows (place, row_id, labels), the number of classes, statistics, dark knowledge, and
+    log-probabilities by role where they are few.
+    """
     rows: list[dict[str, Tensor]] = []
     parts: dict[str, list[list[dict[str, Tensor]]]] = {role: [[] for _ in each] for role, each in functions.items()}
+    ranked: dict[str, list[list[Tensor]]] = {role: [[] for _ in each] for role, each in functions.items()}
     knowledge = DarkKnowledge()
     seen = classes = 0
     for batch in batches:
@@ -265,6 +283,8 @@ def _stream(
                 parts[role][seed].append(
                     _statistics(log_q, None if role == "teacher" else log_p, labels, calibration_temperature)
                 )
+                if classes <= MOST_CLASSES_RANKED and classes * examples <= MOST_RANKED:
+                    ranked[role][seed].append(log_q.cpu())
                 if role == "student" and seed == 0 and log_p is not None and 1 < classes <= MOST_CLASSES:
                     knowledge.add(log_p, log_q, labels)
         rows.append({"place": seen + places.cpu(), "row_id": row_id.cpu(), "labels": labels.cpu()})
@@ -273,7 +293,10 @@ def _stream(
         role: {name: np.stack([joined(one, name) for one in seeds]) for name in seeds[0][0]}
         for role, seeds in parts.items()
     }
-    return {name: joined(rows, name) for name in rows[0]}, classes, statistics, knowledge.sums or None
+    log_probs = {
+        role: np.stack([torch.cat(one).numpy() for one in seeds]) for role, seeds in ranked.items() if seeds[0]
+    }
+    return {name: joined(rows, name) for name in rows[0]}, classes, statistics, knowledge.sums or None, log_probs
 
 
 def _statistics(

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.evaluation.intervals import FEWEST_SEEDS, LEVEL, word_of
+from limbeck.evaluation.intervals import FEWEST_SEEDS, LEVEL, gap_recovered, interval, word_of
+from limbeck.evaluation.resampling import Resampled
+from limbeck.evaluation.scores import Score
 from limbeck.results import Json, JsonView
 
 CLAIMS = {
@@ -64,6 +66,36 @@ def decided(
         seeds = "one seed" if basis.seeds == 1 else f"{basis.seeds} seeds"
         sentence += f" This holds for these trained models ({seeds}); retraining may give another result."
     return _fields(basis, word, sentence, difference, recovered, gap_reason, more)
+
+
+def verdict_of_score(score: Score, measured: Resampled, examples: int) -> Json:
+    """The verdict on a score that was resampled; undecided where there is no baseline.
+
+    examples: on how many the scores rest.
+    """
+    name, better = score.name, score.better
+    basis = Basis(len(measured.observed["student"][name]), examples, measured.resamples)
+    observed, draws = measured.judged(name, better)
+    written = [_written(score, better * value) for value in observed[:2]]
+    if "baseline" not in measured.observed:
+        return undecided(basis, "There is no baseline", f"The student's {score.title} is {written[0]}.")
+    difference = interval(observed[0] - observed[1], draws[:, 0] - draws[:, 1])
+    low, mean, high = (_signed(score, difference[end]) for end in ("low", "mean", "high"))
+    unit = " points" if score.share else ""
+    scores = (
+        f"{score.title} {written[0]} against {written[1]}, {mean}{unit} ({100 * LEVEL:.0f} % interval {low} to {high})"
+    )
+    if better < 0:
+        scores = f"{scores}, positive where the student's is lower"
+    return decided(basis, difference, gap_recovered(observed, draws), scores)
+
+
+def _written(score: Score, value: float) -> str:
+    return f"{100 * value:.1f} %" if score.share else f"{value:.4g}"
+
+
+def _signed(score: Score, difference: float) -> str:
+    return f"{100 * difference:+.1f}" if score.share else f"{difference:+.3g}"
 
 
 def _fields(

@@ -19,8 +19,10 @@ from limbeck.report.shared import (
     chosen_temperature,
     difference_figure,
     divergence_of,
+    judged_score,
     role_table,
     roles_of,
+    score_of,
     smaller,
 )
 from limbeck.report.words import digits, percent, plain, points, short, size, whole
@@ -36,6 +38,9 @@ MEASURES: list[tuple[str, list[Line]]] = [
         [
             ("right", ("accuracy",), lambda v: percent(v, 2), 1),
             ("errors", ("errors",), whole, -1),
+            ("balanced accuracy", ("scores", "balanced_accuracy"), lambda v: percent(v, 2), 1),
+            ("F1, macro", ("scores", "f1_macro"), lambda v: percent(v, 2), 1),
+            ("ROC-AUC", ("scores", "roc_auc"), digits, 1),
             ("NLL, nats", ("nll",), digits, -1),
             ("Brier score", ("brier",), digits, -1),
         ],
@@ -76,11 +81,13 @@ def sections(results: JsonView) -> Json:
     test = at(results, "test")
     examples, classes = number(test, "examples") or 0, number(test, "classes") or 0
     accuracy = {role: number(results, "roles", role, "accuracy") for role in roles_of(results)}
-    teacher, baseline = accuracy.get("teacher"), accuracy.get("baseline")
+    judged = judged_score(results)
+    teacher, baseline = (score_of(results, role, judged["name"]) for role in ("teacher", "baseline"))
     gap = None if teacher is None or baseline is None else teacher - baseline
+    of_what = "points of accuracy over" if judged["name"] == "accuracy" else f"{judged['title']}, above"
     return {
         "subject": f"{examples:,.0f} test examples, {classes:,.0f} classes",
-        "interval": difference_figure(results, gap, "points of accuracy over the baseline", points),
+        "interval": difference_figure(results, gap, f"{of_what} the baseline", points if judged["share"] else plain),
         "tiles": _tiles(results, accuracy),
         "table": role_table(results, MEASURES),
         "reliability": [drawn for role in roles_of(results) if (drawn := _reliability(results, role))],
@@ -141,6 +148,7 @@ def _classes(results: JsonView) -> Json | None:
     if "student" not in right or not any(counts):
         return None
     against = next((role for role in ("baseline", "teacher") if role in right), None)
+    f1 = {end: numbers(results, "roles", "student", "scores", "f1_per_class", end) for end in ("mean", "low", "high")}
     rows: list[Json] = []
     for c, count in enumerate(counts):
         if count:
@@ -148,10 +156,11 @@ def _classes(results: JsonView) -> Json | None:
             known = {role: None if value is None else value / count for role, value in shares.items()}
             ours, other = known["student"], known.get(against or "")
             change = None if ours is None or other is None else ours - other
-            rows.append({"name": class_name(results, c), "count": count, "shares": known, "change": change})
+            ends = [f1[end][c] if c < len(f1[end]) else None for end in ("mean", "low", "high")]
+            rows.append({"name": class_name(results, c), "count": count, "shares": known, "change": change, "f1": ends})
     rows.sort(key=lambda row: row["change"] or 0.0)
     most = max((abs(row["change"]) for row in rows if row["change"] is not None), default=0.0) or 1.0
-    return {"roles": list(right), "against": against, "rows": rows, "most": most}
+    return {"roles": list(right), "against": against, "rows": rows, "most": most, "f1": bool(f1["mean"])}
 
 
 def _disagreements(results: JsonView) -> Json | None:

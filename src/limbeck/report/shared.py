@@ -45,11 +45,14 @@ def role_table(results: JsonView, groups: Sequence[tuple[str, Sequence[Line]]]) 
     Of several seeds, their range stands beside their mean.
     """
     roles = roles_of(results)
+    places: dict[str, tuple[str, ...]] = {role: ("roles", role) for role in roles}
+    if at(results, "guessing") is not None:
+        places["guessing"] = ("guessing",)
     drawn = []
     for group, measured in groups:
         rows = []
         for name, path, written, sense in measured:
-            values = {role: number(results, "roles", role, *path) for role in roles}
+            values = {role: number(results, *place, *path) for role, place in places.items()}
             if any(value is not None for value in values.values()):
                 student, baseline = values.get("student"), values.get("baseline")
                 best = None
@@ -58,7 +61,7 @@ def role_table(results: JsonView, groups: Sequence[tuple[str, Sequence[Line]]]) 
                 cells = [
                     {
                         "text": "" if value is None else written(value),
-                        "range": _range(numbers(results, "roles", role, *path, "seeds"), written),
+                        "range": _between(results, (*places[role], *path), written),
                         "best": role == best,
                     }
                     for role, value in values.items()
@@ -66,7 +69,26 @@ def role_table(results: JsonView, groups: Sequence[tuple[str, Sequence[Line]]]) 
                 rows.append({"name": name, "cells": cells})
         if rows:
             drawn.append({"name": group, "rows": rows})
-    return {"roles": roles, "groups": drawn, "seeds": number(results, "roles", "student", "seeds")}
+    guess = str(at(results, "guessing", "answer") or "the most frequent class of the test")
+    return {
+        "guess": guess,
+        "roles": list(places),
+        "groups": drawn,
+        "seeds": number(results, "roles", "student", "seeds"),
+    }
+
+
+def judged_score(results: JsonView) -> Json:
+    """What the verdict is about: name, title, share and better, as evaluation lists its scores; accuracy by default."""
+    name = at(results, "verdict", "judged_by") or "accuracy"
+    listed = [score for score in items(results, "scores") if at(score, "name") == name]
+    return dict(listed[0]) if listed else {"name": "accuracy", "title": "accuracy", "share": True, "better": 1}
+
+
+def score_of(results: JsonView, role: str, name: str) -> float | None:
+    """The score of a role, where it was measured."""
+    found = number(results, "roles", role, "scores", name)
+    return number(results, "roles", role, name) if found is None else found
 
 
 def was_distilled(results: JsonView) -> bool:
@@ -189,6 +211,14 @@ def divergence_of(results: JsonView) -> str:
 def _points(history: Sequence[Any], name: str) -> list[tuple[float, float]]:
     found = [(number(line, "step"), number(line, name)) for line in history]
     return [(step, value) for step, value in found if step is not None and value is not None]
+
+
+def _between(results: JsonView, path: tuple[str, ...], written: Callable[[float], str]) -> str:
+    """The interval of a score, or else the range of the seeds; empty where neither is known."""
+    ends = [number(results, *path, end) for end in ("low", "high")]
+    if ends[0] is not None and ends[1] is not None:
+        return f"{written(ends[0])} to {written(ends[1])}"
+    return _range(numbers(results, *path, "seeds"), written)
 
 
 def _range(seeds: Sequence[float | None], written: Callable[[float], str]) -> str:
