@@ -18,6 +18,7 @@ from two_processes import in_two_processes, sharding_on_the_cpu
 
 import limbeck
 from limbeck.cli import main
+from limbeck.commands.language import _as_dataset
 from limbeck.networks.folder import save
 
 QUICK = ["--max_steps", "4", "--save_strategy", "no", "--logging_steps", "2", "--learning_rate", "1e-2"]
@@ -138,7 +139,7 @@ def test_a_callable_of_ones_own_gives_the_same_as_a_file_of_its_records(teacher:
 
     # what is refused, with what was expected
     for name, message in (
-        ("words", "own_texts:words must return records of text, prompt and completion, or messages"),
+        ("words", "own_texts:words must return records of text, prompt and completion, messages,"),
         ("words", "record 0 of its train is a str."),
         ("columns", "its train is a dict."),
         ("nothing", "its train is empty."),
@@ -382,6 +383,18 @@ def test_a_student_in_shards_is_kept_and_measured_whole(teacher: str, limbeck_sa
             assert torch.equal(b, c)
         one, two = (of[role]["nll"]["mean"] for of in results)
         assert two == pytest.approx(one, rel=1e-4)
+
+
+def test_a_python_list_of_calls_keeps_every_argument(tmp_path: Path) -> None:
+    """Arrow has no column of arguments that are numbers here and strings there, and pads objects with None."""
+
+    def call(arguments: dict[str, Any]) -> dict[str, Any]:
+        said = {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": arguments}}]}
+        return {"messages": [{"role": "user", "content": "x"}, said], "tools": None}
+
+    records = [call({"b": 1, "a": None}), call({"a": "one"})]
+    found = _as_dataset(records, "own:records", "train")
+    assert [json.loads(messages) for messages in found["messages"]] == [record["messages"] for record in records]
 
 
 def test_a_column_of_text_and_weights_in_bfloat16(teacher: str, make_tokenizer: Any, limbeck_says: Any) -> None:

@@ -3,6 +3,7 @@
 What this file does not know: training, the folder of a run.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -28,6 +29,7 @@ from limbeck.store.opened import Labelled
 from limbeck.teachers.protocol import BaseTeacher
 from limbeck.transfer.splits import load_splits
 from limbeck.transfer.text.examples import tokenise
+from limbeck.transfer.text.formats import NESTED
 from limbeck.transfer.text.pack import pack
 from limbeck.transfer.text.vocabulary import shared_vocabulary
 
@@ -198,8 +200,8 @@ def _as_dataset(records: Any, source: str, split: str) -> Dataset:
     if isinstance(records, Dataset) and len(records):
         return records
     expected = (
-        f"{source} must return records of text, prompt and completion, or messages: a list of dicts or a "
-        "datasets.Dataset, or a dict of them by split"
+        f"{source} must return records of text, prompt and completion, messages, conversations, or instruction and "
+        "output: a list of dicts or a datasets.Dataset, or a dict of them by split"
     )
     if not isinstance(records, list | tuple | Dataset):
         raise DataError(f"{expected}; its {split} is a {type(records).__name__}.")
@@ -209,9 +211,19 @@ def _as_dataset(records: Any, source: str, split: str) -> Dataset:
         if not isinstance(record, Mapping):
             raise DataError(f"{expected}; record {place} of its {split} is a {type(record).__name__}.")
     try:
-        return Dataset.from_list([dict(record) for record in records])
+        return Dataset.from_list([{name: _as_json(name, value) for name, value in r.items()} for r in records])
     except (TypeError, ValueError) as error:  # of Arrow: a column whose values have different types
         raise DataError(f"{expected}; its {split} does not fit in a table: {error}") from error
+
+
+def _as_json(name: str, value: Any) -> Any:
+    """The value of a column; a conversation or tools as JSON, since Arrow would give all of them the same keys."""
+    if name not in NESTED or not isinstance(value, list | Mapping):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):  # values that are not those of JSON
+        return value
 
 
 def _check_stored(stored_set: Labelled, job: TrainingJob) -> None:

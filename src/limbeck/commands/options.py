@@ -45,8 +45,9 @@ class DataOptions:
         "digits",
         "digits (embedded); a folder in MNIST's format; a csv, tsv, json, jsonl or parquet file; an imagefolder; the "
         "name of a dataset on the Hugging Face hub; or package.module:callable that returns a TransferSet, or a dict "
-        "of them by split. For language models, records of text, prompt and completion, or messages; a callable "
-        "returns them as a list of dicts or a datasets.Dataset, or a dict of those by split",
+        "of them by split. For language models, records of text, prompt and completion, messages, conversations "
+        "(ShareGPT), or instruction and output (Alpaca); a callable returns them as a list of dicts or a "
+        "datasets.Dataset, or a dict of those by split",
     )
     text_column: str | None = _option(
         None, "the column of the text, if it cannot be guessed; first,second for pairs of texts"
@@ -82,7 +83,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class LanguageOptions:
-    """Language models: records of text, prompt and completion, or messages (docs/language.md)."""
+    """Language models: records of text, of prompts and completions, of conversations (docs/language.md)."""
 
     assistant: str = _option("all", "for conversations: all, to learn every turn of the assistant, or last")
     teacher_max_length: int | None = _option(None, "truncate what the teacher reads to this many tokens")

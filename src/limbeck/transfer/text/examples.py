@@ -1,4 +1,4 @@
-"""Records in TRL's formats as token ids, and which of the tokens are learned.
+"""Records in the usual formats as token ids, and which of the tokens are learned.
 
     records = Dataset.from_list([{"prompt": "2 + 2 =", "completion": " 4"}])
     tokenise(records, tokenizer)[0]
@@ -26,7 +26,8 @@ from limbeck.errors import ConfigError, DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX
 from limbeck.transfer import arrow
-from limbeck.transfer.text.chat import Piece, chat_pieces
+from limbeck.transfer.text.chat import Piece
+from limbeck.transfer.text.formats import Format, format_of, pieces_of
 from limbeck.transfer.text.pairs import tokenise_pairs
 from limbeck.transfer.text.versions import TOKENISE, cache_version
 
@@ -50,10 +51,14 @@ def tokenise(
     `text`: every token is learned but the first, which nothing predicts.
     `prompt`, `completion` (strings): the completion's tokens are learned. It is tokenised as text that goes on,
         without the space that some tokenizers put before every text; a prompt should end where the model begins.
-    `messages` (a list of `role`, `content`): rendered by the tokenizer's chat template. Each turn of the assistant is
-        learned, with its thought and the token that ends it: what the template marks with {% generation %}, or,
-        where it marks nothing, what the turn adds to the prompt that asks for it. What follows the last turn of the
-        assistant is left out. A record that the template does not write as a whole is refused.
+    `messages` (a list of `role`, `content`) or `conversations` (ShareGPT's, of `from`, `value`): rendered by the
+        tokenizer's chat template. Each turn of the assistant is learned, with its thought, its calls of tools and the
+        token that ends it: what the template marks with {% generation %}, or, where it marks nothing, what the turn
+        adds to the prompt that asks for it. What follows the last turn of the assistant is left out. Columns `system`
+        (a first message) and `tools` (definitions of functions) are read where they are. Lists may be given as JSON
+        text. A record that the template does not write as a whole is refused.
+    `instruction`, `output` (Alpaca's; with `input`, `system` and `history` where they are): a conversation where the
+        tokenizer has a chat template; else the output is learned after Stanford Alpaca's prompt.
     `teacher_prompt` beside prompt and completion, or `teacher_messages` beside messages: what the teacher reads in
         their place. The learned tokens of both sides must be the same, and are compared row by row.
 
@@ -91,9 +96,9 @@ def tokenise(
         if cut:
             log.warning("%d of %d records had a source or a target that was too long, and was cut.", cut, len(made))
         return made
-    kind, columns = _format_of(records)
-    sides = _sides(kind, columns, tokenizer, teacher_tokenizer, max_length, teacher_max_length)
-    settings = {"sides": sides, "kind": kind, "assistant": assistant, "version": cache_version(TOKENISE)}
+    form = format_of(records, tokenizer)
+    sides = _sides(form, tokenizer, teacher_tokenizer, max_length, teacher_max_length)
+    settings = {"sides": sides, "form": form, "assistant": assistant, "version": cache_version(TOKENISE)}
     _require_row_ids(records)
     with progress_bar(progress):
         tokenised = records.map(
@@ -109,9 +114,6 @@ def tokenise(
     _refuse_faults(tokenised)
     return _report(tokenised, [side.limit for side in sides]).remove_columns([_FAULT, *_COUNTS])
 
-
-_FORMATS = {"messages": ("messages",), "prompt": ("prompt", "completion"), "text": ("text",)}
-_TEACHERS = {"messages": "teacher_messages", "prompt": "teacher_prompt"}
 
 # Of each row, for the one who counts: what is wrong with it; tokens and learned tokens cut off; learned ones left.
 _FAULT, _CUT, _UNLEARNED, _LEARNED = "_fault", "_cut", "_unlearned", "_learned"
@@ -137,47 +139,13 @@ def _require_row_ids(records: datasets.Dataset) -> None:
         )
 
 
-def _format_of(records: datasets.Dataset) -> tuple[str, tuple[str, ...]]:
-    """The format, and the column that each side reads: the student's, and the teacher's where it has its own."""
-    if not isinstance(records, datasets.Dataset):
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, form: Format) -> None:
+    if form.is_chat and not tokenizer.chat_template:
         raise DataError(
-            f"Records must be a datasets.Dataset, but are a {type(records).__name__}; take a split of a DatasetDict, "
-            "or make one by Dataset.from_list."
+            f"`{form.kind}` need a chat template, but the tokenizer has none: take the tokenizer of an "
+            "instruction-tuned model, set tokenizer.chat_template, or write the records as `prompt` and `completion`."
         )
-    found = [name for name in records.column_names if name != "row_id"]
-    fitting = [kind for kind, columns in _FORMATS.items() if set(columns) <= set(found)]
-    if len(fitting) != 1:
-        how = "fits several of these" if fitting else "fits none of these"
-        raise DataError(
-            f"Records need the columns `text`, or `prompt` and `completion`, or `messages`, but {found} {how}; rename "
-            "or remove columns (in Python rename_columns, select_columns), or name that of a text by --text_column."
-        )
-    kind = fitting[0]
-    teachers = [name for name in found if name in _TEACHERS.values()]
-    if teachers and teachers != [_TEACHERS.get(kind)]:
-        raise DataError(
-            f"`teacher_prompt` goes with `prompt` and `completion`, `teacher_messages` with `messages`, but {found} "
-            f"has {teachers}; text has nothing that the teacher could read in its place."
-        )
-    if kind == "messages" and "tools" in found:
-        raise DataError("Tools are not rendered: write such records as `prompt` and `completion`, or remove `tools`.")
-    for name in (*_FORMATS[kind], *teachers):
-        right = arrow.is_list(records, name) if kind == "messages" else arrow.is_text(records, name)
-        if not right:
-            wanted = "lists of {role, content}" if kind == "messages" else "strings"
-            raise DataError(f"`{name}` must hold {wanted}, but has the type {arrow.kind(records, name)}.")
-    if len(records) == 0:
-        raise DataError("There must be a record to learn from, but there is none.")
-    return kind, (_FORMATS[kind][0], *teachers)
-
-
-def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
-    if kind == "messages" and not tokenizer.chat_template:
-        raise DataError(
-            "`messages` need a chat template, but the tokenizer has none: take the tokenizer of an instruction-tuned "
-            "model, set tokenizer.chat_template, or write the records as `prompt` and `completion`."
-        )
-    if kind != "messages" and tokenizer.eos_token_id is None:
+    if not form.is_chat and tokenizer.eos_token_id is None:
         raise DataError("A text must end with an EOS token, but the tokenizer has none; set tokenizer.eos_token.")
 
 
@@ -233,35 +201,35 @@ class _Side:
 
 
 def _sides(
-    kind: str,
-    columns: Sequence[str],
+    form: Format,
     tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase | None,
     max_length: int | None,
     teacher_max_length: int | None,
 ) -> list[_Side]:
     """The student's side, and the teacher's where it reads another column or another format."""
-    _check_tokenizer(tokenizer, kind)
+    columns = form.sides
+    _check_tokenizer(tokenizer, form)
     own = _tokenizer_limit(tokenizer)
-    opening = [] if kind == "messages" else _opening(tokenizer)
+    opening = [] if form.is_chat else _opening(tokenizer)
     sides = [_Side(columns[0], tokenizer, _limit("max_length", max_length, own), opening)]
     theirs = tokenizer if teacher_tokenizer is None else teacher_tokenizer
-    theirs_opening = [] if kind == "messages" else _opening(theirs)
-    if kind != "messages" and theirs.eos_token_id != tokenizer.eos_token_id:
+    theirs_opening = [] if form.is_chat else _opening(theirs)
+    if not form.is_chat and theirs.eos_token_id != tokenizer.eos_token_id:
         raise DataError(
             f"A text ends with {tokenizer.eos_token!r} for the student and with {theirs.eos_token!r} for the teacher, "
             "but both must predict the same tokens; give them one tokenizer, or set the same eos_token."
         )
-    differs = _of_chats(theirs) != _of_chats(tokenizer) if kind == "messages" else theirs_opening != opening
+    differs = _of_chats(theirs) != _of_chats(tokenizer) if form.is_chat else theirs_opening != opening
     if len(columns) > 1 or differs:
-        _check_tokenizer(theirs, kind)
+        _check_tokenizer(theirs, form)
         # the tokenizer's own limit is the student's: another one for the teacher is meant so
         limit = _limit(
             "teacher_max_length", teacher_max_length, None if teacher_max_length else _tokenizer_limit(theirs)
         )
         sides.append(_Side(columns[-1], theirs, limit, theirs_opening))
     if differs:
-        what = "chat template" if kind == "messages" else "token before a text"
+        what = "chat template" if form.is_chat else "token before a text"
         log.warning("The teacher has another %s than the student: each reads the records in its own format.", what)
     return sides
 
@@ -289,7 +257,7 @@ def _tokenise(
     batch: Mapping[str, list[Any]],
     places: list[int],
     sides: Sequence[_Side],
-    kind: str,
+    form: Format,
     assistant: str,
     version: str,
 ) -> dict[str, list[Any]]:
@@ -304,11 +272,11 @@ def _tokenise(
         for row in range(len(places)):
             record = {name: values[row] for name, values in batch.items()}
             try:
-                pieces.append(_pieces(record, side.column, kind, side.tokenizer, assistant))
+                pieces.append(pieces_of(record, side.column, form, side.tokenizer, assistant))
             except DataError as error:
                 pieces.append([])
                 faults[row] = faults[row] or str(error)
-        read.append(_join(side.tokenizer, pieces, side.opening, ends=kind != "messages", faults=faults))
+        read.append(_join(side.tokenizer, pieces, side.opening, ends=not form.is_chat, faults=faults))
     columns: dict[str, list[Any]] = {name: [] for name in _features(len(sides))}
     names, limits = _names(sides), [side.limit for side in sides]
     for row, place in enumerate(places):
@@ -334,24 +302,6 @@ def _names(sides: Sequence[_Side]) -> list[str]:
     """The columns of the sides, told apart where both read one."""
     names = [side.column for side in sides]
     return names if len(set(names)) == len(names) else [f"the student's {names[0]}", f"the teacher's {names[1]}"]
-
-
-def _pieces(
-    record: Mapping[str, Any], side: str, kind: str, tokenizer: PreTrainedTokenizerBase, assistant: str
-) -> list[Piece]:
-    """A record as one side reads it. DataError where it cannot be used."""
-    for name in (side, *_FORMATS[kind][1:]):
-        if record[name] is None:
-            raise DataError(f"it has no `{name}`")
-    if kind == "messages":
-        return chat_pieces(record[side], tokenizer, assistant)
-    if kind == "text":
-        if not record["text"]:
-            raise DataError("its `text` is empty")
-        return [(record["text"], True)]
-    if not record["completion"]:
-        raise DataError("its `completion` is empty")
-    return [(record[side], False), (record["completion"], True)]
 
 
 def _join(

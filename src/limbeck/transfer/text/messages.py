@@ -3,9 +3,11 @@
 What this file does not know: tokenizers, which message is learned.
 """
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from limbeck.errors import DataError
@@ -17,6 +19,16 @@ Record: TypeAlias = Mapping[str, Any]
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """The keys under which data sets and templates have an assistant's thought."""
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+KEYS = ("role", "content", "tool_calls", "tool_call_id", "name", *THOUGHTS)
+"""The keys of a message that are read."""
+
+NOTES = frozenset(
+    ("id", "index", "turn", "weight", "model", "timestamp", "created_at", "language", "lang", "source", "metadata")
+)
+"""Keys of a message that say something about it and are no part of it."""
 
 
 @dataclass(frozen=True)
@@ -30,18 +42,32 @@ class Thought:
     answer: str
 
 
-def without_nulls(value: Any) -> Any:
-    """The same without keys whose value is None, at any depth; Arrow gives all rows of a column the same keys."""
-    if isinstance(value, Mapping):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, list):
-        return [without_nulls(inner) for inner in value]
-    return value
+def check_keys(messages: Sequence[Message], template: str) -> None:
+    """DataError for roles and keys that are neither known nor read by the template, with the number of the message."""
+    for place, message in enumerate(messages):
+        role = message.get("role")
+        if role not in ROLES and not _is_read(str(role), template):
+            raise DataError(f"message {place} has the role {role!r}, which is none of {', '.join(ROLES)}")
+        for key in message:
+            if key not in KEYS and key not in NOTES and not _is_read(key, template):
+                near = get_close_matches(key, KEYS, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise DataError(f"message {place} has the key {key!r}, which is none of {', '.join(KEYS)}{hint}")
+        weight = message.get("weight", 1)
+        if role == "assistant" and weight != 1:
+            raise DataError(
+                f"message {place}, of the assistant, has the weight {weight!r}, but each answer of a record is "
+                'learned; remove it, or end the record with the answer to learn and use assistant="last"'
+            )
+
+
+def _is_read(name: str, template: str) -> bool:
+    return re.search(rf"\.{re.escape(name)}\b|['\"]{re.escape(name)}['\"]", template) is not None
 
 
 def named_for(template: str, message: Message) -> Message:
     """The message with its thought under the key that the template reads, where there is one such key."""
-    read = [key for key in THOUGHTS if re.search(rf"\.{key}\b|['\"]{key}['\"]", template)]
+    read = [key for key in THOUGHTS if _is_read(key, template)]
     given = [key for key in THOUGHTS if message.get(key)]
     if len(given) == 1 and len(read) == 1 and given != read:
         return {read[0] if key == given[0] else key: value for key, value in message.items()}
@@ -85,13 +111,53 @@ def thought_of(message: Message) -> Thought | None:
     return Thought(f"<think>\n{given.pop()}\n</think>\n\n{answer}", answer)
 
 
+def with_arguments(message: Message, as_text: bool) -> Message:
+    """The message with the arguments of its calls as JSON text, or as objects; other text stays as it is."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        arguments = call["function"]["arguments"]
+        if as_text and not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        elif not as_text and isinstance(arguments, str):
+            arguments = _object_of(arguments) or arguments
+        calls.append({**call, "function": {**call["function"], "arguments": arguments}})
+    return {**message, "tool_calls": calls}
+
+
+def _object_of(text: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def missing_in(message: Message, text: str) -> str | None:
     """Which part of a message a text lacks, in words; None where it has all. Blanks are not compared."""
     found = _squeezed(text)
     for name, part in _parts(message):
-        if _squeezed(part) not in found:
-            shown = part if len(part) <= 60 else part[:60] + "..."
-            return f"{name} ({shown!r})"
+        if not _is_written(part, found):
+            return f"{name} ({_short(part)})"
+    for call in message.get("tool_calls") or []:
+        function = call["function"]
+        if not _is_written(function["name"], found):
+            return f"the call of a tool ({function['name']!r})"
+        wrong = _missing_arguments(function["arguments"], text, found)
+        if wrong is not None:
+            return f"the arguments of the call of {function['name']!r} as JSON ({wrong})"
+    return None
+
+
+def missing_tool(tools: Sequence[Message], text: str) -> str | None:
+    """What of the definitions of tools a text lacks, in words; None where it has their names and descriptions."""
+    found = _squeezed(text)
+    for tool in tools:
+        function = tool.get("function", tool)
+        for key in ("name", "description"):
+            if isinstance(function.get(key), str) and not _is_written(function[key], found):
+                return f"the {key} of the tool {function['name']!r}"
     return None
 
 
@@ -108,26 +174,54 @@ def part_missing_in(message: Message, text: str) -> str | None:
     if message.get("role") == "assistant":
         return None
     found = _squeezed(text)
-    return next((part for part in map(_text_of, content) if _squeezed(part) not in found), None)
+    return next((part for part in map(_text_of, content) if not _is_written(part, found)), None)
 
 
 def _parts(message: Message) -> list[tuple[str, str]]:
-    """What a template should write of a message: `(name, text)`."""
+    """What a template should write of a message beside calls: `(name, text)`."""
     parts: list[tuple[str, str]] = []
     content = message.get("content")
-    if isinstance(content, str) and "</think>" in content:
+    if isinstance(content, str) and "</think>" in content and message.get("role") == "assistant":
         thought, _, answer = content.rpartition("</think>")
         parts += [("the thought", thought.strip().removeprefix("<think>")), ("the content", answer)]
     elif isinstance(content, str):
         parts.append(("the content", content))
     elif isinstance(content, list):
         parts += [(f"a part of the type {part['type']!r}", _text_of(part)) for part in content]
-    parts += [(key, message[key]) for key in THOUGHTS if isinstance(message.get(key), str)]
-    for call in message.get("tool_calls") or []:
-        function = call.get("function", call) if isinstance(call, Mapping) else {}
-        if isinstance(function.get("name"), str):
-            parts.append(("the call of a tool", function["name"]))
-    return parts
+    return parts + [(key, message[key]) for key in THOUGHTS if isinstance(message.get(key), str)]
+
+
+def _missing_arguments(arguments: Any, text: str, squeezed: str) -> str | None:
+    """What of the arguments of a call a text lacks or writes otherwise; None where it has them."""
+    if isinstance(arguments, str):
+        if json.dumps(arguments) in text or json.dumps(arguments, ensure_ascii=False) in text:
+            return f"{_short(arguments)} is a string within JSON"
+        return None if _is_written(arguments, squeezed) else _short(arguments)
+    as_python = repr(arguments)
+    if as_python in text and as_python != json.dumps(arguments, ensure_ascii=False):
+        return f"{_short(as_python)} is Python"
+    missing = (leaf for leaf in _leaves(arguments) if not _is_written(leaf, squeezed))
+    return next((_short(leaf) for leaf in missing), None)
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """The keys, strings and numbers of a JSON value, as text."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield str(key)
+            yield from _leaves(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner)
+    elif isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
+        yield str(value)
+
+
+def _is_written(part: str, squeezed: str) -> bool:
+    """Whether a squeezed text has the part, as it is or as the string of a JSON value."""
+    if _squeezed(part) in squeezed:
+        return True
+    return any(_squeezed(json.dumps(part, ensure_ascii=ascii)[1:-1]) in squeezed for ascii in (False, True))
 
 
 def _text_of(part: Mapping[str, Any]) -> str:
@@ -138,3 +232,7 @@ def _text_of(part: Mapping[str, Any]) -> str:
 
 def _squeezed(text: str) -> str:
     return " ".join(text.split())
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:60] + "...")

@@ -7,7 +7,7 @@ What this file does not know: the functions.
 import tokenizers
 import transformers
 
-TOKENISE = 3
+TOKENISE = 4
 PACK = 2
 ENCODE = 2
 PAIRS = 1
