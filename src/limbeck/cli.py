@@ -1,6 +1,7 @@
 """The command `limbeck`: text becomes objects here, and only here.
 
     limbeck demo                                       see distillation work; on text with --language
+    limbeck inspect D --student S                      see the data as the models will read it
     limbeck distill --data D --teacher T --student S   train a student; without --teacher, on labels alone
     limbeck tune --data D --teacher T --student S      find the temperature and the weight of the labels
     limbeck evaluate --data D --student S              measure students against a teacher and baselines
@@ -25,6 +26,7 @@ from limbeck.errors import LimbeckError
 
 COMMANDS = {
     "demo": "see distillation work on handwritten digits, in a minute; --language: on text, in two",
+    "inspect": "show the first examples as the models will read them, and what is learned of them",
     "distill": "train a small model to behave like a big one; without --teacher, train it on labels",
     "tune": "find the temperature and the weight of the labels, on held-out examples",
     "evaluate": "measure students against a teacher and against baselines",

@@ -4,6 +4,7 @@ What this file does not know: how a number came about.
 """
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +49,9 @@ AnyTrainer = TypeVar("AnyTrainer", bound=Trainer)
 COMPLETIONS, WIDTH = 2, 100
 """How many of the completions are printed, and how much of each; results.json has them all."""
 
+TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that change the direction of the text after them."""
+
 MOST_CLASSES_COUNTED = 20
 """Classes up to which the plan says how many training examples each has."""
 
@@ -89,6 +93,15 @@ LANGUAGE_LINES: dict[str, tuple[tuple[str, ...], str]] = {
 def say(text: str) -> None:
     """One line for the person at the terminal; what comes from data is not read as markup."""
     console.print(escape(text))
+
+
+def visible(text: str) -> str:
+    """The text with escapes for what would act on a terminal: control characters and changes of direction."""
+    return "".join(repr(c)[1:-1] if _acts(c) else c for c in text)
+
+
+def _acts(c: str) -> bool:
+    return c in TURNS or (c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cs"))
 
 
 def say_plan(

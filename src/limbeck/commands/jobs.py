@@ -18,6 +18,7 @@ from limbeck.commands.options import (
     DataOptions,
     EvaluateOptions,
     ExportOptions,
+    InspectOptions,
     LabelOptions,
     LanguageOptions,
     ObjectiveOptions,
@@ -151,6 +152,17 @@ class ExportJob(Job):
     to: str
     export: ExportOptions
     data: DataOptions
+
+
+@dataclass(frozen=True)
+class InspectJob(Job):
+    """The options of `limbeck inspect`; path: the data as an operand, None where --data gives it."""
+
+    groups = ("view", "data", "texts")
+    path: str | None
+    view: InspectOptions
+    data: DataOptions
+    texts: LanguageOptions
 
 
 @dataclass(frozen=True)
@@ -360,6 +372,14 @@ def export_parser() -> ArgumentParser:
     parser = _parser("export", description, ExportJob, "RUN")
     parser.add_argument("path", type=str, help="the folder of a run or of a model")
     parser.add_argument("--to", choices=["onnx"], default="onnx", help="the format")
+    parser.set_defaults({"data": None})
+    return parser
+
+
+def inspect_parser() -> ArgumentParser:
+    """The parser of `limbeck inspect`."""
+    parser = _parser("inspect", "Show the first examples as the models will read them.", InspectJob, "DATA")
+    parser.add_argument("path", type=str, nargs="?", default=None, help="the data, as --data takes it")
     parser.set_defaults({"data": None})
     return parser
 

@@ -148,6 +148,32 @@ def open_rows(
         raise ConfigError("Text needs a tokenizer, but neither student nor teacher has one; pass --tokenizer.")
     if teacher_tokenizer is not None:
         shared_vocabulary(tokenizer, teacher_tokenizer)  # before a long read
+    found = records_by_split(data)
+    kinds = {is_encoder_decoder(network) for model in students for network in networks_of(model) or []}
+    if len(kinds) > 1:
+        raise ConfigError("Encoder-decoders and causal models need different rows; pass models of one kind.")
+    splits, note = dict(found), None
+    if make_test:
+        splits, note = with_test(found, lambda records: part_of(records, TEST_SHARE, seed=0))
+    settings = tokenise_settings(data, language, students, teacher)
+    settings |= {"encoder_decoder": True in kinds, "teacher_tokenizer": teacher_tokenizer}
+    return {name: tokenise(records, tokenizer, **settings) for name, records in splits.items()}, note
+
+
+def tokenise_settings(
+    data: DataOptions, language: LanguageOptions, students: Sequence[object], teacher: object
+) -> dict[str, Any]:
+    """The arguments of `tokenise` that stand for options; rows are truncated to what all models can read."""
+    return {
+        "assistant": language.assistant,
+        "max_length": _least(data.max_length, *map(_context_of, students)),
+        "teacher_max_length": _least(language.teacher_max_length, _context_of(teacher)),
+        "num_proc": language.num_proc,
+    }
+
+
+def records_by_split(data: DataOptions) -> dict[str, Dataset]:
+    """The records of --data by split, train first, each with a row_id; the column of --text_column is `text`."""
     disable_progress_bars()  # of reading: training has its own
     found, first = _records_of(data), 0
     for name in sorted(found, key=lambda name: name != "train"):
@@ -162,26 +188,7 @@ def open_rows(
             records = records.add_column("row_id", list(range(first, first + len(records))))
             first += len(records)
         found[name] = records
-    kinds = {is_encoder_decoder(network) for model in students for network in networks_of(model) or []}
-    if len(kinds) > 1:
-        raise ConfigError("Encoder-decoders and causal models need different rows; pass models of one kind.")
-    splits, note = dict(found), None
-    if make_test:
-        splits, note = with_test(found, lambda records: part_of(records, TEST_SHARE, seed=0))
-    rows = {
-        name: tokenise(
-            records,
-            tokenizer,
-            assistant=language.assistant,
-            max_length=_least(data.max_length, *map(_context_of, students)),
-            teacher_max_length=_least(language.teacher_max_length, _context_of(teacher)),
-            num_proc=language.num_proc,
-            encoder_decoder=True in kinds,
-            teacher_tokenizer=teacher_tokenizer,
-        )
-        for name, records in splits.items()
-    }
-    return rows, note
+    return found
 
 
 def _records_of(data: DataOptions) -> dict[str, Dataset]:

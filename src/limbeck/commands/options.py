@@ -230,6 +230,18 @@ class LabelOptions:
 
 
 @dataclass(frozen=True)
+class InspectOptions:
+    """The view."""
+
+    student: str | None = _option(
+        None, "the model that reads the data: a folder, hub name or package.module:callable, or take_layers:6"
+    )
+    teacher: list[str] = _option(list, "the teacher, whose reading is shown where it is another one")
+    split: str = _option("train", "the split to show examples of")
+    examples: int = _option(3, "number of examples to show")
+
+
+@dataclass(frozen=True)
 class ExportOptions:
     """The export."""
 

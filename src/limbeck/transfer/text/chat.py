@@ -268,7 +268,7 @@ def _written_anew(messages: Sequence[Message], turn: int) -> str:
 def _not_written(missing: str, turn: int, span: str) -> str:
     return (
         f"the chat template does not write {missing} of message {turn}, only {_shown(span)}; put it into the content, "
-        "or remove it"
+        "remove it, or use a tokenizer whose template writes it"
     )
 
 

@@ -86,6 +86,41 @@ def tokenise(
     and a warning counts these. DataError where columns, a chat template or an EOS token are missing, where a
     completion is empty or the sides differ: with the rows, all looked at first; and where no row is left.
     """
+    return tokenise_counted(
+        records,
+        tokenizer,
+        assistant=assistant,
+        max_length=max_length,
+        teacher_max_length=teacher_max_length,
+        num_proc=num_proc,
+        progress=progress,
+        encoder_decoder=encoder_decoder,
+        teacher_tokenizer=teacher_tokenizer,
+    )[0]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of records. cut: truncated ones that have a row. dropped: those that have no learned token left."""
+
+    records: int
+    cut: int
+    dropped: int
+
+
+def tokenise_counted(
+    records: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    assistant: str = "all",
+    max_length: int | None = None,
+    teacher_max_length: int | None = None,
+    num_proc: int | None = None,
+    progress: bool = False,
+    encoder_decoder: bool = False,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> tuple[datasets.Dataset, Counts]:
+    """`(what `tokenise` returns, how many records were cut and dropped)`."""
     if assistant not in ("all", "last"):
         raise ConfigError(f'assistant must be "all" or "last", but is {assistant!r}.')
     if encoder_decoder:
@@ -95,7 +130,7 @@ def tokenise(
             )
         if cut:
             log.warning("%d of %d records had a source or a target that was too long, and was cut.", cut, len(made))
-        return made
+        return made, Counts(len(records), cut, 0)
     form = format_of(records, tokenizer)
     sides = _sides(form, tokenizer, teacher_tokenizer, max_length, teacher_max_length)
     settings = {"sides": sides, "form": form, "assistant": assistant, "version": cache_version(TOKENISE)}
@@ -112,7 +147,8 @@ def tokenise(
             desc="Tokenising",
         )
     _refuse_faults(tokenised)
-    return _report(tokenised, [side.limit for side in sides]).remove_columns([_FAULT, *_COUNTS])
+    rows, counts = _report(tokenised, [side.limit for side in sides])
+    return rows.remove_columns([_FAULT, *_COUNTS]), counts
 
 
 # Of each row, for the one who counts: what is wrong with it; tokens and learned tokens cut off; learned ones left.
@@ -275,7 +311,8 @@ def _tokenise(
                 pieces.append(pieces_of(record, side.column, form, side.tokenizer, assistant))
             except DataError as error:
                 pieces.append([])
-                faults[row] = faults[row] or str(error)
+                whose = "" if side is sides[0] or not form.is_chat else "as the teacher reads it, "
+                faults[row] = faults[row] or f"{whose}{error}"
         read.append(_join(side.tokenizer, pieces, side.opening, ends=not form.is_chat, faults=faults))
     columns: dict[str, list[Any]] = {name: [] for name in _features(len(sides))}
     names, limits = _names(sides), [side.limit for side in sides]
@@ -431,8 +468,8 @@ def _refuse_faults(tokenised: datasets.Dataset) -> None:
         )
 
 
-def _report(tokenised: datasets.Dataset, limits: Sequence[int | None]) -> datasets.Dataset:
-    """The rows that something can be learned from; logs how many were truncated and dropped."""
+def _report(tokenised: datasets.Dataset, limits: Sequence[int | None]) -> tuple[datasets.Dataset, Counts]:
+    """The rows that something can be learned from; counts, and logs, how many were truncated and dropped."""
     cut, unlearned, learned = (arrow.column(tokenised, name).to_numpy() for name in _COUNTS)
     whose = zip(limits, ("", " of the teacher"), strict=False)
     named = " and ".join(f"{limit} tokens{of}" for limit, of in whose if limit is not None)
@@ -460,4 +497,5 @@ def _report(tokenised: datasets.Dataset, limits: Sequence[int | None]) -> datase
             unlearned[shorter].sum(),
             (learned + unlearned)[~dropped].sum(),
         )
-    return tokenised.select(np.flatnonzero(~dropped)) if dropped.any() else tokenised
+    kept = tokenised.select(np.flatnonzero(~dropped)) if dropped.any() else tokenised
+    return kept, Counts(len(tokenised), int(shorter.sum()), int(dropped.sum()))

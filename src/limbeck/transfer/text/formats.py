@@ -25,14 +25,14 @@ _COLUMNS = {
 }
 """The formats by their first column, with the columns that each record has."""
 
-_CHATS = ("messages", "conversations")
+CHATS = ("messages", "conversations")
 _TEACHERS = {"messages": "teacher_messages", "prompt": "teacher_prompt"}
-_FURTHER = {**dict.fromkeys(_CHATS, ("system", "tools", "functions")), "instruction": ("input", "system", "history")}
+_FURTHER = {**dict.fromkeys(CHATS, ("system", "tools", "functions")), "instruction": ("input", "system", "history")}
 """Columns that are read where a record has a value in them."""
 _TEXTS = ("prompt", "completion", "instruction", "output", "text", "input", "system", "teacher_prompt")
 """Columns of strings."""
 
-NESTED = (*_CHATS, "teacher_messages", "tools", "functions", "history")
+NESTED = (*CHATS, "teacher_messages", "tools", "functions", "history")
 """Columns of lists, which may be given as JSON text."""
 
 
@@ -78,7 +78,7 @@ def format_of(records: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> 
     for name in names:
         _check_type(records, name)
     features = records.features
-    is_chat = kind in _CHATS or (kind == "instruction" and bool(tokenizer.chat_template))
+    is_chat = kind in CHATS or (kind == "instruction" and bool(tokenizer.chat_template))
     return Format(kind, (_COLUMNS[kind][0], *teachers), is_chat, {name: features[name] for name in names})
 
 
@@ -93,7 +93,7 @@ def pieces_of(
         if record[name] is None:
             raise DataError(f"it has no `{name}`")
     record = {name: without_padding(record[name], feature) for name, feature in form.columns.items()}
-    if form.kind in _CHATS:
+    if form.kind in CHATS:
         tools = record.get("tools") or record.get("functions")
         found = conversation_of(record[side], record.get("system"), tools)
         return chat_pieces(found.messages, tokenizer, assistant, found.tools)
