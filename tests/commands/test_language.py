@@ -67,6 +67,12 @@ def test_one_command_from_a_jsonl_file_to_a_student(teacher: str, limbeck_says: 
     assert results["settings"]["per_device_train_batch_size"] == 8
     assert (results["roles"]["baseline"]["seeds"], len(results["completions"])) == (1, 4)
     assert [point["step"] for point in results["curves"]["baseline"] if "loss" in point] == [2, 4]
+    read = {one["row_id"]: one["student"] for one in results["training_examples"]}
+    assert len(read) == 3
+    for row_id, parts in read.items():
+        learned = {"text": f" of two and {row_id}<|end|>", "learned": True}
+        assert parts == [{"text": "what is the sum", "learned": False}, learned]
+    assert "What it was trained on" in Path("run/report.html").read_text()
     student: Any = limbeck.load("run/student")
     assert student.config.num_hidden_layers == 2
     tokenizer = AutoTokenizer.from_pretrained("run/student")

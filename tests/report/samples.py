@@ -12,6 +12,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import limbeck
+from limbeck.transfer.text.view import first_examples
 
 UNBROKEN = "W" * 200
 """Wide text without a place to break it."""
@@ -108,6 +109,7 @@ def _language(classes: int) -> dict[str, Any]:
         resamples=100,
     )
     results["settings"] = {"temperature": 1.0, "data": "stories.jsonl"}
+    results["training_examples"] = first_examples(rows.select(range(2)), tokenizer)
     return results
 
 

@@ -157,6 +157,24 @@ def test_tokens_and_completions_of_a_language_model():
     assert row(page, "perplexity")[2] == f"{results['roles']['student']['perplexity']['mean']:,.2f}"
 
 
+def test_training_examples_are_shown_with_what_is_learned():
+    results = language()
+    page = Page(html(results))
+    assert [said for _, said in page.all("strong", class_="learned")] == [
+        "marked",
+        "sat on the mat . <end>",
+        "ran . <end>",
+    ]
+    read = [said for _, said in page.all("p", class_="prompt")]
+    assert read[-2:] == ["the cat sat on the mat . <end>", "the dog ran . <end>"]
+    teacher = [{"text": "<b>long</b> ", "learned": False}, {"text": "x", "learned": True}]
+    results["training_examples"] = [{"row_id": 7, "student": [{"text": "<i>", "learned": False}], "teacher": teacher}]
+    page = Page(html(results))
+    assert [said for _, said in page.all("p", class_="prompt")][-2:] == ["<i>", "<b>long</b> x"]
+    assert [said for _, said in page.all("strong", class_="learned")][1:] == ["x"]
+    assert "What it was trained on" not in html(without(language(), ("training_examples",)))
+
+
 def test_what_data_says_is_text(results):
     spoilt = hostile(results)
     text = html(spoilt)
@@ -225,7 +243,13 @@ PARTS = [
     *(("dark_knowledge",), ("dark_knowledge", "mean_targets"), ("dark_knowledge", "gradient"), ("test", "per_class")),
     *(("test", "label_names"), ("roles", "student", "scaled"), ("roles", "student", "calibration"), ("test",)),
     *(("verdict", "difference"), ("verdict", "word"), ("roles", "student", "to_teacher"), ("limbeck",), ("tokens",)),
-    *(("draft",), ("completions",), ("roles", "student", "by_position"), ("roles", "student", "by_frequency")),
+    *(
+        ("training_examples",),
+        ("draft",),
+        ("completions",),
+        ("roles", "student", "by_position"),
+        ("roles", "student", "by_frequency"),
+    ),
     *(("export",), ("export", "onnx"), ("export", "torch", "latency_ms"), ("tuned",), ("tuned", "measure")),
 ]
 

@@ -31,6 +31,7 @@ from limbeck.transfer.splits import load_splits
 from limbeck.transfer.text.examples import tokenise
 from limbeck.transfer.text.formats import NESTED
 from limbeck.transfer.text.pack import pack
+from limbeck.transfer.text.view import first_examples
 from limbeck.transfer.text.vocabulary import shared_vocabulary
 
 CLASSIFIER_OPTIONS = (
@@ -43,6 +44,9 @@ CLASSIFIER_OPTIONS = (
     "jitter",
 )
 """Options that apply only to classifiers."""
+
+EXAMPLES_IN_REPORT = 3
+"""How many training examples are shown on the page of a run."""
 
 TEST_SHARE, MOST_TESTED = 0.1, 1000
 """The share of a single split that is set apart as the test."""
@@ -77,6 +81,8 @@ def prepare(
         splits = {"train": rest, "test": test.dataset}
     if "validation" not in splits and split.validation:
         splits["train"], splits["validation"] = part_of(splits["train"], split.validation, seed=1)
+    first_rows = splits["train"] if stored_set is None else splits["train"].dataset
+    first_rows = first_rows.select(range(min(EXAMPLES_IN_REPORT, len(first_rows))))
     if texts.packing:
         longest = _least(data.max_length, _context_of(student))
         if longest is None:
@@ -92,7 +98,7 @@ def prepare(
     ) -> dict[str, Any]:
         if teacher is not None:
             teacher.to(next(student.parameters()).device)  # training may have moved the student alone
-        return evaluate_language(
+        results = evaluate_language(
             student,
             splits["test"],
             baseline=baseline,
@@ -102,6 +108,10 @@ def prepare(
             curves=curves,
             batch_size=batch_size,
         )
+        if tokenizer is not None:
+            read = first_examples(first_rows, tokenizer, of_teacher, is_encoder_decoder(student))
+            results["training_examples"] = read
+        return results
 
     with_trainer = {"eval_dataset": splits.get("validation"), "processing_class": tokenizer}
     with_trainer["teacher_tokenizer"] = of_teacher

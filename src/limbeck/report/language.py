@@ -60,6 +60,7 @@ def sections(results: JsonView) -> Json:
         "draft": _draft(at(results, "draft")),
         "tokens": [_token(token) for token in items(results, "tokens")],
         "completions": _completions(results),
+        "training_examples": _training_examples(results),
         "failed": _failed(results),
     }
 
@@ -149,6 +150,18 @@ def _visible(token: Any, number_of: Any) -> str:
         return f"#{number_of}"
     seen = str(token).replace("\n", "⏎").replace("\t", "⇥")
     return short(seen if seen.strip() else seen.replace(" ", "␣") or "∅", MOST_TOKEN)
+
+
+def _training_examples(results: JsonView) -> list[Json]:
+    """The first training examples, as each side reads them: parts of text, and whether they are learned."""
+    found = []
+    for one in items(results, "training_examples"):
+        sides = []
+        for role in ("student", "teacher"):
+            parts = [(str(at(part, "text") or ""), at(part, "learned") is True) for part in items(one, role)]
+            sides += [(role, parts)] if parts else []
+        found += [{"row_id": at(one, "row_id"), "sides": sides}] if sides else []
+    return found
 
 
 def _failed(results: JsonView) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@
 What this file does not know: models, colours, pages.
 """
 
+from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
@@ -15,6 +16,9 @@ from limbeck.transfer.text.messages import Record
 
 Part = tuple[str, bool]
 """A part of a row as text, and whether its tokens are learned."""
+
+MOST_CHARACTERS, MOST_PARTS = 1500, 40
+"""How much of a row `first_examples` shows: characters of a part, and parts."""
 
 
 def parts_of(row: Record, tokenizer: Any, teacher: bool = False, encoder_decoder: bool = False) -> list[Part]:
@@ -38,9 +42,35 @@ def parts_of(row: Record, tokenizer: Any, teacher: bool = False, encoder_decoder
     return parts
 
 
-def shortened(parts: list[Part], most: int) -> list[Part]:
-    """The parts with the middle of each left out that has more than `most` characters, and how much that is."""
-    return [(_short(text, most), learned) for text, learned in parts]
+def shortened(parts: list[Part], most: int, most_parts: int = 100) -> list[Part]:
+    """The parts with the middle of each left out that has more than `most` characters, and how much that is.
+
+    Of more than `most_parts` parts the last ones are left out, and how many these are is the last part.
+    """
+    shown = [(_short(text, most), learned) for text, learned in parts[:most_parts]]
+    left_out = len(parts) - len(shown)
+    return [*shown, (f" [... {left_out:,} more parts ...]", False)] if left_out else shown
+
+
+def first_examples(
+    rows: Iterable[Record], tokenizer: Any, teacher_tokenizer: Any = None, encoder_decoder: bool = False
+) -> list[dict[str, Any]]:
+    """Rows as JSON for a report: `row_id`, and under `student` the parts of what it reads, each `text` and `learned`.
+
+    Under `teacher` likewise, where the rows have columns of its own. Parts are shortened.
+    """
+    found = []
+    for row in rows:
+        example: dict[str, Any] = {"row_id": int(row["row_id"])}
+        sides = {"student": tokenizer}
+        if TEACHER_PREFIX + "input_ids" in row:
+            sides["teacher"] = tokenizer if teacher_tokenizer is None else teacher_tokenizer
+        for side, reader in sides.items():
+            parts = parts_of(row, reader, teacher=side == "teacher", encoder_decoder=encoder_decoder)
+            shown = shortened(parts, MOST_CHARACTERS, MOST_PARTS)
+            example[side] = [{"text": text, "learned": learned} for text, learned in shown]
+        found.append(example)
+    return found
 
 
 def _short(text: str, most: int) -> str:
