@@ -223,6 +223,29 @@ def test_arguments_are_written_as_json_whatever_the_template_expects(arguments: 
     )
 
 
+def test_empty_arguments_as_text_are_an_object(chat: Any) -> None:
+    tokenizer = chat(TOOLS)
+    assert read([{"messages": called("stop", "{}")}], tokenizer) == read([{"messages": called("stop", {})}], tokenizer)
+
+
+@pytest.mark.parametrize("ids", [("1", "2"), ("2", "1"), (None, None)])
+def test_results_of_tools_have_the_name_of_their_call_where_a_template_asks_for_it(ids: Any, chat: Any) -> None:
+    """As in Hermes 2 Pro, which refuses them without; OpenAI's chats have the id of the call alone."""
+    asks = "{%- if m.name is not defined %}{{- raise_exception('no name') }}{%- endif %}{{- m.name + ': ' }}"
+    calls = [
+        {"id": i, "function": {"name": name, "arguments": {}}} for i, name in zip("12", ("add", "say"), strict=True)
+    ]
+    results = [{"role": "tool", "content": f"of {i}", "tool_call_id": i} for i in ids]
+    turns = [USER, {"role": "assistant", "tool_calls": calls}, *results, ANSWER]
+    named = chat(TOOLS.replace("<tool_response>\\n' +", "<tool_response>\\n' }}" + asks + "{{-"))
+    text = named.decode(read([{"messages": turns}], named)[0]["input_ids"])
+    found = [part.split("\n")[1] for part in text.split("<tool_response>")[1:]]
+    expected = {"1": "add", "2": "say"}
+    assert found == [f"{expected[i or str(k + 1)]}: of {i}" for k, i in enumerate(ids)]
+    plain = chat(TOOLS)
+    assert "add:" not in plain.decode(read([{"messages": turns}], plain)[0]["input_ids"])
+
+
 @pytest.mark.parametrize("form", ["json", "functions", "legacy"])
 def test_calls_and_tools_in_their_other_forms(form: str, chat: Any) -> None:
     tokenizer = chat(TOOLS)

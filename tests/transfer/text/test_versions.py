@@ -18,7 +18,7 @@ from limbeck.transfer.text import examples, pack, tokens, versions
 from limbeck.transfer.text.examples import tokenise
 
 HASHES = {
-    "tokenise": (4, "977e03834a99b289"),
+    "tokenise": (5, "977e03834a99b289"),
     "pack": (2, "fd7928c63f0476a3"),
     "encode": (2, "6cada5e32bb537d6"),
 }

@@ -25,8 +25,10 @@ from limbeck.transfer.text.messages import (
     missing_tool,
     named_for,
     part_missing_in,
+    squeezed,
     thought_of,
     with_arguments,
+    with_names,
 )
 
 Piece = tuple[str, bool]
@@ -34,6 +36,10 @@ Piece = tuple[str, bool]
 
 Span = tuple[int, int]
 """The first and the last + 1 character of a part of a text."""
+
+
+LONGEST_END = 40
+"""Characters of a token that ends a turn, at most: longer answers need no look at the tokenizer's tokens."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ def _ways(conversation: list[Message]) -> list[list[Message]]:
     """The ways to give a conversation to a template, the first that it writes as a whole counts.
 
     Some templates print a list of parts as Python does, others read nothing but such lists; some write arguments of
-    calls as JSON, others expect JSON text.
+    calls as JSON, others expect JSON text; some refuse results of tools without the tool's name.
     """
     ways = [joined_parts(conversation)]
     if ways[0] != conversation:
@@ -128,6 +134,9 @@ def _ways(conversation: list[Message]) -> list[list[Message]]:
         for way in list(ways):
             other = [with_arguments(message, as_text) for message in way]
             ways += [other] if other not in ways else []
+    for way in list(ways):
+        other = with_names(way)
+        ways += [other] if other not in ways else []
     return ways
 
 
@@ -144,10 +153,11 @@ def _pieces(messages: list[Message], given: list[Message], turns: Sequence[int],
         part = part_missing_in(message, text)
         if part is not None:
             raise DataError(f"the chat template does not write {part!r}, a part of message {place}, as text")
+    squeezed_text = squeezed(text)
     for place, message in enumerate(messages):
         if message["role"] == "assistant":
             continue  # learned ones are looked at where they are; templates may shorten the others
-        missing = missing_in(message, text)
+        missing = missing_in(message, text, squeezed_text)
         if missing is not None:
             raise DataError(
                 f"the chat template does not write {missing} of message {place}, of the {message['role']}; remove it, "
@@ -160,9 +170,8 @@ def _pieces(messages: list[Message], given: list[Message], turns: Sequence[int],
                 f"it has tools, but the chat template does not write {missing}; remove `tools`, or use a tokenizer "
                 "whose template writes them"
             )
-    control = _added_tokens(writer.tokenizer)
     for place, (start, end) in enumerate(spans):
-        if len(spans) == len(turns) and not _without(text[start:end], control).strip():
+        if len(spans) == len(turns) and _is_end_alone(text[start:end], writer.tokenizer):
             raise DataError(
                 f"the chat template writes nothing of message {turns[place]}, of the assistant, but its end"
             )
@@ -282,10 +291,10 @@ def _end_of_turn(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
     return len(stripped) if stripped.endswith(_added_tokens(tokenizer)) else len(text)
 
 
-def _without(text: str, tokens: Sequence[str]) -> str:
-    for token in tokens:
-        text = text.replace(token, "")
-    return text
+def _is_end_alone(span: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether what is learned of a turn is blank but for the token that ends it."""
+    span = span.strip()
+    return not span or (len(span) <= LONGEST_END and span in _added_tokens(tokenizer))
 
 
 def _added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

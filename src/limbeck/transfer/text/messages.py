@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from limbeck.errors import DataError
@@ -61,6 +62,7 @@ def check_keys(messages: Sequence[Message], template: str) -> None:
             )
 
 
+@lru_cache(maxsize=512)
 def _is_read(name: str, template: str) -> bool:
     return re.search(rf"\.{re.escape(name)}\b|['\"]{re.escape(name)}['\"]", template) is not None
 
@@ -121,9 +123,29 @@ def with_arguments(message: Message, as_text: bool) -> Message:
         if as_text and not isinstance(arguments, str):
             arguments = json.dumps(arguments, ensure_ascii=False)
         elif not as_text and isinstance(arguments, str):
-            arguments = _object_of(arguments) or arguments
+            found = _object_of(arguments)
+            arguments = arguments if found is None else found
         calls.append({**call, "function": {**call["function"], "arguments": arguments}})
     return {**message, "tool_calls": calls}
+
+
+def with_names(messages: Sequence[Message]) -> list[Message]:
+    """The messages with the name of the tool in the results of tools that have none: that of the call they answer.
+
+    It is the call with their tool_call_id, or without one the call at their place among the results of a turn.
+    """
+    named, calls, place = [], list[Message](), 0
+    for message in messages:
+        if message.get("role") == "assistant":
+            calls, place = list(message.get("tool_calls") or []), 0
+        elif message.get("role") == "tool":
+            given = message.get("tool_call_id")
+            answered = [call for call in calls if given is not None and call.get("id") == given] or calls[place:]
+            if "name" not in message and answered:
+                message = {**message, "name": answered[0]["function"]["name"]}
+            place += 1
+        named.append(message)
+    return named
 
 
 def _object_of(text: str) -> dict[str, Any] | None:
@@ -134,9 +156,12 @@ def _object_of(text: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def missing_in(message: Message, text: str) -> str | None:
-    """Which part of a message a text lacks, in words; None where it has all. Blanks are not compared."""
-    found = _squeezed(text)
+def missing_in(message: Message, text: str, squeezed_text: str | None = None) -> str | None:
+    """Which part of a message a text lacks, in words; None where it has all. Blanks are not compared.
+
+    squeezed_text: `squeezed(text)`, where it is known.
+    """
+    found = squeezed(text) if squeezed_text is None else squeezed_text
     for name, part in _parts(message):
         if not _is_written(part, found):
             return f"{name} ({_short(part)})"
@@ -152,7 +177,7 @@ def missing_in(message: Message, text: str) -> str | None:
 
 def missing_tool(tools: Sequence[Message], text: str) -> str | None:
     """What of the definitions of tools a text lacks, in words; None where it has their names and descriptions."""
-    found = _squeezed(text)
+    found = squeezed(text)
     for tool in tools:
         function = tool.get("function", tool)
         for key in ("name", "description"):
@@ -173,7 +198,7 @@ def part_missing_in(message: Message, text: str) -> str | None:
         return _text_of(content[0])
     if message.get("role") == "assistant":
         return None
-    found = _squeezed(text)
+    found = squeezed(text)
     return next((part for part in map(_text_of, content) if not _is_written(part, found)), None)
 
 
@@ -191,16 +216,16 @@ def _parts(message: Message) -> list[tuple[str, str]]:
     return parts + [(key, message[key]) for key in THOUGHTS if isinstance(message.get(key), str)]
 
 
-def _missing_arguments(arguments: Any, text: str, squeezed: str) -> str | None:
+def _missing_arguments(arguments: Any, text: str, found: str) -> str | None:
     """What of the arguments of a call a text lacks or writes otherwise; None where it has them."""
     if isinstance(arguments, str):
         if json.dumps(arguments) in text or json.dumps(arguments, ensure_ascii=False) in text:
             return f"{_short(arguments)} is a string within JSON"
-        return None if _is_written(arguments, squeezed) else _short(arguments)
+        return None if _is_written(arguments, found) else _short(arguments)
     as_python = repr(arguments)
     if as_python in text and as_python != json.dumps(arguments, ensure_ascii=False):
         return f"{_short(as_python)} is Python"
-    missing = (leaf for leaf in _leaves(arguments) if not _is_written(leaf, squeezed))
+    missing = (leaf for leaf in _leaves(arguments) if not _is_written(leaf, found))
     return next((_short(leaf) for leaf in missing), None)
 
 
@@ -217,11 +242,11 @@ def _leaves(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def _is_written(part: str, squeezed: str) -> bool:
+def _is_written(part: str, found: str) -> bool:
     """Whether a squeezed text has the part, as it is or as the string of a JSON value."""
-    if _squeezed(part) in squeezed:
+    if part in found or squeezed(part) in found:
         return True
-    return any(_squeezed(json.dumps(part, ensure_ascii=ascii)[1:-1]) in squeezed for ascii in (False, True))
+    return any(squeezed(json.dumps(part, ensure_ascii=ascii)[1:-1]) in found for ascii in (False, True))
 
 
 def _text_of(part: Mapping[str, Any]) -> str:
@@ -230,7 +255,8 @@ def _text_of(part: Mapping[str, Any]) -> str:
     return inner if isinstance(inner, str) else "".join(str(some.get("text", "")) for some in inner)
 
 
-def _squeezed(text: str) -> str:
+def squeezed(text: str) -> str:
+    """The text with one blank for each run of blanks and ends of lines."""
     return " ".join(text.split())
 
 

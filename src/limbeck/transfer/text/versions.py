@@ -7,7 +7,7 @@ What this file does not know: the functions.
 import tokenizers
 import transformers
 
-TOKENISE = 4
+TOKENISE = 5
 PACK = 2
 ENCODE = 2
 PAIRS = 1
