@@ -139,6 +139,23 @@ def test_a_tokenizer_alone_shows_tokens_and_no_model_shows_records(model: Any, i
     assert "pass --student to see the tokens" in out
 
 
+def test_what_a_callable_returns_is_shown_without_a_model(inspected: Any) -> None:
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    Path("own_chats.py").write_text(f"def chats():\n    return [{{'messages': {turns!r}}}]\n")
+    code, out, err = inspected("own_chats:chats")
+    assert (code, err) == (0, "")
+    assert "    role: user, content: x\n    role: assistant, content: y\n" in out
+
+
+def test_a_stored_set_is_not_data(inspected: Any) -> None:
+    Path("stored").mkdir()
+    Path("stored/manifest.json").write_text("{}")
+    code, _, err = inspected("stored")
+    assert code == 1
+    assert "stored is a stored set" in err
+    assert "limbeck info describes it" in err
+
+
 def test_a_table_is_shown_with_roles_and_classes(inspected: Any) -> None:
     rows = ["1.5,2020-01-02,a[red]", ",2020-01-03,b", "2.5,2020-02-02,a[red]", "0.5,2020-01-02,b"]
     Path("d.csv").write_text("\n".join(["carat,sold,label", *rows]) + "\n")

@@ -6,6 +6,7 @@ columns, their roles, classes and first rows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,10 +20,11 @@ from transformers import AutoConfig, PreTrainedConfig
 from limbeck.commands import console, language, plain_data
 from limbeck.commands.jobs import InspectJob, inspect_parser, read_job
 from limbeck.commands.texts import is_cut, names_python_data, open_model, open_tokenizers
-from limbeck.errors import ConfigError, DataError
+from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX
 from limbeck.networks.decoding import is_encoder_decoder
+from limbeck.store import manifest
 from limbeck.transfer.text.examples import Counts, tokenise_counted
 from limbeck.transfer.text.view import Part, parts_of, shortened
 from limbeck.transfer.text.vocabulary import shared_vocabulary
@@ -45,6 +47,10 @@ def run(words: list[str]) -> None:
     job = replace(job, data=replace(job.data, data=job.data.data or job.path))
     if job.data.data is None:
         raise ConfigError("There is no data; name it: limbeck inspect DATA, such as a file, a folder or digits.")
+    if Path(job.data.data, manifest.NAME).is_file():
+        raise ConfigError(
+            f"{job.data.data} is a stored set, of targets beside rows that are read already; limbeck info describes it."
+        )
     if view.examples < 1:
         raise ConfigError(f"--examples must be 1 or more, but is {view.examples}.")
     teachers = [_network(text) for text in view.teacher]
@@ -84,13 +90,23 @@ def _network(text: str) -> Any:
         return open_model(text)
     try:
         config = AutoConfig.from_pretrained(text, trust_remote_code=False)
+    except OSError as error:
+        if (
+            Path(text).exists() or "/" in text
+        ):  # a model of another kind, or a wrong path: opening it says what is wrong
+            return open_model(text)
+        cause = " ".join(str(error).split())
+        raise ModelError(f"{text} is not a local folder, and could not be loaded from the hub: {cause}") from error
+    except Exception:  # a configuration that transformers cannot read
+        return open_model(text)
+    try:
         kind = getattr(transformers, (config.architectures or [""])[0])
         if not isinstance(config, PreTrainedConfig) or not issubclass(kind, transformers.PreTrainedModel):
             return open_model(text)
         with torch.device("meta"):
             network: nn.Module = kind(config)
         return network
-    except Exception:  # a student of another kind, or a wrong name: opening it says what is wrong
+    except Exception:  # a configuration of any content reaches code of every kind
         return open_model(text)
 
 
@@ -119,10 +135,10 @@ def _show_records(job: InspectJob, student: Any, teachers: _Members) -> None:
     for row in rows.select(range(min(view.examples, len(rows)))):
         learned = sum(label != NO_LABEL for label in row["labels"])
         whole = len(row["input_ids"]) + (len(row["labels"]) if pairs else 0)
-        console.console.print(f"\nRecord {row['row_id']} of {view.split}: {whole:,} tokens, {learned:,} learned")
+        console.say(f"\nRecord {row['row_id']} of {view.split}: {whole:,} tokens, {learned:,} learned")
         console.console.print(marked_text(parts_of(row, tokenizer, encoder_decoder=pairs), colours))
         if TEACHER_PREFIX + "input_ids" in row:
-            console.console.print(f"\nRecord {row['row_id']} as the teacher reads it:")
+            console.say(f"\nRecord {row['row_id']} as the teacher reads it:")
             theirs = parts_of(row, of_teacher or tokenizer, teacher=True, encoder_decoder=pairs)
             console.console.print(marked_text(theirs, colours))
     if view.teacher and TEACHER_PREFIX + "input_ids" not in rows.column_names:

@@ -3,8 +3,10 @@
 What this file does not know: language models, training.
 """
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from torch import Tensor
 
 from limbeck.commands import console
 from limbeck.commands.jobs import InspectJob
+from limbeck.commands.language import records_by_split
 from limbeck.commands.options import DataOptions
-from limbeck.commands.texts import names_python_data, open_data, open_tokenizers
+from limbeck.commands.texts import names_python_data, open_data, open_tokenizers, python_data
 from limbeck.errors import DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import inputs_of
@@ -24,7 +27,7 @@ from limbeck.transfer import TransferSet, arrow
 from limbeck.transfer.classes import Classes, classes_of, label_values
 from limbeck.transfer.roles import Roles, roles_of
 from limbeck.transfer.splits import load_splits
-from limbeck.transfer.text.formats import CHATS
+from limbeck.transfer.text.formats import CHATS, NESTED
 
 log = logging.getLogger("limbeck")
 
@@ -34,6 +37,10 @@ MOST_CLASSES, MOST_COLUMNS, MOST_VALUE = 20, 50, 240
 
 def records_of_text(data: DataOptions) -> dict[str, datasets.Dataset] | None:
     """The splits of data that only language models read: conversations, prompts, instructions; None for others."""
+    if names_python_data(data.source):
+        returned = python_data(data.source)
+        some = next(iter(returned.values()), None) if isinstance(returned, Mapping) else returned
+        return records_by_split(data) if isinstance(some, list | tuple | datasets.Dataset) else None
     if not _is_file(data):
         return None
     splits = load_splits(data.source, data.column_names or None, data.missing)
@@ -209,6 +216,9 @@ def _class_of(examples: TransferSet, place: int) -> str:
 
 def _lines(name: str, value: Any) -> list[str]:
     """The lines that show a column of a record."""
+    if name in NESTED and isinstance(value, str):
+        with suppress(ValueError):
+            value = json.loads(value)
     if isinstance(value, list) and value and all(isinstance(turn, Mapping) for turn in value):
         turns = [", ".join(f"{k}: {_value(v)}" for k, v in turn.items() if v is not None) for turn in value]
         return [f"  {name}:", *(f"    {turn}" for turn in turns)]
