@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from limbeck.report.advice import advise
-from limbeck.report.shared import headline
+from limbeck.report.headline import headline
 from limbeck.report.tuning import sections
 
 from .samples import classifier, language, search
@@ -53,6 +53,9 @@ CASES: dict[str, Change] = {
         accuracy(r, "teacher", 0.01),
     ),
     "Most of the gap to the teacher is left": lambda r: r["verdict"].update(gap_recovered={"mean": 0.3}),
+    "The student is hardly better than its baseline": lambda r: r["verdict"].update(
+        gap_recovered=None, difference={"mean": 1e-6}
+    ),
     "Classes that the student has not learned": lambda r: r["roles"]["student"].update(
         correct_per_class=[18, 18, 1, 18, 18, 18]
     ),

@@ -38,6 +38,7 @@ from transformers import (
 
 from limbeck.files import write_whole
 from limbeck.losses.objective import Objective
+from limbeck.report.headline import headline
 from limbeck.results import JsonView
 from limbeck.teachers.protocol import BaseTeacher
 from limbeck.training.config import DistillConfig
@@ -165,7 +166,8 @@ def results_table(results: JsonView, names: Mapping[str, str] | None = None) -> 
 def print_results(results: JsonView, names: Mapping[str, str] | None = None) -> None:
     """The table and the verdict; of language models, what they write and how fast."""
     console.print(results_table(results, names))
-    say(results["verdict"]["sentence"])
+    verdict = headline(results)
+    say(f"{verdict['title']}. {verdict['sentence']}" if verdict["hardly"] else verdict["sentence"])
     if draft := results.get("draft"):
         alone, assisted = draft["teacher_tokens_per_second"], draft["assisted_tokens_per_second"]
         if draft["reason"]:

@@ -6,6 +6,7 @@ What this file does not know: the layout of the page.
 from dataclasses import dataclass
 from typing import Any
 
+from limbeck.report.gain import negligible
 from limbeck.report.reading import at, class_name, items, number, numbers, temperature_of, weights_of
 from limbeck.report.shared import OF_EQ2, chosen_temperature, divergence_of, was_distilled
 from limbeck.report.words import percent, plain, points, short, times
@@ -85,7 +86,8 @@ def _about_the_verdict(results: JsonView) -> list[Advice]:
         text = "It has nothing to teach on this test. Distil from a better teacher, or an ensemble (several --teacher)."
         return [Advice("bad", "The teacher is no better than the baseline", text)]
     gap = number(results, "verdict", "gap_recovered")
-    if word == "better" and (gap is None or gap >= HALF):
+    hardly = negligible(results)
+    if word == "better" and hardly is None and (gap is None or gap >= HALF):
         return []
     more = (
         "Train on more examples: a transfer set needs no labels, so unlabelled data of the same kind helps most. "
@@ -98,6 +100,9 @@ def _about_the_verdict(results: JsonView) -> list[Advice]:
     if word == "better" and gap is not None:
         text = f"It recovers {percent(gap, 0)} of the gap to the teacher. A larger student may recover more. {more}"
         return [Advice("warning", "Most of the gap to the teacher is left", text)]
+    if hardly is not None:
+        text = f"The difference ({hardly}) is not due to chance, but too small to matter. {more}"
+        return [Advice("warning", "The student is hardly better than its baseline", text)]
     if word == "worse":
         return [Advice("bad", "Distillation made the student worse", f"The teacher or the data misleads it. {more}")]
     return [Advice("bad", "The student is no better than its baseline", more)]

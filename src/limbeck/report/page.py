@@ -16,8 +16,9 @@ from markupsafe import Markup
 from limbeck.files import write_whole
 from limbeck.report import classifier, language, paper, tuning, words
 from limbeck.report.advice import advise
+from limbeck.report.headline import headline
 from limbeck.report.reading import at, read
-from limbeck.report.shared import curves, files, headline, settings
+from limbeck.report.shared import curves, files, settings
 from limbeck.results import PAPER, RESULTS, TUNE, Json, JsonView
 
 HERE = Path(__file__).parent

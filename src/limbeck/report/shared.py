@@ -101,24 +101,6 @@ def was_distilled(results: JsonView) -> bool:
     return not alone or at(results, "roles", "teacher") is not None
 
 
-def headline(results: JsonView) -> Json:
-    """The verdict: a few words, and the sentence with its interval."""
-    word, distilled = at(results, "verdict", "word"), was_distilled(results)
-    kind = "language model" if at(results, "task") == "language" else "classifier"
-    title = {
-        "better": "Better than its baseline",
-        "worse": "Worse than its baseline",
-        "no difference shown": "No gain over its baseline is shown",
-    }.get(word if isinstance(word, str) else "", "Measured, with no baseline to compare with")
-    sentence = at(results, "verdict", "sentence")
-    return {
-        "title": title if distilled else "Measured, with nothing to compare with",
-        "word": word if isinstance(word, str) else None,
-        "sentence": str(sentence or ""),
-        "kind": f"A distilled {kind}" if distilled else f"A {kind} that had no teacher",
-    }
-
-
 def difference_figure(
     results: JsonView, teacher: float | None, label: str, written: Callable[[float], str]
 ) -> Figure | None:
