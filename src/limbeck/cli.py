@@ -72,11 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     from limbeck.commands.failures import message_of, takes_debug
+    from limbeck.commands.known import refuse_unknown
     from limbeck.commands.signals import Stopped, next_step, stops_as_interrupts
 
     words, debug = takes_debug(words)
     try:
         with stops_as_interrupts():
+            refuse_unknown(words[0], words[1:])
             import_module(f"limbeck.commands.{words[0]}").run(words[1:])
     except Exception as error:
         if debug:

@@ -3,14 +3,15 @@
     job = read_job(DistillJob, distill_parser(), words)    # with a classifier's defaults
     job = job.for_language_models()                        # once the models are open
 
-What this file does not know: models, data, how a job is run.
+What this file does not know: models, data, how a job is run. It imports torch and transformers only for the parsers and
+arguments of training, so that a mistyped option is answered at once (known.py).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Self, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar, get_type_hints
 
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
@@ -34,7 +35,9 @@ from limbeck.commands.options import (
 )
 from limbeck.errors import ConfigError
 from limbeck.results import Json, JsonView
-from limbeck.training.config import DistillConfig
+
+if TYPE_CHECKING:
+    from limbeck.training.config import DistillConfig
 
 LANGUAGE_DEFAULTS: JsonView = {
     "temperature": 1.0,
@@ -252,8 +255,10 @@ class TrainingJob(Job):
         """The same with the learning rate of a new student, or of one that was trained before, unless one is given."""
         return self.with_defaults({"learning_rate": TRAINED_RATE if trained_before else NEW_RATE})
 
-    def _arguments(self, output_dir: str, learning_rate: float | None, **changes: object) -> DistillConfig:
+    def _arguments(self, output_dir: str, learning_rate: float | None, **changes: object) -> "DistillConfig":
         """The trainer's arguments. learning_rate: None until the student is known; a new one's is taken until then."""
+        from limbeck.training.config import DistillConfig
+
         rate = NEW_RATE if learning_rate is None else learning_rate
         return DistillConfig(**{**self.trainer, "output_dir": output_dir, "learning_rate": rate, **changes})
 
@@ -283,7 +288,7 @@ class DistillJob(TrainingJob):
         weights = {"soft_weight": 0.0, "hard_weight": self.objective.hard_weight or 1.0}
         return type(self).of(self.values() | weights, self.given)
 
-    def training_arguments(self) -> DistillConfig:
+    def training_arguments(self) -> "DistillConfig":
         """The trainer's arguments; ConfigError for options that contradict each other."""
         options, changes = self.run, dict[str, object](disable_tqdm=True)
         if (options.early_stopping or 0) < 0:
@@ -313,7 +318,7 @@ class TuneJob(TrainingJob):
     groups = ("data", "split", "teacher", "student", "search", "texts")
     search: TuneOptions
 
-    def training_arguments(self) -> DistillConfig:
+    def training_arguments(self) -> "DistillConfig":
         """The trainer's arguments, the same for every candidate."""
         return self._arguments(self.search.output_dir, self.search.learning_rate, save_strategy="no")
 
@@ -385,6 +390,8 @@ def inspect_parser() -> ArgumentParser:
 
 
 def _training_parser(name: str, description: str, kind: type[TrainingJob], brief: bool) -> ArgumentParser:
+    from limbeck.training.config import DistillConfig
+
     parser = _parser(name, description, kind)
     parser.add_argument("--help_all", action="help", help="show every option, including those of transformers' Trainer")
     parser.add_class_arguments(DistillConfig, skip=NOT_OFFERED)
@@ -392,7 +399,7 @@ def _training_parser(name: str, description: str, kind: type[TrainingJob], brief
         if "DistillConfig" in str(group.title):
             group.title = "Training, by transformers' Trainer (all of it: --help_all)"
     parser.set_defaults(dict(TRAINER_DEFAULTS))
-    shown = {f.name for options in _groups_of(kind) for f in fields(options)} | SHOWN | {"help", "help_all", "config"}
+    shown = {f.name for options in groups_of(kind) for f in fields(options)} | SHOWN | {"help", "help_all", "config"}
     if brief:
         for action in parser._actions:
             if action.dest not in shown:
@@ -404,12 +411,12 @@ def _parser(name: str, description: str, kind: type[Job], operand: str = "") -> 
     """A parser with the options of a job's groups, to be read with `read_job`."""
     parser = new_parser(name, description, operand)
     parser.add_argument("--config", action="config", help="a YAML file of options; flags after it override it")
-    for options in _groups_of(kind):
+    for options in groups_of(kind):
         add_options(parser, options)
     return parser
 
 
-def _groups_of(kind: type[Job]) -> list[type]:
+def groups_of(kind: type[Job]) -> list[type]:
     """The dataclasses of a job's options, in the order of the help."""
     kinds = get_type_hints(kind)
     return [kinds[name] for name in kind.groups]

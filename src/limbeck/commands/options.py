@@ -8,20 +8,16 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
 
-from limbeck.commands.divergence_names import LISTED
+from limbeck.commands.config_files import VALUE_NAMES, wrong_value
 from limbeck.errors import ConfigError
 from limbeck.results import Json, JsonView
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-
-VALUE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-"""The types of options, as error messages name them."""
 
 T = TypeVar("T", bound="DataclassInstance")
 
@@ -31,10 +27,18 @@ JUDGE_BY = (
 )
 
 
-def _option(default: Any, text: str) -> Any:
+def _option(default: Any, text: str | Callable[[], str]) -> Any:
+    """text: the help; a function is called when the help is wanted."""
     if callable(default):
         return field(default_factory=default, metadata={"help": text})
     return field(default=default, metadata={"help": text})
+
+
+def _divergences() -> str:
+    """Imported for the help alone, because torch comes with it."""
+    from limbeck.commands.divergence_names import LISTED
+
+    return f"{LISTED}; or package.module:function"
 
 
 @dataclass(frozen=True)
@@ -143,10 +147,7 @@ class StudentOptions:
 class ObjectiveOptions:
     """The objective."""
 
-    divergence: str = _option(
-        "forward_kl",
-        f"{LISTED}; or package.module:function",
-    )
+    divergence: str = _option("forward_kl", _divergences)
     temperature: float = _option(2.0, "softens teacher and student in the soft term; 1 for language models")
     soft_weight: float = _option(1.0, "weight of the divergence from the teacher")
     hard_weight: float = _option(0.0, "weight of the cross-entropy with the labels, relative to soft_weight")
@@ -261,16 +262,14 @@ def read(parser: ArgumentParser, words: list[str], defaults: bool = True) -> Nam
 
     defaults: whether to include the other options, with their default values.
     """
+    message = wrong_value(parser, words)
     try:
-        return parser.parse_args(words, defaults=defaults)
+        if message is None:
+            return parser.parse_args(words, defaults=defaults)
     except (ArgumentError, UnicodeDecodeError, RecursionError) as error:  # the latter for a --config that is not text
         message = _explained(str(error).strip())
-        known = [option for action in parser._actions for option in action.option_strings]
-        wrong = [w.partition("=")[0] for w in words if w.startswith("--") and w.partition("=")[0] not in known]
-        near = [option for word in wrong for option in get_close_matches(word, known, n=1)]
-        hint = f" Did you mean {' and '.join(near)}?" if near else ""
-        print(f"{parser.prog}: {message}.{hint} {parser.prog} --help shows the options.", file=sys.stderr)
-        raise SystemExit(2) from None
+    print(f"{parser.prog}: {message}. {parser.prog} --help shows the options.", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def _explained(message: str) -> str:
@@ -280,9 +279,10 @@ def _explained(message: str) -> str:
     value = re.search(r"(?:Got|Given) value: (.*)", message)
     if message.startswith('Parser key "config": '):
         return f"--config: {message.partition(': ')[2]}"
-    if key is None or value is None or not types or types[0] not in VALUE_NAMES:
+    names = {kind.__name__: name for kind, name in VALUE_NAMES.items()}
+    if key is None or value is None or not types or types[0] not in names:
         return message
-    return f"--{key[1]} must be {VALUE_NAMES[types[0]]}, but got {value[1]!r}"
+    return f"--{key[1]} must be {names[types[0]]}, but got {value[1]!r}"
 
 
 def yaml_of(parser: ArgumentParser, values: JsonView) -> str:
@@ -296,7 +296,9 @@ def new_parser(name: str, description: str, operand: str = "") -> ArgumentParser
     """A parser for `limbeck name OPERAND`, to be read with `read`."""
     prog = f"limbeck {name}"
     usage = " ".join(word for word in (prog, operand, "[options]") if word)
-    return ArgumentParser(prog=prog, description=description, usage=usage, exit_on_error=False)
+    parser = ArgumentParser(prog=prog, description=description, usage=usage, exit_on_error=False)
+    parser.allow_abbrev = False  # an abbreviation would mean another option once one is added
+    return parser
 
 
 def add_options(parser: ArgumentParser, options: type) -> None:
@@ -309,4 +311,5 @@ def add_options(parser: ArgumentParser, options: type) -> None:
             kind = {"type": get_args(f.type)[0], "nargs": "+"}
         elif f.type is bool:
             kind = {"action": "store_true"}
-        group.add_argument(f"--{f.name}", default=default, help=f.metadata["help"], **kind)
+        text = f.metadata["help"]
+        group.add_argument(f"--{f.name}", default=default, help=text() if callable(text) else text, **kind)
