@@ -6,6 +6,7 @@ Files in the run's folder:
     report.html            the same as a page (docs/report.md)
     log.jsonl              a line per logged step; baseline.jsonl for the baseline
     config.yaml            the settings: `limbeck distill --config` runs them again
+    changed.json           the options that were changed on resuming, where any were
     checkpoints/           of the trainer, for --resume
 """
 
@@ -23,7 +24,8 @@ from transformers import EarlyStoppingCallback, IntervalStrategy, TrainerCallbac
 from limbeck.commands import classifiers, console, language
 from limbeck.commands.jobs import TRAINER_DEFAULTS, DistillJob, distill_parser, read_job
 from limbeck.commands.options import RunOptions
-from limbeck.commands.run_folder import SETTINGS, claimed, remove_exports, save_settings, settings_of
+from limbeck.commands.resuming import NoteChanges, changed_in
+from limbeck.commands.run_folder import SETTINGS, claimed, remove_exports, save_settings, settings_in, settings_of
 from limbeck.commands.signals import finishes_step
 from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
 from limbeck.commands.work import Work
@@ -84,8 +86,8 @@ def _run(words: list[str], resources: ExitStack) -> None:
     if tuned is not None:
         given = dict(work.with_trainer)
         held_out = given.pop("eval_dataset")
-        settings = settings_of_search(student, teacher, objective.divergence, train, held_out, config, given)
-        tuned["differs"] = differences(tuned, settings)
+        here = settings_of_search(student, teacher, objective.divergence, train, held_out, config, given)
+        tuned["differs"] = differences(tuned, here)
         if not tuned["finished"]:
             console.say(
                 f"Note: the search of {job.objective.tuned} has not finished, so the report will not explain it."
@@ -95,7 +97,10 @@ def _run(words: list[str], resources: ExitStack) -> None:
 
     untrained = copy.deepcopy(student) if options.baseline else None
     curves = {}
-    lesson = Lesson("student", teacher, objective, config, train)
+    settings = settings_of(job)
+    before = settings_in(folder, settings) if state.is_main_process else None
+    noted = NoteChanges(folder, before, settings, save_settings)
+    lesson = Lesson("student", teacher, objective, config, train, (noted,))
     student, curves["student"] = _train(student, lesson, folder, options, work)
     if untrained is not None:
         on_labels = Objective(soft_weight=0.0, hard_weight=1.0)
@@ -110,10 +115,11 @@ def _run(words: list[str], resources: ExitStack) -> None:
         return
     results = work.measure(student, untrained, curves, config.per_device_eval_batch_size)
     remove_exports(folder, {"student": student} | ({} if untrained is None else {"baseline": untrained}))
-    results["settings"] = settings_of(job)
+    results["settings"] = settings
+    if changed := changed_in(folder):
+        results["changed"] = changed
     if tuned is not None:
         results["tuned"] = {k: v for k, v in tuned.items() if k != "trials"}
-    save_settings(results["settings"], folder)
     write_results(results, folder / "results.json")
     write_report(folder, folder / "report.html")
     console.print_results(results)
@@ -134,7 +140,8 @@ def _read_tuned(path: str, words: list[str]) -> dict[str, Any] | None:
 class Lesson:
     """How one of a run's models is trained.
 
-    role: "student" or "baseline". teacher: None for labels alone. train: the training examples.
+    role: "student" or "baseline". teacher: None for labels alone. train: the training examples. callbacks: further
+    ones of the trainer.
     """
 
     role: str
@@ -142,6 +149,7 @@ class Lesson:
     objective: Objective
     config: DistillConfig
     train: Any
+    callbacks: tuple[TrainerCallback, ...] = ()
 
 
 def _train(
@@ -151,7 +159,7 @@ def _train(
     role, config = lesson.role, copy.copy(lesson.config)
     config.output_dir = str(folder / "checkpoints" / role)
     log_file = folder / ("log.jsonl" if role == "student" else f"{role}.jsonl")
-    callbacks: list[TrainerCallback] = [console.LogFile(log_file), console.Progress(role)]
+    callbacks: list[TrainerCallback] = [*lesson.callbacks, console.LogFile(log_file), console.Progress(role)]
     if config.logging_steps == TRAINER_DEFAULTS["logging_steps"]:  # the user did not choose how often
         callbacks.append(console.OftenEnough())
     if options.early_stopping:

@@ -15,6 +15,7 @@ from torch import nn
 from limbeck.commands import console
 from limbeck.commands.jobs import DistillJob, TrainingJob, distill_parser, read_saved
 from limbeck.commands.options import yaml_of
+from limbeck.commands.resuming import CHANGED, refuse_other_options
 from limbeck.errors import ConfigError
 from limbeck.export import files_of
 from limbeck.files import final_name, in_use, write_whole
@@ -23,7 +24,7 @@ from limbeck.teachers import fingerprint_of
 
 SETTINGS = "config.yaml"
 MODELS = {"student", "baseline"}
-LEFT = MODELS | {"results.json", "report.html", "log.jsonl", "baseline.jsonl", SETTINGS, "checkpoints"}
+LEFT = MODELS | {"results.json", "report.html", "log.jsonl", "baseline.jsonl", SETTINGS, CHANGED, "checkpoints"}
 LEFT |= {"export.json", "baseline.export.json"}
 LEFT |= {path.name for model in MODELS for path in files_of(Path(f"{model}.onnx"))}
 
@@ -57,21 +58,30 @@ def _prepared(job: DistillJob) -> Path:
     if not options.resume:
         _remove_run(folder)
     settings = settings_of(job)
-    if options.resume and (folder / SETTINGS).exists():
-        try:
-            before = settings_of(read_saved(folder / SETTINGS).as_trained())
-        except (ArgumentError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
-            raise ConfigError(
-                f"{folder / SETTINGS} cannot be read ({error}); delete it; --resume works without it."
-            ) from error
-        if before.get("learning_rate") is None:  # a default, which older runs did not record
-            before["learning_rate"] = settings["learning_rate"]
-        for name in sorted(settings):
-            if before.get(name) != settings[name]:
-                console.say(f"Note: {name} was {before.get(name)} when the run began, but is {settings[name]} now.")
-    if not (folder / SETTINGS).exists():  # a run that is resumed keeps what it began with until it has ended
-        save_settings(settings, folder)
+    before = settings_in(folder, settings) if options.resume else None
+    if begun and before is not None:
+        refuse_other_options(before, settings, folder)
+    else:
+        save_settings(settings, folder)  # a run that is resumed keeps what it has until it trains on
     return folder
+
+
+def settings_in(folder: Path, now: JsonView) -> Json | None:
+    """The settings that the run in a folder was trained with; None without a config.yaml.
+
+    now: those of this command, for a default that older runs did not record. ConfigError where they cannot be read.
+    """
+    if not (folder / SETTINGS).exists():
+        return None
+    try:
+        before = settings_of(read_saved(folder / SETTINGS).as_trained())
+    except (ArgumentError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
+        raise ConfigError(
+            f"{folder / SETTINGS} cannot be read ({error}); delete it; --resume works without it."
+        ) from error
+    if before.get("learning_rate") is None:
+        before["learning_rate"] = now["learning_rate"]
+    return before
 
 
 def save_settings(settings: JsonView, folder: Path) -> None:

@@ -12,7 +12,8 @@ from limbeck.report.reading import ROLES, at, items, number, numbers, temperatur
 from limbeck.report.words import digits, percent, plain, short, size, times, whole
 from limbeck.results import Json, JsonView
 
-MOST_SETTING = 200
+MOST_SETTING, MOST_CHANGED = 200, 60
+"""How many characters of a setting, and of a value before or after a change, are shown."""
 
 OF_EQ2 = ("forward_kl", "cross_entropy")
 """The divergences whose gradient is Eq. 2's."""
@@ -176,7 +177,22 @@ def settings(results: JsonView) -> list[tuple[str, str]]:
         return []
     texts = {str(k): v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in given.items()}
     shown = {k: v for k, v in texts.items() if v not in ("null", "[]", "{}", "") and not k.endswith("_token")}
-    return [(k, short(v, MOST_SETTING)) for k, v in shown.items()]
+    return [(k, short(v, MOST_SETTING)) for k, v in shown.items()] + _changed(results)
+
+
+def _changed(results: JsonView) -> list[tuple[str, str]]:
+    """A line for each option that was changed when the run was resumed; a long value is shortened."""
+    lines = []
+    for change in items(results, "changed"):
+        values = [at(change, name) for name in ("before", "after", "at_step", "date")]
+        before, after, step, date = (short(str(value), MOST_CHANGED) for value in values)
+        lines.append(
+            (
+                f"changed: {short(str(at(change, 'option')), MOST_CHANGED)}",
+                f"{before} until step {step}, then {after} ({date})",
+            )
+        )
+    return lines
 
 
 def chosen_temperature(results: JsonView, temperatures: Sequence[float]) -> float:
