@@ -27,7 +27,13 @@ from limbeck.commands.options import RunOptions
 from limbeck.commands.resuming import NoteChanges, changed_in
 from limbeck.commands.run_folder import SETTINGS, claimed, remove_exports, save_settings, settings_in, settings_of
 from limbeck.commands.signals import finishes_step
-from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
+from limbeck.commands.texts import (
+    divergence_from_text,
+    open_student,
+    open_teacher,
+    refuse_unused_networks,
+    was_trained,
+)
 from limbeck.commands.work import Work
 from limbeck.errors import ConfigError
 from limbeck.losses.objective import Objective
@@ -57,11 +63,14 @@ def _run(words: list[str], resources: ExitStack) -> None:
     _objective(job), job.training_arguments()  # raise before anything is read
     tuned = _read_tuned(job.objective.tuned, words) if job.objective.tuned else None
     classifiers.refuse_options_of_mlp(job.student)
-    teacher = open_teacher(job.teacher.teacher, job.teacher.mean)  # a wrong name is reported before data is read
+    refuse_unused_networks(job.own.network, [job.student.student, *job.teacher.teacher])
+    teacher = open_teacher(
+        job.teacher.teacher, job.teacher.mean, job.own.network
+    )  # a wrong name is reported before data is read
     stored_set = open_stored(job.split.transfer_set) if job.split.transfer_set else None
     set_seed(job.seed)  # after the teacher, so that the same seed gives the same student
     is_new_mlp = job.student.student == "mlp"
-    student = None if is_new_mlp else open_student(job.student.student, teacher)
+    student = None if is_new_mlp else open_student(job.student.student, teacher, job.own.network)
     if not is_new_mlp and not isinstance(student, nn.Module):
         raise ConfigError(
             f"{job.student.student} is not a network that can be trained, but a {type(student).__name__}."

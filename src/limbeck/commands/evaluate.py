@@ -11,7 +11,15 @@ import torch
 from limbeck.commands import console, language
 from limbeck.commands.jobs import EvaluateJob, evaluate_parser, read_job
 from limbeck.commands.report import page_of
-from limbeck.commands.texts import open_data, open_model, open_teacher, open_tokenizers, split_off_a_fifth, with_test
+from limbeck.commands.texts import (
+    open_data,
+    open_model,
+    open_teacher,
+    open_tokenizers,
+    refuse_unused_networks,
+    split_off_a_fifth,
+    with_test,
+)
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.classes import evaluate
 from limbeck.evaluation.tokens import evaluate_language
@@ -28,9 +36,11 @@ def run(words: list[str]) -> None:
         raise ConfigError("A student is required; pass --student with one folder or more.")
     if Path(options.output).is_dir():  # known before anything is measured
         raise ConfigError(f"--output {options.output} is a folder; name a file, such as {options.output}/results.json.")
-    students = [open_model(text) for text in options.student]
-    baselines = [open_model(text) for text in options.baseline]
-    teacher = open_teacher(job.teacher.teacher, job.teacher.mean)
+    networks = job.own.network
+    refuse_unused_networks(networks, [*options.student, *options.baseline, *job.teacher.teacher])
+    students = [open_model(text, networks) for text in options.student]
+    baselines = [open_model(text, networks) for text in options.baseline]
+    teacher = open_teacher(job.teacher.teacher, job.teacher.mean, networks)
     if torch.accelerator.is_available():
         for model in (*students, *baselines, *([] if teacher is None else [teacher])):
             model.to(torch.accelerator.current_accelerator())

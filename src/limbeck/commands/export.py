@@ -14,10 +14,16 @@ from limbeck.commands import console
 from limbeck.commands.jobs import ExportJob, export_parser, read_job
 from limbeck.commands.options import DataOptions
 from limbeck.commands.run_folder import export_of
-from limbeck.commands.texts import open_data, open_tokenizers, split_off_a_fifth, with_test
+from limbeck.commands.texts import (
+    open_data,
+    open_model,
+    open_tokenizers,
+    refuse_unused_networks,
+    split_off_a_fifth,
+    with_test,
+)
 from limbeck.errors import ConfigError, DataError
 from limbeck.export import export_onnx
-from limbeck.networks.folder import load
 from limbeck.networks.halves import is_language_model
 from limbeck.report import write_report
 from limbeck.results import write_results
@@ -33,7 +39,9 @@ def run(words: list[str]) -> None:
         folder = folder / "student"
     if not folder.is_dir():
         raise ConfigError(f"{job.path} is not a folder; pass the folder of a run or of a model.")
-    model, output = load(folder), Path(options.output_dir or os.path.relpath(folder.parent))
+    refuse_unused_networks(job.own.network, [str(folder)])
+    model = open_model(str(folder), job.own.network)
+    output = Path(options.output_dir or os.path.relpath(folder.parent))
     batch = None
     if job.data.data and not is_language_model(model):  # export_onnx raises for these, and says what to use
         batch = _examples(job.data, str(folder), options.examples, model)

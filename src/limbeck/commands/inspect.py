@@ -19,7 +19,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from limbeck.commands import console, language, plain_data
 from limbeck.commands.jobs import InspectJob, inspect_parser, read_job
-from limbeck.commands.texts import is_cut, names_python_data, open_model, open_tokenizers
+from limbeck.commands.texts import is_cut, names_python_data, open_model, open_tokenizers, refuse_unused_networks
 from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX
@@ -53,8 +53,10 @@ def run(words: list[str]) -> None:
         )
     if view.examples < 1:
         raise ConfigError(f"--examples must be 1 or more, but is {view.examples}.")
-    teachers = [_network(text) for text in view.teacher]
-    student = _student(view.student, teachers)
+    networks = job.own.network
+    refuse_unused_networks(networks, [*view.teacher, *([view.student] if view.student else [])])
+    teachers = [_network(text, networks) for text in view.teacher]
+    student = _student(view.student, teachers, networks)
     models = [model for model in (student, *teachers) if model is not None]
     writes = {language.are_language_models(student or model, model) for model in models}  # raises for a mixture
     records = None if models else plain_data.records_of_text(job.data)
@@ -74,40 +76,40 @@ class _Members:
     members: list[Any]
 
 
-def _student(text: str | None, teachers: Sequence[Any]) -> Any:
+def _student(text: str | None, teachers: Sequence[Any], networks: Sequence[str]) -> Any:
     if text is None or text == "mlp":
         return None
     if not is_cut(text):
-        return _network(text)
+        return _network(text, networks)
     if not teachers:
         raise ConfigError(f"{text} copies layers of the teacher, but there is no teacher; pass --teacher.")
     return teachers[0]  # it reads what the teacher reads
 
 
-def _network(text: str) -> Any:
+def _network(text: str, networks: Sequence[str]) -> Any:
     """A model that tells how long a text it reads: of transformers without its weights, any other as it is loaded."""
     if names_python_data(text):
-        return open_model(text)
+        return open_model(text, networks)
     try:
         config = AutoConfig.from_pretrained(text, trust_remote_code=False)
     except OSError as error:
         if (
             Path(text).exists() or "/" in text
         ):  # a model of another kind, or a wrong path: opening it says what is wrong
-            return open_model(text)
+            return open_model(text, networks)
         cause = " ".join(str(error).split())
         raise ModelError(f"{text} is not a local folder, and could not be loaded from the hub: {cause}") from error
     except Exception:  # a configuration that transformers cannot read
-        return open_model(text)
+        return open_model(text, networks)
     try:
         kind = getattr(transformers, (config.architectures or [""])[0])
         if not isinstance(config, PreTrainedConfig) or not issubclass(kind, transformers.PreTrainedModel):
-            return open_model(text)
+            return open_model(text, networks)
         with torch.device("meta"):
             network: nn.Module = kind(config)
         return network
     except Exception:  # a configuration of any content reaches code of every kind
-        return open_model(text)
+        return open_model(text, networks)
 
 
 def _show_records(job: InspectJob, student: Any, teachers: _Members) -> None:

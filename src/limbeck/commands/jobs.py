@@ -22,6 +22,7 @@ from limbeck.commands.options import (
     InspectOptions,
     LabelOptions,
     LanguageOptions,
+    NetworkOptions,
     ObjectiveOptions,
     RunOptions,
     SplitOptions,
@@ -124,9 +125,10 @@ class Job:
 class EvaluateJob(Job):
     """The options of `limbeck evaluate`."""
 
-    groups = ("evaluate", "teacher", "data", "texts")
+    groups = ("evaluate", "teacher", "own", "data", "texts")
     evaluate: EvaluateOptions
     teacher: TeacherOptions
+    own: NetworkOptions
     data: DataOptions
     texts: LanguageOptions
 
@@ -139,9 +141,10 @@ class EvaluateJob(Job):
 class LabelJob(Job):
     """The options of `limbeck label`."""
 
-    groups = ("data", "teacher", "label", "texts")
+    groups = ("data", "teacher", "own", "label", "texts")
     data: DataOptions
     teacher: TeacherOptions
+    own: NetworkOptions
     label: LabelOptions
     texts: LanguageOptions
 
@@ -150,10 +153,11 @@ class LabelJob(Job):
 class ExportJob(Job):
     """The options of `limbeck export`; without data, inputs are drawn at random."""
 
-    groups = ("export", "data")
+    groups = ("export", "own", "data")
     path: str
     to: str
     export: ExportOptions
+    own: NetworkOptions
     data: DataOptions
 
 
@@ -161,9 +165,10 @@ class ExportJob(Job):
 class InspectJob(Job):
     """The options of `limbeck inspect`; path: the data as an operand, None where --data gives it."""
 
-    groups = ("view", "data", "texts")
+    groups = ("view", "own", "data", "texts")
     path: str | None
     view: InspectOptions
+    own: NetworkOptions
     data: DataOptions
     texts: LanguageOptions
 
@@ -172,9 +177,10 @@ class InspectJob(Job):
 class VerifyJob(Job):
     """The options of `limbeck verify`; rows: how many rows are recomputed with the teacher."""
 
-    groups = ("teacher",)
+    groups = ("teacher", "own")
     path: str
     teacher: TeacherOptions
+    own: NetworkOptions
     rows: int
 
 
@@ -219,6 +225,7 @@ class TrainingJob(Job):
     split: SplitOptions
     teacher: TeacherOptions
     student: StudentOptions
+    own: NetworkOptions
     texts: LanguageOptions
     trainer: JsonView
 
@@ -267,7 +274,7 @@ class TrainingJob(Job):
 class DistillJob(TrainingJob):
     """The options of `limbeck distill`."""
 
-    groups = ("data", "split", "teacher", "student", "objective", "run", "texts")
+    groups = ("data", "split", "teacher", "student", "own", "objective", "run", "texts")
     objective: ObjectiveOptions
     run: RunOptions
 
@@ -315,7 +322,7 @@ class DistillJob(TrainingJob):
 class TuneJob(TrainingJob):
     """The options of `limbeck tune`."""
 
-    groups = ("data", "split", "teacher", "student", "search", "texts")
+    groups = ("data", "split", "teacher", "student", "own", "search", "texts")
     search: TuneOptions
 
     def training_arguments(self) -> "DistillConfig":

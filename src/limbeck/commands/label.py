@@ -9,7 +9,14 @@ from limbeck.commands.classifiers import image_column
 from limbeck.commands.info import table
 from limbeck.commands.jobs import LabelJob, label_parser, read_job
 from limbeck.commands.options import LabelOptions
-from limbeck.commands.texts import open_data, open_teacher, open_tokenizers, split_off_a_fifth, with_test
+from limbeck.commands.texts import (
+    open_data,
+    open_teacher,
+    open_tokenizers,
+    refuse_unused_networks,
+    split_off_a_fifth,
+    with_test,
+)
 from limbeck.errors import ConfigError, DataError
 from limbeck.store.label import label
 from limbeck.transfer import jitter
@@ -22,7 +29,8 @@ def run(words: list[str]) -> None:
     console.hush()
     job = read_job(LabelJob, label_parser(), words)
     options, data, teachers, texts = job.label, job.data, job.teacher, job.texts
-    teacher = open_teacher(teachers.teacher, teachers.mean)
+    refuse_unused_networks(job.own.network, teachers.teacher)
+    teacher = open_teacher(teachers.teacher, teachers.mean, job.own.network)
     if teacher is None:
         raise ConfigError("A teacher is required; pass --teacher.")
     tokenizer, _ = open_tokenizers(data.tokenizer, [], teachers.teacher)

@@ -144,6 +144,17 @@ class StudentOptions:
 
 
 @dataclass(frozen=True)
+class NetworkOptions:
+    """Networks of your own."""
+
+    network: list[str] = _option(
+        list,
+        "package.module:callable that builds the network of a folder that has only its weights, as of a run with "
+        "--student package.module:callable; of several, each folder takes the one that it was trained as",
+    )
+
+
+@dataclass(frozen=True)
 class ObjectiveOptions:
     """The objective."""
 

@@ -9,6 +9,7 @@
 What this file does not know: options, training, printing.
 """
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -30,10 +31,11 @@ from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.losses import divergences
 from limbeck.losses.divergences import Divergence, PositionFunction
 from limbeck.networks.asking import label_names_of, networks_of
-from limbeck.networks.folder import load
+from limbeck.networks.folder import load, own_network
 from limbeck.networks.layers import take_layers
 from limbeck.networks.table import Feature, table_encoder_of
 from limbeck.networks.texts import text_limit
+from limbeck.networks.trained import note_builder
 from limbeck.teachers import Ensemble, as_teacher
 from limbeck.teachers.protocol import BaseTeacher
 from limbeck.transfer import TransferSet, digits, idx, table
@@ -150,14 +152,62 @@ def split_off_a_fifth(train: TransferSet) -> tuple[TransferSet, TransferSet]:
     return train.split(0.2, seed=0)
 
 
-def open_model(text: str) -> Any:
-    """A network (or any teacher) by folder, hub name or `package.module:callable`."""
-    if not _names_python(text):
-        return load(text)
+def open_model(text: str, networks: Sequence[str] = ()) -> Any:
+    """A network (or any teacher) by folder, hub name or `package.module:callable`.
+
+    networks: --network, the callables that may build the network of a folder that has only its weights.
+    """
+    if _names_python(text):
+        found = _built(text)
+        if isinstance(found, nn.Module):
+            note_builder(found, text)
+        return found
+    described = own_network(text)
+    return load(text) if described is None else _filled(text, described, networks)
+
+
+def _built(text: str) -> Any:
+    """What `package.module:callable` returns; the object itself where it is a network or a teacher already."""
     found = python_object(text)
     if isinstance(found, nn.Module) or not callable(found) or hasattr(found, "fingerprint"):
         return found
     return _call(found, text)
+
+
+def _filled(folder: str, described: Mapping[str, Any], networks: Sequence[str]) -> nn.Module:
+    """A network of the user's, built by one of `networks`, with the weights of the folder."""
+    trained_as = described["network"] if _names_python(described["network"] or "") else None
+    name = trained_as if trained_as in networks else next(iter(networks), None)
+    if name is None:
+        was = f"It was trained as {trained_as}" if trained_as else f"It is a {described['class']!r:.80} of your own"
+        advice = trained_as or "package.module:callable, which builds it"
+        raise ConfigError(f"{folder} holds only the weights of its network. {was}; pass --network {advice}.")
+    if len(networks) > 1 and name != trained_as:
+        known = f"was trained as {trained_as}, which is none of them" if trained_as else "does not say which of them"
+        raise ConfigError(
+            f"--network names {' and '.join(networks)}, but {folder} {known}; pass the one that it needs."
+        )
+    if not _names_python(name):
+        raise ConfigError(f"--network must be package.module:callable, but is {name!r}.")
+    network = copy.deepcopy(_built(name))  # each folder fills one of its own
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"--network {name} must return a torch.nn.Module, but returned a {type(network).__name__}.")
+    try:
+        load(folder, into=network)
+    except ModelError as error:
+        hint = f" {folder} was trained as {trained_as}, not as {name}." if trained_as not in (None, name) else ""
+        raise ModelError(f"{error}{hint}") from error
+    note_builder(network, name)
+    return network
+
+
+def refuse_unused_networks(networks: Sequence[str], models: Sequence[str]) -> None:
+    """ConfigError for --network where none of the models named on the command line needs it."""
+    if networks and not any(own_network(text) for text in models if not _names_python(text)):
+        raise ConfigError(
+            f"--network builds the network of a folder that has only its weights, but {', '.join(models) or 'no model'}"
+            f" {'is none' if len(models) == 1 else 'are none'}; remove it."
+        )
 
 
 def _call(function: Callable[..., Any], text: str) -> Any:
@@ -171,22 +221,25 @@ def _call(function: Callable[..., Any], text: str) -> Any:
     return function()
 
 
-def open_teacher(texts: list[str], mean: str = "arithmetic") -> BaseTeacher | None:
-    """The teacher named on the command line: None for none, an ensemble for several."""
-    teachers = [as_teacher(open_model(text)) for text in texts]
+def open_teacher(texts: list[str], mean: str = "arithmetic", networks: Sequence[str] = ()) -> BaseTeacher | None:
+    """The teacher named on the command line: None for none, an ensemble for several.
+
+    networks: as `open_model` takes them.
+    """
+    teachers = [as_teacher(open_model(text, networks)) for text in texts]
     return Ensemble(teachers, mean=mean) if len(teachers) > 1 else next(iter(teachers), None)
 
 
-def open_student(text: str, teacher: BaseTeacher | None) -> Any:
+def open_student(text: str, teacher: BaseTeacher | None, networks: Sequence[str] = ()) -> Any:
     """A network as `open_model` opens it, or a copy of some of the teacher's layers: `take_layers:6`."""
     if not is_cut(text):
-        return open_model(text)
+        return open_model(text, networks)
     if teacher is None:
         raise ConfigError(f"{text} copies layers of the teacher, but there is no teacher; pass --teacher.")
-    networks = networks_of(teacher) or []
-    if len(networks) != 1:
+    cut = networks_of(teacher) or []
+    if len(cut) != 1:
         raise ConfigError(
-            f"{text} copies layers of one network, but the teacher has {len(networks)}; pass "
+            f"{text} copies layers of one network, but the teacher has {len(cut)}; pass "
             "one --teacher that is a transformers model, or another --student."
         )
     layers = text.partition(":")[2]
@@ -196,7 +249,7 @@ def open_student(text: str, teacher: BaseTeacher | None) -> Any:
         raise ConfigError(
             f"take_layers takes how many layers to keep, take_layers:6, or which, take_layers:0,2,5; got {text!r}."
         ) from error
-    return take_layers(networks[0], keep if "," in layers else keep[0])
+    return take_layers(cut[0], keep if "," in layers else keep[0])
 
 
 def is_cut(text: str) -> bool:

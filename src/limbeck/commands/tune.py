@@ -22,7 +22,13 @@ from limbeck.commands import classifiers, console, language
 from limbeck.commands.jobs import DistillJob, TuneJob, distill_parser, read_job, tune_parser
 from limbeck.commands.options import yaml_of
 from limbeck.commands.run_folder import settings_of
-from limbeck.commands.texts import divergence_from_text, open_student, open_teacher, was_trained
+from limbeck.commands.texts import (
+    divergence_from_text,
+    open_student,
+    open_teacher,
+    refuse_unused_networks,
+    was_trained,
+)
 from limbeck.errors import ConfigError
 from limbeck.files import write_whole
 from limbeck.networks.mlp import mlp
@@ -42,11 +48,12 @@ def run(words: list[str]) -> None:
     if not job.has_targets:
         raise ConfigError("Soft targets are required; pass --teacher or --transfer_set.")
     classifiers.refuse_options_of_mlp(job.student)
+    refuse_unused_networks(job.own.network, [job.student.student, *job.teacher.teacher])
     divergence = divergence_from_text(job.search.divergence)
-    teacher = open_teacher(job.teacher.teacher, job.teacher.mean)
+    teacher = open_teacher(job.teacher.teacher, job.teacher.mean, job.own.network)
     stored_set = open_stored(job.split.transfer_set) if job.split.transfer_set else None
     is_new_mlp = job.student.student == "mlp"
-    student = None if is_new_mlp else open_student(job.student.student, teacher)
+    student = None if is_new_mlp else open_student(job.student.student, teacher, job.own.network)
     if not is_new_mlp and not isinstance(student, nn.Module):
         raise ConfigError(
             f"{job.student.student} is not a network that can be trained, but a {type(student).__name__}."
@@ -67,7 +74,7 @@ def run(words: list[str]) -> None:
     def make_student() -> nn.Module:
         if job.student.student == "mlp":
             return with_table_encoder(mlp(**sizes), table_encoder_of(work.student))
-        copied = copy.deepcopy(open_student(job.student.student, teacher))
+        copied = copy.deepcopy(open_student(job.student.student, teacher, job.own.network))
         return with_table_encoder(language.in_float32(copied)[0], table_encoder_of(work.student))
 
     train, validation = work.splits["train"], arguments.pop("eval_dataset")

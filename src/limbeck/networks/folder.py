@@ -31,10 +31,14 @@ from limbeck.networks.mlp import MLP
 from limbeck.networks.processors import attach_processor, read_saved_processor, write_processor
 from limbeck.networks.seal import require_as_sealed, seal
 from limbeck.networks.table import read_table_encoder, with_table_encoder, write_table_encoder
+from limbeck.networks.trained import builder_of
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {"mlp": MLP}
 
 WEIGHTS = "model.safetensors"
+
+MOST_NAME = 200
+"""How many characters of a name in a folder are read."""
 
 
 @runtime_checkable
@@ -88,6 +92,21 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
     return into.eval()
 
 
+def own_network(folder: str | Path) -> dict[str, Any] | None:
+    """What a folder says of a network of the user's class: "class", and "network", the callable that built it, or None.
+
+    None for any other folder, and where there is none. Both are words to show, and never code to import.
+    """
+    path = Path(folder)
+    if not (path / CONFIG).is_file():
+        return None
+    described = read_config(path).get("limbeck")
+    if not isinstance(described, Mapping) or described.get("architecture") is not None:
+        return None
+    texts = {name: described.get(name) for name in ("class", "network")}
+    return {name: text[:MOST_NAME] if isinstance(text, str) else None for name, text in texts.items()}
+
+
 def save(
     student: nn.Module,
     folder: str | Path,
@@ -138,6 +157,7 @@ def write_model(
             "version": __version__,
             "architecture": architecture,
             "class": type(student).__qualname__,
+            "network": builder_of(student),
             "label_names": names or None,
         }
         config = {"limbeck": described} | ({"settings": student.settings} if architecture else {})

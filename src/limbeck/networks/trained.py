@@ -1,6 +1,6 @@
-"""What a network was trained with: noted on the network by whoever trained it, read by whoever evaluates it.
+"""What a network was built and trained with: noted on the network, read by whoever saves or evaluates it.
 
-The note is in memory only; the folder of a saved network does not have it.
+The objective is in memory only; the name of the callable that builds a network of the user's stands in its folder.
 
 What this file does not know: trainers, results.
 """
@@ -22,6 +22,17 @@ def objective_of(network: object) -> Json | None:
     """The note of `note_objective`; None for a network without one."""
     noted = getattr(network, "trained_objective", None)
     return dict(noted) if isinstance(noted, dict) else None
+
+
+def note_builder(network: nn.Module, name: str) -> None:
+    """Notes on the network which callable of the user's built it, as `package.module:callable`."""
+    vars(network)["built_by"] = name
+
+
+def builder_of(network: object) -> str | None:
+    """The note of `note_builder`; None for a network without one."""
+    noted = getattr(network, "built_by", None)
+    return noted if isinstance(noted, str) else None
 
 
 def described(objective: Objective) -> Json:
