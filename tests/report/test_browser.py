@@ -25,6 +25,16 @@ NAMES = [
     "thousand",
     "wide",
     "long names",
+    "named",
+]
+
+CLASS_NAMES = [
+    "Neuroendocrine carcinoma",
+    "Credit card or prepaid card",
+    "Checking or savings account",
+    "sci.space.discussion",
+    "Donaudampfschifffahrtsgesellschaft",
+    "LABEL_0",
 ]
 
 
@@ -56,6 +66,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made["wide"] = language(100_000)
     made["long names"] = classifier()
     made["long names"]["test"]["label_names"] = [f"{c}" * 300 for c in "abcdef"]
+    made["named"] = classifier()
+    made["named"]["test"]["label_names"] = CLASS_NAMES
     made["many"] = results_of(50, {"teacher": 4.0, "student": 3.0, "baseline": 2.0})
     for name, results in made.items():
         write_report(results, folder / f"{name}.html")
@@ -99,6 +111,31 @@ def test_it_fits(browser, pages, name, width):
         "t => parseFloat(getComputedStyle(t).fontSize) * t.ownerSVGElement.getScreenCTM().a))",
     )
     assert smallest >= 8
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_names_of_classes_are_broken_between_words(browser, pages, width):
+    """On which lines each word lies, as the browser laid them out: on one, unless it has more than 14 characters."""
+    opened(browser, pages["named"], width)
+    words = js(
+        browser,
+        "const found = [];"
+        "for (const cell of document.querySelectorAll('.sortable tbody th, td.text, .bars.long .what')) {"
+        "  const nodes = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), places = [];"
+        "  for (let node = nodes.nextNode(); node; node = nodes.nextNode())"
+        "    for (let i = 0; i < node.length; i++) {"
+        "      const range = document.createRange(); range.setStart(node, i); range.setEnd(node, i + 1);"
+        "      places.push([node.data[i], Math.round(range.getBoundingClientRect().top)]);"
+        "    }"
+        "  let word = '', tops = new Set();"
+        "  for (const [letter, top] of [...places, [' ', 0]])"
+        "    if (letter === ' ') { found.push([word, tops.size]); word = ''; tops = new Set(); }"
+        "    else { word += letter; tops.add(top); }"
+        "}"
+        "return found;",
+    )
+    assert {word for word, _ in words} == {word for name in CLASS_NAMES for word in name.split()}
+    assert {word: lines for word, lines in words if len(word) <= 14 and lines > 1} == {}
 
 
 def explored(browser: Any) -> tuple[float, np.ndarray, np.ndarray, float]:

@@ -26,7 +26,7 @@ from .samples import CLASSES, PAYLOAD, classifier, experiment, exported, hostile
 
 ROOT = Path(limbeck.__file__).parent.parent.parent
 
-VOID = {"meta", "link", "img", "input", "br"}
+VOID = {"meta", "link", "img", "input", "br", "wbr"}
 
 
 class Page(HTMLParser):

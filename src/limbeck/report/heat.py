@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from limbeck.report.figures import Figure, svg, text
-from limbeck.report.words import short
+from limbeck.report.words import lines_of
 
 MOST_DRAWN, MOST_WRITTEN = 40, 12
 """Up to this many classes: every cell is drawn; every cell has its value written in it."""
@@ -21,6 +21,9 @@ INK = (83, 116, 232)
 
 STRONGEST = 0.55
 """Opacity of the largest value: ink on it can still be read."""
+
+LINE = 11.5
+"""Pixels between two lines of a name."""
 
 SIDE, EDGE, MOST_EDGE, CHARACTER = 360, 46, 104, 6.4
 """Pixels: of the drawing, the room for names of up to three characters, the most of it, and of one character more."""
@@ -68,11 +71,13 @@ def _drawn(
     for i, row in enumerate(values):
         y, middle = edge + i * cell, edge + (i + 0.5) * cell
         if i % every == 0:
-            name = short(names[i], fits)
-            parts.append(text(edge - 5, y + cell / 2 + 3.5, name, "tick", "end"))
-            parts.append(
-                _turned(middle + 3.5, edge - 6, name) if upright else text(middle, edge - 6, name, "tick", "middle")
-            )
+            room = max(1, int(cell * every / LINE))
+            for line, words in _beside(names[i], fits, room):
+                parts.append(text(edge - 5, y + cell / 2 + 3.5 + line, words, "tick", "end"))
+                if upright:
+                    parts.append(_turned(middle + 3.5 + line, edge - 6, words))
+            if not upright:
+                parts.append(text(middle, edge - 6, names[i], "tick", "middle"))
         for j, value in enumerate(row):
             if value is None:
                 continue
@@ -94,6 +99,12 @@ def _drawn(
     turned = Markup('<text class="label" text-anchor="middle" transform="translate(9 {:.1f}) rotate(-90)">{}</text>')
     parts.append(turned.format((edge + SIDE) / 2, row_label))
     return svg(f"{title}: {len(values)} classes, {row_label} against {column_label}", parts, SIDE, SIDE)
+
+
+def _beside(name: str, fits: int, room: int) -> list[tuple[float, str]]:
+    """The lines of a name beside its row, and how far below the middle each stands."""
+    found = lines_of(name, fits, room)
+    return [((place - (len(found) - 1) / 2) * LINE, words) for place, words in enumerate(found)]
 
 
 def _turned(x: float, y: float, words: str) -> Markup:

@@ -49,7 +49,12 @@ def html(results: JsonView) -> str:
         keep_trailing_newline=True,
     )
     sheets.filters.update(
-        percent=words.percent, points=words.points, plain=words.plain, whole=words.whole, short=words.short
+        percent=words.percent,
+        points=words.points,
+        plain=words.plain,
+        whole=words.whole,
+        short=words.short,
+        breakable=_breakable,
     )
     template, sections = PAGES[at(results, "schema")]
     return sheets.get_template(template).render(
@@ -60,6 +65,11 @@ def html(results: JsonView) -> str:
         digest=digest,
         **sections(results),
     )
+
+
+def _breakable(text: str) -> Markup:
+    """The text, escaped, which a browser may break between words and in words that are too long."""
+    return Markup("<wbr>").join(words.pieces(text))
 
 
 def _of_a_run(results: JsonView) -> Json:
