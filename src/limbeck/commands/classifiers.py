@@ -40,30 +40,35 @@ def prepare(
     training_teacher = teacher if stored_set is None else stored_set.teacher
     if stored_set is not None and teacher is None and has_all_classes(splits["test"]):
         teacher = training_teacher
-    if student is None:
-        set_seed(job.seed)  # whatever was read before, the same seed gives the same student
-        student = _new_mlp(job.student, train)
-    elif table_encoder_of(student) is None:
-        with_table_encoder(student, _encoder(job.student, train))
-    student, note = in_float32(student)
+
+    def made(seed: int, opened: nn.Module | None) -> tuple[nn.Module, str | None]:
+        if opened is None:
+            set_seed(seed)  # whatever was read before, the same seed gives the same student
+            opened = _new_mlp(job.student, train)
+        elif table_encoder_of(opened) is None:
+            with_table_encoder(opened, _encoder(job.student, train))
+        return in_float32(opened)
+
+    def augment_of(seed: int) -> Any:
+        if stored_set is not None and stored_set.manifest.augmentation_seed is not None:
+            seed = stored_set.manifest.augmentation_seed  # the views that have stored targets are shown again
+        return jitter(job.split.jitter, seed=seed, column=image_column(train)) if job.split.jitter else None
+
+    student, note = made(job.seed, student)
     if note:
         console.say(note)
-    seed = job.seed
-    if stored_set is not None and stored_set.manifest.augmentation_seed is not None:
-        seed = stored_set.manifest.augmentation_seed  # the views that have stored targets are shown again
-    augment = jitter(job.split.jitter, seed=seed, column=image_column(train)) if job.split.jitter else None
 
     judge_by = job.judge_by
 
     def measure(
-        student: nn.Module, baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int
+        students: Sequence[nn.Module], baselines: Sequence[nn.Module], curves: Mapping[str, Any], batch_size: int
     ) -> dict[str, Any]:
         if teacher is not None:
-            teacher.to(next(student.parameters()).device)  # training may have moved the student alone
+            teacher.to(next(students[0].parameters()).device)  # training may have moved the student alone
         results = evaluate(
-            student,
+            students,
             splits["test"],
-            baseline=baseline,
+            baseline=baselines,
             teacher=teacher,
             held_out=splits.get("validation"),
             curves=curves,
@@ -74,9 +79,15 @@ def prepare(
         per_class = _per_class(train, results["test"]["classes"])
         return results | {"transfer_set": {"examples": len(train), "per_class": per_class}}
 
-    with_trainer = {"eval_dataset": splits.get("validation"), "augment": augment, "processing_class": tokenizer}
+    with_trainer = {"eval_dataset": splits.get("validation"), "augment": augment_of(job.seed)}
+    with_trainer["processing_class"] = tokenizer
     baseline_train = train.select(_labelled_rows(train)) if job.with_baseline else train
-    return Work(student, training_teacher, splits, with_trainer, baseline_train, measure, label_names=train.label_names)
+
+    def of_seed(seed: int, opened: nn.Module | None) -> tuple[nn.Module, Mapping[str, Any]]:
+        return made(seed, opened)[0], with_trainer | {"augment": augment_of(seed)}
+
+    names = train.label_names
+    return Work(student, training_teacher, splits, with_trainer, baseline_train, measure, of_seed, label_names=names)
 
 
 def _read_data(job: TrainingJob, readers: Sequence[object]) -> tuple[dict[str, TransferSet], Any]:

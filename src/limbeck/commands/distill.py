@@ -8,14 +8,15 @@ Files in the run's folder:
     config.yaml            the settings: `limbeck distill --config` runs them again
     changed.json           the options that were changed on resuming, where any were
     checkpoints/           of the trainer, for --resume
+    seeds/43/              student/, baseline/, their logs and checkpoints of each further seed, with --seeds
 """
 
 import copy
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from accelerate import PartialState
 from torch import nn
@@ -25,7 +26,15 @@ from limbeck.commands import classifiers, console, language
 from limbeck.commands.jobs import TRAINER_DEFAULTS, DistillJob, distill_parser, read_job
 from limbeck.commands.options import RunOptions
 from limbeck.commands.resuming import NoteChanges, changed_in
-from limbeck.commands.run_folder import SETTINGS, claimed, remove_exports, save_settings, settings_in, settings_of
+from limbeck.commands.run_folder import (
+    SEEDS,
+    SETTINGS,
+    claimed,
+    remove_exports,
+    save_settings,
+    settings_in,
+    settings_of,
+)
 from limbeck.commands.signals import finishes_step
 from limbeck.commands.texts import (
     divergence_from_text,
@@ -48,6 +57,13 @@ from limbeck.training.config import DistillConfig
 from limbeck.training.trainer import DistillTrainer
 from limbeck.tuning import RESULTS, differences, read_tune, settings_of_search
 
+ROLES = ("student", "baseline")
+"""The models of a run, in the order in which they are trained."""
+
+Models: TypeAlias = dict[str, nn.Module]
+Curves: TypeAlias = dict[str, list[dict[str, Any]]]
+"""Models, and the logs of their training, by role."""
+
 
 def run(words: list[str]) -> None:
     """The command; `words` are its arguments."""
@@ -64,17 +80,10 @@ def _run(words: list[str], resources: ExitStack) -> None:
     tuned = _read_tuned(job.objective.tuned, words) if job.objective.tuned else None
     classifiers.refuse_options_of_mlp(job.student)
     refuse_unused_networks(job.own.network, [job.student.student, *job.teacher.teacher])
-    teacher = open_teacher(
-        job.teacher.teacher, job.teacher.mean, job.own.network
-    )  # a wrong name is reported before data is read
+    # before the data is read, so that a wrong name is reported at once
+    teacher = open_teacher(job.teacher.teacher, job.teacher.mean, job.own.network)
     stored_set = open_stored(job.split.transfer_set) if job.split.transfer_set else None
-    set_seed(job.seed)  # after the teacher, so that the same seed gives the same student
-    is_new_mlp = job.student.student == "mlp"
-    student = None if is_new_mlp else open_student(job.student.student, teacher, job.own.network)
-    if not is_new_mlp and not isinstance(student, nn.Module):
-        raise ConfigError(
-            f"{job.student.student} is not a network that can be trained, but a {type(student).__name__}."
-        )
+    student = _opened(job, job.seed, teacher)  # after the teacher, so that the same seed gives the same student
     writes = language.are_language_models(student, teacher)
     if writes:
         language.refuse_judge_by(job.run.judge_by)
@@ -84,18 +93,18 @@ def _run(words: list[str], resources: ExitStack) -> None:
     console.console.quiet = not state.is_main_process
     with state.main_process_first():  # the others find in the cache what it has read
         work = (language if writes else classifiers).prepare(job, student, teacher, stored_set)
-    student, teacher, train = work.student, work.teacher, work.splits["train"]
+    student, taught_by, train = work.student, work.teacher, work.splits["train"]
     job = job.with_default_rate(was_trained(job.student.student, student))
     options, config = job.run, job.training_arguments()
     if options.early_stopping and "validation" not in work.splits:
         raise ConfigError("--early_stopping needs a validation loss; set --validation to a share above 0.")
     folder = resources.enter_context(claimed(job)) if state.is_main_process else Path(options.output_dir)
     state.wait_for_everyone()
-    console.say_plan(student, teacher, objective, work.splits, config)
+    console.say_plan(student, taught_by, objective, work.splits, config)
     if tuned is not None:
         given = dict(work.with_trainer)
         held_out = given.pop("eval_dataset")
-        here = settings_of_search(student, teacher, objective.divergence, train, held_out, config, given)
+        here = settings_of_search(student, taught_by, objective.divergence, train, held_out, config, given)
         tuned["differs"] = differences(tuned, here)
         if not tuned["finished"]:
             console.say(
@@ -104,26 +113,32 @@ def _run(words: list[str], resources: ExitStack) -> None:
         elif tuned["differs"]:
             console.say(f"Note: the search of {job.objective.tuned} was made with {', '.join(tuned['differs'])}.")
 
-    untrained = copy.deepcopy(student) if options.baseline else None
-    curves = {}
     settings = settings_of(job)
     before = settings_in(folder, settings) if state.is_main_process else None
     noted = NoteChanges(folder, before, settings, save_settings)
-    lesson = Lesson("student", teacher, objective, config, train, (noted,))
-    student, curves["student"] = _train(student, lesson, folder, options, work)
-    if untrained is not None:
-        on_labels = Objective(soft_weight=0.0, hard_weight=1.0)
-        matched = copy.copy(config)
-        matched.max_steps = curves["student"][-1]["step"]  # as many steps, however few the labels
-        _count_in_steps(matched, -(-len(train) // config.train_batch_size))
-        lesson = Lesson("baseline", None, on_labels, matched, work.baseline_train)
-        untrained, curves["baseline"] = _train(untrained, lesson, folder, options, work)
+    lesson = Lesson("student", taught_by, objective, config, train, (noted,))
+    places = {job.seed + k: folder / SEEDS / str(job.seed + k) if k else folder for k in range(options.seeds)}
+    trained: list[tuple[Models, Curves]] = []
+    for seed, place in places.items():
+        if options.seeds > 1:
+            console.say(f"Seed {seed} ({len(trained) + 1} of {options.seeds}).")
+        if trained:
+            again, with_trainer = work.of_seed(seed, _opened(job, seed, teacher))
+            work = replace(work, student=again, with_trainer=with_trainer)
+            lesson = replace(lesson, config=copy.copy(config), callbacks=())
+            lesson.config.seed = seed
+        trained.append(_train_pair(lesson, place, options, work))
 
     state.destroy_process_group()
     if not state.is_main_process:
         return
-    results = work.measure(student, untrained, curves, config.per_device_eval_batch_size)
-    remove_exports(folder, {"student": student} | ({} if untrained is None else {"baseline": untrained}))
+    for models, _ in trained:
+        for model in models.values():
+            model.to(config.device)
+    students, baselines = ([models[role] for models, _ in trained if role in models] for role in ROLES)
+    results = work.measure(students, baselines, trained[0][1], config.per_device_eval_batch_size)
+    for place, (models, _) in zip(places.values(), trained, strict=True):
+        remove_exports(place, models)
     results["settings"] = settings
     if changed := changed_in(folder):
         results["changed"] = changed
@@ -132,8 +147,20 @@ def _run(words: list[str], resources: ExitStack) -> None:
     write_results(results, folder / "results.json")
     write_report(folder, folder / "report.html")
     console.print_results(results)
-    models = "student" if untrained is None else "student, baseline"
-    console.say(f"{folder}: {models}, results.json, report.html, log.jsonl, {SETTINGS}")
+    models_left = ", ".join([*trained[0][0], *([SEEDS] if len(trained) > 1 else [])])
+    console.say(f"{folder}: {models_left}, results.json, report.html, log.jsonl, {SETTINGS}")
+
+
+def _opened(job: DistillJob, seed: int, teacher: BaseTeacher | None) -> Any:
+    """The student that --student names, with the weights of a seed where it is new; None for an mlp."""
+    text = job.student.student
+    if text == "mlp":
+        return None
+    set_seed(seed)
+    student = open_student(text, teacher, job.own.network)
+    if not isinstance(student, nn.Module):
+        raise ConfigError(f"{text} is not a network that can be trained, but a {type(student).__name__}.")
+    return student if job.run.seeds == 1 else copy.deepcopy(student)  # a callable may return the same network again
 
 
 def _read_tuned(path: str, words: list[str]) -> dict[str, Any] | None:
@@ -161,14 +188,38 @@ class Lesson:
     callbacks: tuple[TrainerCallback, ...] = ()
 
 
+def _train_pair(lesson: Lesson, folder: Path, options: RunOptions, work: Work) -> tuple[Models, Curves]:
+    """Trains a student and, with --baseline, its baseline: `(the models by role, their logs by role)`.
+
+    lesson: the student's. folder: for the models of this seed. Of several seeds, the models are left on the CPU, so
+    that those of the next one have the memory.
+    """
+    config = lesson.config
+    untrained = copy.deepcopy(work.student) if options.baseline else None
+    models, curves = {}, {}
+    models["student"], curves["student"] = _train(work.student, lesson, folder, options, work)
+    if untrained is not None:
+        on_labels = Objective(soft_weight=0.0, hard_weight=1.0)
+        matched = copy.copy(config)
+        matched.max_steps = curves["student"][-1]["step"]  # as many steps, however few the labels
+        _count_in_steps(matched, -(-len(lesson.train) // config.train_batch_size))
+        lesson = Lesson("baseline", None, on_labels, matched, work.baseline_train)
+        models["baseline"], curves["baseline"] = _train(untrained, lesson, folder, options, work)
+    if options.seeds > 1:
+        for model in models.values():
+            model.cpu()
+    return models, curves
+
+
 def _train(
     student: nn.Module, lesson: Lesson, folder: Path, options: RunOptions, work: Work
 ) -> tuple[nn.Module, list[dict[str, Any]]]:
     """Trains and saves one model; returns it with all of its weights, also where processes held shards, and its log."""
     role, config = lesson.role, copy.copy(lesson.config)
+    name = role if options.seeds == 1 else f"{role} of seed {config.seed}"
     config.output_dir = str(folder / "checkpoints" / role)
     log_file = folder / ("log.jsonl" if role == "student" else f"{role}.jsonl")
-    callbacks: list[TrainerCallback] = [*lesson.callbacks, console.LogFile(log_file), console.Progress(role)]
+    callbacks: list[TrainerCallback] = [*lesson.callbacks, console.LogFile(log_file), console.Progress(name)]
     if config.logging_steps == TRAINER_DEFAULTS["logging_steps"]:  # the user did not choose how often
         callbacks.append(console.OftenEnough())
     if options.early_stopping:
@@ -184,7 +235,7 @@ def _train(
         **more,
     )
     console.quiet(trainer)
-    resume = options.resume and _has_whole_checkpoint(config.output_dir, role)
+    resume = options.resume and _has_whole_checkpoint(config.output_dir, name)
     whole = copy.deepcopy(student) if trainer.is_fsdp_enabled else None
     if config.world_size > 1 or config.save_strategy == IntervalStrategy.NO:  # processes would have to agree
         trainer.train(resume_from_checkpoint=resume or None)

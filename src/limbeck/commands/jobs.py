@@ -309,6 +309,11 @@ class DistillJob(TrainingJob):
                 )
             changes |= {"eval_strategy": strategy, "eval_steps": self.trainer["save_steps"]}
             changes |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": False}
+        if options.seeds < 1 or self.seed + options.seeds > 2**32:
+            raise ConfigError(
+                f"--seeds must be 1 or more, and no seed above 2**32 - 1, but --seeds is {options.seeds} and --seed is "
+                f"{self.seed}."
+            )
         if options.resume and options.overwrite:
             raise ConfigError("--resume continues a run and --overwrite replaces it; pass only one of them.")
         if options.baseline and not self.has_targets:

@@ -94,14 +94,14 @@ def prepare(
         console.say(f"{whole:,} training examples are packed into {len(splits['train']):,} rows.")
 
     def measure(
-        student: nn.Module, baseline: nn.Module | None, curves: Mapping[str, Any], batch_size: int
+        students: Sequence[nn.Module], baselines: Sequence[nn.Module], curves: Mapping[str, Any], batch_size: int
     ) -> dict[str, Any]:
         if teacher is not None:
-            teacher.to(next(student.parameters()).device)  # training may have moved the student alone
+            teacher.to(next(students[0].parameters()).device)  # training may have moved the student alone
         results = evaluate_language(
-            student,
+            students,
             splits["test"],
-            baseline=baseline,
+            baseline=baselines,
             teacher=teacher,
             tokenizer=tokenizer,
             teacher_tokenizer=of_teacher,
@@ -109,7 +109,7 @@ def prepare(
             batch_size=batch_size,
         )
         if tokenizer is not None:
-            read = first_examples(first_rows, tokenizer, of_teacher, is_encoder_decoder(student))
+            read = first_examples(first_rows, tokenizer, of_teacher, is_encoder_decoder(students[0]))
             results["training_examples"] = read
         return results
 
@@ -118,7 +118,13 @@ def prepare(
     training_teacher, baseline_train = teacher, splits["train"]
     if stored_set is not None:
         training_teacher, baseline_train = stored_set.teacher, splits["train"].dataset
-    return Work(student, training_teacher, splits, with_trainer, baseline_train, measure)
+
+    def of_seed(seed: int, opened: nn.Module | None) -> tuple[nn.Module, Mapping[str, Any]]:
+        if opened is None:
+            raise ConfigError("A language model starts from --student; an mlp is none.")
+        return in_float32(opened)[0], with_trainer
+
+    return Work(student, training_teacher, splits, with_trainer, baseline_train, measure, of_seed)
 
 
 def are_language_models(student: object, teacher: object) -> bool:

@@ -177,6 +177,9 @@ class RunOptions:
         False,
         "also train the same student on the labels alone, from the same initial weights for as many steps, and compare",
     )
+    seeds: int = _option(
+        1, "number of students, and of baselines, trained with the seeds --seed, --seed + 1, ... and judged together"
+    )
     resume: bool = _option(False, "resume from the run's last complete checkpoint")
     overwrite: bool = _option(False, "replace the run in the folder")
     early_stopping: int | None = _option(

@@ -58,7 +58,7 @@ MACHINE |= {"ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_fi
 MACHINE |= {"ddp_static_graph", "ddp_timeout"}
 """Options of how the same numbers are computed: processes, memory, loading."""
 
-GROWING = {"baseline"}
+GROWING = {"baseline", "seeds"}
 """Options that may grow, since what they add is trained beside what is there."""
 
 MAY_CHANGE = LENGTH | BATCHES | REPORTED | SAVED | EVALUATED | MACHINE | GROWING

@@ -23,8 +23,11 @@ from limbeck.results import Json, JsonView
 from limbeck.teachers import fingerprint_of
 
 SETTINGS = "config.yaml"
+SEEDS = "seeds"
+"""The folder of the further seeds of a run, each in a folder with its number."""
+
 MODELS = {"student", "baseline"}
-LEFT = MODELS | {"results.json", "report.html", "log.jsonl", "baseline.jsonl", SETTINGS, CHANGED, "checkpoints"}
+LEFT = MODELS | {"results.json", "report.html", "log.jsonl", "baseline.jsonl", SETTINGS, CHANGED, "checkpoints", SEEDS}
 LEFT |= {"export.json", "baseline.export.json"}
 LEFT |= {path.name for model in MODELS for path in files_of(Path(f"{model}.onnx"))}
 

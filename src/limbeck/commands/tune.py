@@ -127,7 +127,7 @@ def run(words: list[str]) -> None:
 def _save_next(job: TuneJob, best: Mapping[str, Any], folder: Path) -> None:
     """The settings of `limbeck distill` with which the best candidate was trained."""
     settings = settings_of(read_job(DistillJob, distill_parser(), []))
-    same = {k: v for k, v in job.values().items() if k in settings and k != "output_dir"}
+    same = {k: v for k, v in job.values().items() if k in settings and k not in ("output_dir", "seeds")}
     best_of = {"temperature": best["temperature"], "hard_weight": best["hard_weight"], "tuned": str(folder / RESULTS)}
     write_whole(folder / NEXT, yaml_of(distill_parser(), settings | same | best_of))
 

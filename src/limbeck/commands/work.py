@@ -1,6 +1,6 @@
 """What `limbeck distill` trains and measures, for classifiers and language models alike."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ class Work:
     teacher: what the student learns from; None for labels alone.
     splits: "train", "test" and, where there is one, "validation". with_trainer: further arguments of DistillTrainer.
     baseline_train: the training examples that have labels, for the baseline.
-    measure: `(student, baseline or None, curves, batch_size) -> results`, of both models after training.
+    measure: `(students, baselines, curves, batch_size) -> results`, of all models after training; no baselines, or one
+        for each student.
+    of_seed: `(seed, student as opened, or None for a new mlp) -> (student, with_trainer)`, for each further seed.
     """
 
     student: nn.Module
@@ -22,5 +24,6 @@ class Work:
     splits: Mapping[str, Any]
     with_trainer: Mapping[str, Any]
     baseline_train: Any
-    measure: Callable[[nn.Module, nn.Module | None, Mapping[str, Any], int], dict[str, Any]]
+    measure: Callable[[Sequence[nn.Module], Sequence[nn.Module], Mapping[str, Any], int], dict[str, Any]]
+    of_seed: Callable[[int, nn.Module | None], tuple[nn.Module, Mapping[str, Any]]]
     label_names: tuple[str, ...] | None = None

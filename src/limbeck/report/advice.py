@@ -284,8 +284,8 @@ def _about_the_seeds(results: JsonView) -> list[Advice]:
     if at(results, "task") == "language":
         interval = "" if low is None or high is None else f" ({plain(low)} to {plain(high)} nats)"
     text = (
-        f"The interval{interval} holds for these trained models only. For a statement about the method, train three or "
-        "more seeds and pass all of them to the evaluation."
+        f"The interval{interval} holds for these trained models only. For a statement about the method, train three "
+        "or more seeds, limbeck distill --seeds 3."
     )
     return [Advice("warning", "Few seeds", text)]
 
