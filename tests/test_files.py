@@ -1,5 +1,6 @@
 """Files that are written whole: what is left where writing succeeds, fails half-way, or fails at the last step."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,7 +11,18 @@ import pytest
 import xxhash
 
 from limbeck.errors import ConfigError
-from limbeck.files import digest, digests, final_name, in_use, publish, whole_file, whole_folder, write_whole
+from limbeck.files import (
+    digest,
+    digests,
+    final_name,
+    in_use,
+    publish,
+    require_writable,
+    whole_file,
+    whole_folder,
+    why_unwritable,
+    write_whole,
+)
 
 
 def test_a_file_is_made_with_its_folder_and_replaced(tmp_path: Path) -> None:
@@ -75,6 +87,45 @@ def test_digests_are_those_of_xxhash(tmp_path: Path) -> None:
     expected = {name: xxhash.xxh3_128_hexdigest(content) for name, content in contents.items()}
     assert digests(tmp_path, contents) == expected
     assert digest(tmp_path / "large") == expected["large"]
+
+
+# Why a file cannot be written
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "expected"),
+    [
+        (errno.ENOSPC, "new/page.html", "the disk is full ("),
+        (errno.EROFS, "page.html", "its disk can only be read (it is mounted read-only)"),
+        (errno.EACCES, "new/page.html", "this user may not write to {}"),
+        (errno.ENOTDIR, "file/page.html", "{}/file is a file, where a folder is needed"),
+        (errno.EEXIST, "file", "{}/file is a file, where a folder is needed"),
+        (errno.EISDIR, "folder", "{}/folder is a folder, where a file is needed"),
+        (errno.EIO, "page.html", os.strerror(errno.EIO)),
+    ],
+)
+def test_the_reason_is_in_words(tmp_path: Path, number: int, name: str, expected: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    reason = why_unwritable(tmp_path / name, OSError(number, os.strerror(number)))
+    assert reason.startswith(expected.format(tmp_path))
+
+
+def test_whether_a_folder_can_be_written_to_is_found_without_leaving_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_writable(tmp_path / "new" / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"run cannot be .*file is a file, where a folder is needed.*\(--output\)"):
+        require_writable(tmp_path / "file" / "run", "--output")
+
+    def refuses(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuses)
+    with pytest.raises(ConfigError, match=r"run cannot be a folder to write to: its disk can only be read"):
+        require_writable(tmp_path / "new" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 # A folder that one process writes to

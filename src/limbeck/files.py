@@ -14,9 +14,11 @@ New content goes to a temporary name on the same disk, is flushed to the disk, a
 What this file does not know: what is written.
 """
 
+import errno
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -114,7 +116,7 @@ def in_use(folder: str | Path) -> Iterator[None]:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be a folder to write to: {error}; pass another one.") from error
+        raise ConfigError(_refusal(folder, error, "--output_dir")) from error
     if fcntl is None:
         yield
         return
@@ -132,6 +134,62 @@ def in_use(folder: str | Path) -> Iterator[None]:
         if handle in _held:  # a forked child has closed its copy
             _held.remove(handle)
             os.close(handle)
+
+
+def require_writable(folder: str | Path, flag: str = "--output_dir") -> None:
+    """ConfigError where no file can be created in a folder, or, as long as it does not exist, in the one above it.
+
+    Nothing is left behind. flag: the option of the command line that names the folder.
+    """
+    try:
+        above = _existing(Path(folder))
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise ConfigError(_refusal(folder, error, flag)) from error
+
+
+def _refusal(folder: str | Path, error: OSError, flag: str) -> str:
+    reason = why_unwritable(folder, error)
+    return f"{folder} cannot be a folder to write to: {reason}. Change that, or pass another folder ({flag})."
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(place for place in (path, *path.parents) if os.path.exists(place))  # where nothing may be listed, too
+
+
+def why_unwritable(path: str | Path, error: OSError) -> str:
+    """Why a file or a folder could not be written or created, in words without a full stop.
+
+    path: its final name. error: what the system raised.
+    """
+    path = Path(path)
+    exists = _existing(path)
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and not exists.is_dir():
+        return f"{exists} is a file, where a folder is needed"
+    if error.errno == errno.EISDIR:
+        return f"{path} is a folder, where a file is needed"
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full ({_size(shutil.disk_usage(exists).free)} free)"
+    if error.errno == errno.EDQUOT:
+        return "the disk quota of this user is used up"
+    if error.errno == errno.EROFS:
+        return "its disk can only be read (it is mounted read-only)"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"this user may not write to {exists if exists.name else exists.absolute()}"
+    return (error.strerror or str(error)).rstrip(".")
+
+
+def _size(number: float) -> str:
+    """A number of bytes, with the unit that leaves it below 1,000."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
 
 
 def digest(path: str | Path) -> str:

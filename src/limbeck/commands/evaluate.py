@@ -23,6 +23,7 @@ from limbeck.commands.texts import (
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.classes import evaluate
 from limbeck.evaluation.tokens import evaluate_language
+from limbeck.files import require_writable
 from limbeck.report import write_report
 from limbeck.results import write_results
 
@@ -36,6 +37,8 @@ def run(words: list[str]) -> None:
         raise ConfigError("A student is required; pass --student with one folder or more.")
     if Path(options.output).is_dir():  # known before anything is measured
         raise ConfigError(f"--output {options.output} is a folder; name a file, such as {options.output}/results.json.")
+    if Path(options.output).is_file() or not Path(options.output).exists():  # no device or pipe
+        require_writable(Path(options.output).parent, "--output")
     networks = job.own.network
     refuse_unused_networks(networks, [*options.student, *options.baseline, *job.teacher.teacher])
     students = [open_model(text, networks) for text in options.student]

@@ -24,6 +24,7 @@ from limbeck.commands.texts import (
 )
 from limbeck.errors import ConfigError, DataError
 from limbeck.export import export_onnx
+from limbeck.files import require_writable
 from limbeck.networks.halves import is_language_model
 from limbeck.report import write_report
 from limbeck.results import write_results
@@ -39,9 +40,10 @@ def run(words: list[str]) -> None:
         folder = folder / "student"
     if not folder.is_dir():
         raise ConfigError(f"{job.path} is not a folder; pass the folder of a run or of a model.")
+    output = Path(options.output_dir or os.path.relpath(folder.parent))
+    require_writable(output)
     refuse_unused_networks(job.own.network, [str(folder)])
     model = open_model(str(folder), job.own.network)
-    output = Path(options.output_dir or os.path.relpath(folder.parent))
     batch = None
     if job.data.data and not is_language_model(model):  # export_onnx raises for these, and says what to use
         batch = _examples(job.data, str(folder), options.examples, model)

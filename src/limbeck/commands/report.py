@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from limbeck.errors import ConfigError
+from limbeck.files import why_unwritable
 from limbeck.report import write_report
 
 
@@ -22,7 +23,7 @@ def run(words: list[str]) -> None:
     try:
         write_report(results, path)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+        raise ConfigError(f"{path} cannot be written: {why_unwritable(path, error)}; pass another --output.") from error
     print(path)
 
 

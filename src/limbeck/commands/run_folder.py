@@ -18,7 +18,7 @@ from limbeck.commands.options import yaml_of
 from limbeck.commands.resuming import CHANGED, refuse_other_options
 from limbeck.errors import ConfigError
 from limbeck.export import files_of
-from limbeck.files import final_name, in_use, write_whole
+from limbeck.files import final_name, in_use, require_writable, write_whole
 from limbeck.results import Json, JsonView
 from limbeck.teachers import fingerprint_of
 
@@ -41,6 +41,7 @@ def claimed(job: DistillJob) -> Iterator[Path]:
     folder = Path(job.run.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file; pass another --output_dir.")
+    require_writable(folder)
     with in_use(folder):
         yield _prepared(job)
 

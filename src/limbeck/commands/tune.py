@@ -30,7 +30,7 @@ from limbeck.commands.texts import (
     was_trained,
 )
 from limbeck.errors import ConfigError
-from limbeck.files import write_whole
+from limbeck.files import require_writable, write_whole
 from limbeck.networks.mlp import mlp
 from limbeck.networks.table import table_encoder_of, with_table_encoder
 from limbeck.report import write_report
@@ -85,6 +85,7 @@ def run(words: list[str]) -> None:
     folder = Path(options.output_dir)
     if (folder / "results.json").exists():
         raise ConfigError(f"{folder} holds a run, whose report would be overwritten; pass another --output_dir.")
+    require_writable(folder)
 
     def say_trial(text: str) -> None:
         if state.is_main_process:
