@@ -32,6 +32,22 @@ def bert(kind: str, **more: Any) -> nn.Module:
     return made
 
 
+def tiny_segformer() -> Any:
+    sizes = {"hidden_sizes": [4, 8], "depths": [1, 1], "num_attention_heads": [1, 1], "sr_ratios": [2, 1]}
+    sizes |= {"num_encoder_blocks": 2, "patch_sizes": [3, 3], "strides": [2, 2], "mlp_ratios": [2, 2]}
+    return transformers.SegformerConfig(**sizes, decoder_hidden_size=8, num_labels=3)
+
+
+def tiny_maskformer() -> Any:
+    swin = transformers.SwinConfig(embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], window_size=2)
+    swin.out_features = ["stage1", "stage2", "stage3", "stage4"]
+    detr = transformers.DetrConfig(d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1)
+    detr.decoder_attention_heads, detr.num_queries = 1, 4
+    return transformers.MaskFormerConfig(
+        backbone_config=swin, decoder_config=detr, fpn_feature_size=32, mask_feature_size=32
+    )
+
+
 REFUSED = {
     "masked language modelling": lambda: bert("BertForMaskedLM"),
     "extractive question answering": lambda: bert("BertForQuestionAnswering"),
@@ -46,14 +62,14 @@ REFUSED = {
     "object detection": lambda: transformers.YolosForObjectDetection(
         transformers.YolosConfig(**IMAGES | {"image_size": [8, 8]}, num_detection_tokens=2)
     ),
-    "regression": lambda: bert("BertForSequenceClassification", problem_type="regression", num_labels=2),
-    "multi-label classification": lambda: bert(
-        "BertForSequenceClassification", problem_type="multi_label_classification", num_labels=3
-    ),
+    "instance segmentation": lambda: transformers.MaskFormerForInstanceSegmentation(tiny_maskformer()),
 }
 SUPPORTED = {
     "classes": lambda: bert("BertForSequenceClassification"),
     "tokens": lambda: bert("BertForTokenClassification"),
+    "numbers": lambda: bert("BertForSequenceClassification", problem_type="regression", num_labels=2),
+    "several labels": lambda: bert("BertForSequenceClassification", problem_type="multi_label_classification"),
+    "pixels": lambda: transformers.SegformerForSemanticSegmentation(tiny_segformer()),
     "one label": lambda: bert("BertForSequenceClassification", problem_type="single_label_classification"),
     "text": lambda: bert("BertLMHeadModel", is_decoder=True),
     "images": lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**IMAGES)),
@@ -86,33 +102,39 @@ def test_classifiers_and_language_models_are_supported(kind: str) -> None:
     assert unsupported_task(SUPPORTED[kind]()) is None
 
 
-@pytest.mark.parametrize("labels", [Y * 0, None], ids=["with labels", "without"])
-def test_one_output_is_refused_before_training(labels: Any, tmp_path: Path) -> None:
-    """Its softmax is 1: the loss is 0, and no weight would move."""
+def test_one_logit_is_learned_where_labels_have_two_classes(tmp_path: Path) -> None:
+    """sigmoid(z) of the second class: the loss is binary cross-entropy, at T the KL of two Bernoulli distributions."""
+    torch.manual_seed(0)
     student, teacher = mlp([4, 1]), mlp([4, 1])
-    objective = Objective(soft_weight=1.0, hard_weight=0.0 if labels is None else 0.5)
+    trainer = DistillTrainer(
+        student,
+        teacher,
+        Objective(temperature=3.0, hard_weight=0.5),
+        DistillConfig(output_dir=str(tmp_path), max_steps=1, disable_tqdm=True),
+        train_dataset=arrays(X, Y),
+    )
+    trainer.check()
+    loss = trainer.compute_loss(student, arrays(X, Y).__getitems__(range(8)))
+    z, v = student(X)[:, 0], teacher(X)[:, 0]
+    p, q = (torch.distributions.Bernoulli(logits=logits / 3) for logits in (v, z))
+    expected = 9 * torch.distributions.kl_divergence(p, q).mean()
+    expected = expected + 0.5 * nn.functional.binary_cross_entropy_with_logits(z, Y.float())
+    assert torch.allclose(loss, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["an mlp", "transformers'"])
+def test_one_output_without_labels_may_be_a_logit_or_a_number(kind: str, tmp_path: Path) -> None:
+    def made() -> nn.Module:
+        return mlp([4, 1]) if kind == "an mlp" else bert("BertForSequenceClassification", num_labels=1)
+
+    rows = arrays(X) if kind == "an mlp" else arrays(torch.ones(8, 5, dtype=torch.int64), column="input_ids")
     config = DistillConfig(output_dir=str(tmp_path), max_steps=1, disable_tqdm=True)
-    trainer = DistillTrainer(student, teacher, objective, config, train_dataset=arrays(X, labels))
-    with pytest.raises(ShapeError, match="The student has 1 output, but needs one per class, so 2 or more"):
+    trainer = DistillTrainer(made(), made(), Objective(), config, train_dataset=rows)
+    with pytest.raises(ShapeError, match=r"has one output per example, which is the logit .* or a number"):
         trainer.train()
     assert trainer.state.global_step == 0
-
-
-def test_one_output_is_neither_measured_nor_stored(tmp_path: Path) -> None:
-    with pytest.raises(ShapeError, match="The teacher has 1 output"):
-        label(mlp([4, 1]), arrays(X), tmp_path / "stored")
+    with pytest.raises(ShapeError, match="has one output per example"):
+        label(made(), rows, tmp_path / "stored")
     assert not (tmp_path / "stored").exists()
-    with pytest.raises(ShapeError, match="The student or baseline has 1 output"):
-        evaluate(mlp([4, 1]), arrays(X), latency=False)
-    with pytest.raises(ShapeError, match="The teacher has 1 output"):
-        evaluate(mlp([4, 2]), arrays(X), teacher=mlp([4, 1]), latency=False)
-
-
-def test_one_output_of_transformers_is_refused(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    student = bert("BertForSequenceClassification", num_labels=1)
-    texts = arrays(torch.randint(1, 16, (8, 5)), column="input_ids")
-    config = DistillConfig(output_dir=str(tmp_path), max_steps=1, disable_tqdm=True)
-    teacher = bert("BertForSequenceClassification", num_labels=1)
-    with pytest.raises(ShapeError, match="num_labels=2 in transformers"):
-        DistillTrainer(student, teacher, Objective(), config, train_dataset=texts).train()
+    with pytest.raises(ShapeError, match="has one output per example"):
+        evaluate(made(), rows, latency=False)

@@ -280,8 +280,8 @@ def test_students_that_cannot_learn(tmp_path: Path) -> None:
     refused(tmp_path, ModelError, "student's logits are not finite for the first batch", Broken(), network())
     frozen = network().requires_grad_(False)
     refused(tmp_path, ModelError, r"requires a gradient.*requires_grad_\(\)", frozen, network())
-    flat = nn.Sequential(nn.Linear(4, 1), nn.Flatten(0))
-    refused(tmp_path, ShapeError, r"must return logits \[n, C\], but returned the shape \[8\]", flat, network())
+    flat = nn.Sequential(nn.Linear(4, 3), nn.Flatten(0))  # 8 examples, 24 numbers
+    refused(tmp_path, ShapeError, r"The teacher has 3 classes and the student 2", flat, network())
 
 
 def test_one_network_cannot_be_both(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_labels_that_are_no_classes(tmp_path: Path) -> None:
 
 def test_a_hard_term_needs_labels(tmp_path: Path) -> None:
     none = arrays(X, torch.full((N,), NO_LABEL))
-    refused(tmp_path, ConfigError, "every label is -100; pass labels, or hard_weight=0", None, network(), BOTH, none)
+    refused(tmp_path, ConfigError, "no example has a label; pass labels, or hard_weight=0", None, network(), BOTH, none)
     for data in (arrays(X), Bare(None)):
         refused(
             tmp_path, ConfigError, "batches have no labels; pass labels, or hard_weight=0", None, network(), BOTH, data

@@ -25,7 +25,9 @@ from limbeck.losses.divergences import (
 )
 from limbeck.losses.numbers import LEAST_TEMPERATURE, MOST_TEMPERATURE, NO_LABEL, widened
 from limbeck.losses.targets import SoftTargets, as_targets
+from limbeck.losses.targets.gaussian import require_gaussian
 from limbeck.losses.terms import HardTerm, SoftTerm, Term
+from limbeck.losses.values import HardValueTerm, SoftValueTerm, ValueDivergence
 
 
 class Counts(Mapping[str, Tensor]):
@@ -98,7 +100,10 @@ class Loss(NamedTuple):
 
 
 class _DivergenceField:
-    """A field that is set to a divergence or a plain function and read as a divergence; both are typed."""
+    """A field that is set to a divergence or a plain function and read as a divergence; both are typed.
+
+    A ValueDivergence has the attributes of a Divergence that are read, but for its slope.
+    """
 
     def __get__(self, objective: object | None, owner: type | None = None) -> Divergence:
         if objective is None:  # the default, which dataclass reads from the class
@@ -106,8 +111,8 @@ class _DivergenceField:
         divergence: Divergence = vars(objective)["divergence"]
         return divergence
 
-    def __set__(self, objective: object, given: Divergence | PositionFunction) -> None:
-        vars(objective)["divergence"] = _as_divergence(given)
+    def __set__(self, objective: object, given: Divergence | PositionFunction | ValueDivergence) -> None:
+        vars(objective)["divergence"] = given if isinstance(given, ValueDivergence) else _as_divergence(given)
 
 
 @dataclass(frozen=True)
@@ -121,9 +126,11 @@ class Objective:
     ----------
     divergence : Divergence or function `(log_q [..., E], log_p [..., E]) -> [...]`
         The soft term's measure. A plain function is differentiated by autograd and takes the temperature power
-        2, or its attribute `temperature_power`.
+        2, or its attribute `temperature_power`. Of numbers (regression): squared_error, gaussian_kl or
+        gaussian_cross_entropy, whose `logits` are values `[..., 1 or 2]` and whose labels are numbers, nan for none.
     temperature : float
-        T from 2^-16 to 2^16, softens teacher and student in the soft term. The student predicts at T = 1.
+        T from 2^-16 to 2^16, softens teacher and student in the soft term. The student predicts at T = 1. Numbers are
+        not softened.
     soft_weight, hard_weight : float
         Weights of the two terms, relative to each other; 0 switches a term off.
     extra_terms : sequence of Term
@@ -183,7 +190,7 @@ class Objective:
         """The loss of the student's `logits`, `[..., C]`; leading axes are positions, n in all.
 
         targets: SoftTargets of the same n positions, or the teacher's logits. Needed where soft_weight > 0.
-        labels `[...]`: classes; -100 drops the hard term there. Needed where hard_weight > 0.
+        labels `[...]`: classes; -100 (of numbers, nan) drops the hard term there. Needed where hard_weight > 0.
         mask `[...]` bool: the positions that count; the others are dropped before any arithmetic.
         weights `[...]`: the weight of each position, in every term and its count; 1 by default.
         counts: those of the whole global batch, where this is a part of it; by default this batch's. The shares
@@ -201,6 +208,13 @@ class Objective:
     @property
     def all_terms(self) -> tuple[Term, ...]:
         """The soft term, the hard term and the further ones, also those that are switched off."""
+        divergence: object = self.divergence
+        if isinstance(divergence, ValueDivergence):
+            return (
+                SoftValueTerm("soft", self.soft_weight, divergence),
+                HardValueTerm("hard", self.hard_weight),
+                *self.extra_terms,
+            )
         soft = SoftTerm("soft", self.soft_weight, self.divergence, self.temperature)
         return (soft, HardTerm("hard", self.hard_weight), *self.extra_terms)
 
@@ -208,6 +222,16 @@ class Objective:
     def terms(self) -> tuple[Term, ...]:
         """The terms with a weight above 0. The loss is divided by the count of the first one."""
         return tuple(term for term in self.all_terms if term.weight)
+
+    @property
+    def of_values(self) -> bool:
+        """Whether it compares numbers, and not classes."""
+        divergence: object = self.divergence
+        return isinstance(divergence, ValueDivergence)
+
+    def of_labels(self) -> "Objective":
+        """The objective of labels alone, of the same kind of task."""
+        return Objective(self.divergence, self.temperature, soft_weight=0.0, hard_weight=1.0)
 
     @property
     def needs_targets(self) -> bool:
@@ -295,7 +319,10 @@ class Objective:
                     else f"The term {term.name} needs {lacks} but there are none; pass {source}, or remove the term."
                 )
         rows = as_targets(targets) if targets is not None and self.needs_targets else None
-        if rows is not None and (len(rows), rows.num_classes) != (n, classes):
+        if rows is not None and self.of_values:
+            if len(require_gaussian(rows)) != n:
+                raise ShapeError(f"The student gave {n} numbers and the teacher {len(rows)}; both must give the same.")
+        elif rows is not None and (len(rows), rows.num_classes) != (n, classes):
             raise ShapeError(
                 f"The student gave {n} positions over {classes} classes, the teacher {len(rows)} "
                 f"over {rows.num_classes}; both must cover the same positions and classes."
@@ -310,7 +337,9 @@ class Objective:
                 f"The student's positions are {list(positions)} and the teacher's {list(targets.shape[:-1])}; both "
                 "must cover the same positions."
             )
-        if labels is not None and labels.is_floating_point():
+        if labels is not None and self.of_values:
+            labels = widened(labels)
+        elif labels is not None and labels.is_floating_point():
             raise ObjectiveError(f"labels must be whole numbers, but are {labels.dtype}; soft labels are targets.")
         flat = Rows(
             n,
@@ -386,7 +415,7 @@ def _counts(
     if labels is None:
         with_label = torch.zeros_like(every)
     else:
-        labelled = (labels != NO_LABEL).to(every.dtype)
+        labelled = (~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL).to(every.dtype)
         with_label = (labelled if weights is None else labelled * weights).sum()
     return Counts(**{term.name: with_label if term.needs_labels else every for term in terms})
 

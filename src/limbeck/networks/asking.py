@@ -1,4 +1,4 @@
-"""The logits of a batch from any network, whatever the signature of its forward.
+"""The outputs of any network for a batch, whatever the signature of its forward.
 
 A batch is a dict of tensors whose first axis is the example. The columns in `NOT_INPUTS` describe the examples; all
 others are inputs. A column named `teacher_X` is what the teacher reads in the place of input `X`; columns named
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ModelError
+from limbeck.networks.outputs import as_positions, task_of
 from limbeck.networks.padding import with_model_padding
 from limbeck.networks.pixels import with_processed_pixels
 from limbeck.networks.table import with_encoded_table
@@ -58,7 +59,18 @@ class HasNetworks(Protocol):
 
 
 def logits_of(model: Callable[..., Any], batch: Batch) -> Tensor:
-    """The logits of a model for a batch: `[n, C]`, or `[n, L, C]` of a token classifier.
+    """The logits of a model for each position of a batch: `[n, C]`, or `[n, L, C]` of a token classifier.
+
+    By the network's task (limbeck.networks.outputs): one logit becomes two; `[n, L, 2]` for labels that may all be
+    true; `[n, H, W, C]` for pixels; `[n, D, 1 or 2]` for numbers, means and log-variances in the units of the labels.
+
+    model: as `outputs_of` takes it.
+    """
+    return as_positions(outputs_of(model, batch), task_of(model), batch, type(model).__name__)
+
+
+def outputs_of(model: Callable[..., Any], batch: Batch) -> Tensor:
+    """The outputs of a model for a batch, as its forward returns them.
 
     A forward that names the batch's columns gets them by name. Any other gets the only input column as its first
     argument; ModelError where there are several.

@@ -28,6 +28,7 @@ from limbeck.networks.configs import (
 )
 from limbeck.networks.misfits import describe_misfit, odd_fields
 from limbeck.networks.mlp import MLP
+from limbeck.networks.outputs import read_task, with_task, write_task
 from limbeck.networks.processors import attach_processor, read_saved_processor, write_processor
 from limbeck.networks.seal import require_as_sealed, seal
 from limbeck.networks.table import read_table_encoder, with_table_encoder, write_table_encoder
@@ -86,6 +87,8 @@ def load(folder: str | Path, into: nn.Module | None = None) -> nn.Module:
     if processor is not None:
         vars(into)["image_processor"] = processor
     with_table_encoder(into, read_table_encoder(path))
+    if (task := read_task(path)) is not None:
+        with_task(into, task)
     if names:
         named: Any = into  # a module of any class may have label_names, which mypy cannot know
         named.label_names = tuple(names)
@@ -170,6 +173,7 @@ def write_model(
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_processor(student, folder)
     write_table_encoder(student, folder)
+    write_task(student, folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
     if (folder / CONFIG).is_file():  # adapters alone have none, and `load` does not read them
@@ -250,6 +254,8 @@ def _from_transformers(name: str, config: dict[str, Any] | None = None) -> nn.Mo
         if getattr(getattr(part, "config", None), "return_dict", True) is False:
             part.config.return_dict = True
     attach_processor(model, name)
+    if folder is not None and (task := read_task(folder)) is not None:
+        with_task(model, task)
     loaded: nn.Module = model.eval()
     return loaded
 

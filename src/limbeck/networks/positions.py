@@ -20,6 +20,7 @@ from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Counts, count_positions
 from limbeck.losses.terms import Term
 from limbeck.networks.asking import Batch
+from limbeck.networks.outputs import Task, positions_shape
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,32 @@ def next_token_positions(batch: Batch) -> Positions:
     return Positions((len(rows),), labels, None, weights, labels.device, rows)
 
 
-def positions_of(batch: Batch, axes: int) -> Positions:
+def positions_of(batch: Batch, axes: int, task: Task | None = None) -> Positions:
     """The positions of any other batch.
 
     axes: 1 where an example is a position; 2 where a token is one, and those of attention_mask 0 are masked.
+    task: decides the positions where it has several for an example: labels, numbers or pixels. A mask or weights of
+        examples `[n]` then hold for each of theirs.
     """
     labels, mask, weights = (batch.get(name) for name in ("labels", "mask", "weights"))
-    if axes == 2 and mask is None and "attention_mask" in batch:
+    if axes == 2 and mask is None and "attention_mask" in batch and not (task and task.outputs):
         mask = batch["attention_mask"].bool()
-    first = next(v for v in batch.values() if isinstance(v, Tensor) and v.ndim >= axes)
-    return Positions(tuple(first.shape[:axes]), labels, mask, weights, first.device)
+    first = next(v for v in batch.values() if isinstance(v, Tensor) and v.ndim >= min(axes, 1))
+    shape = None if task is None else positions_shape(task, batch, len(first))
+    if shape is None:
+        first = next(v for v in batch.values() if isinstance(v, Tensor) and v.ndim >= axes)
+        return Positions(tuple(first.shape[:axes]), labels, mask, weights, first.device)
+    if labels is not None:
+        labels = labels.reshape(shape)
+    mask, weights = (_for_each(values, shape) for values in (mask, weights))
+    return Positions(shape, labels, mask, weights, first.device)
+
+
+def _for_each(values: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+    """Values of examples `[n]` for each of their positions, `[*shape]`; those of positions stay."""
+    if values is None or values.ndim != 1 or len(shape) == 1:
+        return values
+    return values.reshape(-1, *(1 for _ in shape[1:])).expand(shape)
 
 
 class NextTokens(NamedTuple):

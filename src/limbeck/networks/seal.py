@@ -20,6 +20,7 @@ PATTERNS = (
     "generation_config.json",
     "preprocessor_config.json",
     "table_encoder.json",
+    "task.json",
     "adapter_config.json",
     "*.safetensors",
     "*.safetensors.index.json",

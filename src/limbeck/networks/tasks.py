@@ -13,8 +13,11 @@ UNSUPPORTED: dict[str, str] = {
     "ForXVector": "speaker verification",
     "ForAudioFrameClassification": "the classification of audio frames",
     "ObjectDetection": "object detection",
-    "Segmentation": "segmentation",
-    "ForMaskGeneration": "segmentation",
+    "ForInstanceSegmentation": "instance segmentation",
+    "ForUniversalSegmentation": "universal segmentation",
+    "ForImageSegmentation": "panoptic segmentation",
+    "ForSegmentation": "panoptic segmentation",
+    "ForMaskGeneration": "the segmentation of prompted objects",
     "ForDepthEstimation": "depth estimation",
     "ForKeypointDetection": "keypoint detection",
     "ForMaskedImageModeling": "masked image modelling",
@@ -24,18 +27,15 @@ UNSUPPORTED: dict[str, str] = {
     "ForMultipleChoice": "multiple choice",
     "ForNextSentencePrediction": "next sentence prediction",
     "ForPrediction": "the prediction of time series",
-    "ForRegression": "regression",
+    "ForRegression": "the regression of time series",
 }
 """The end of a transformers class's name, and the task of such a model."""
-
-PROBLEM_TYPES = {"regression": "regression", "multi_label_classification": "multi-label classification"}
-"""The values of a configuration's `problem_type` that are not one class per example."""
 
 
 def require_supported_task(model: object, who: str) -> None:
     """Raises ModelError where a network's task is not supported, naming the task, or where it returns tuples.
 
-    A network is supported if it is a classifier of examples or of tokens (one class each), or a language model. Of a
+    A network is supported if it classifies examples, tokens or pixels, gives numbers, or is a language model. Of a
     network that is not transformers' nothing is known here, and it passes.
 
     model: any object. who: the role of the model for the message, such as "student".
@@ -49,9 +49,10 @@ def require_supported_task(model: object, who: str) -> None:
     if task is not None:
         raise ModelError(
             f"The {who}, {type(base_of(model)).__name__}, is a model for {task}, which Limbeck does not support. "
-            "Supported are classifiers with one class per example or per token (ForSequenceClassification, "
-            "ForImageClassification, ForAudioClassification, ForTokenClassification) and language models "
-            "(ForCausalLM, ForConditionalGeneration); load the weights into one of these."
+            "Supported are classifiers of examples, of tokens and of pixels, also with several labels each, and models "
+            "for regression (ForSequenceClassification, ForImageClassification, ForAudioClassification, "
+            "ForTokenClassification, ForSemanticSegmentation), and language models (ForCausalLM, "
+            "ForConditionalGeneration); load the weights into one of these."
         )
 
 
@@ -65,20 +66,19 @@ def unsupported_task(model: object) -> str | None:
         reads = getattr(inner, "main_input_name", "input_ids")
         return f"writing text about {reads}" if config.is_encoder_decoder and reads != "input_ids" else None
     name = type(inner).__name__
-    by_class = next((task for ending, task in UNSUPPORTED.items() if name.endswith(ending)), None)
-    return by_class or PROBLEM_TYPES.get(str(getattr(config, "problem_type", None)))
+    return next((task for ending, task in UNSUPPORTED.items() if name.endswith(ending)), None)
 
 
 def require_several_classes(classes: int, who: str) -> None:
-    """Raises ShapeError for a model with one output, whose softmax is 1 whatever it computes.
+    """Raises ShapeError for a model of classes with one output, whose softmax is 1 whatever it computes.
 
     classes: the size of the model's output. who: for the message, such as "student".
     """
     if classes < 2:
         raise ShapeError(
             f"The {who} has {classes} output, but needs one per class, so 2 or more: the softmax of one output is "
-            "always 1, and no weight would change. For two classes use two outputs (num_labels=2 in transformers); "
-            "regression and classifiers with a single logit are not supported."
+            "always 1, and no weight would change. A network with one logit for two classes is read as such; a teacher "
+            "of another kind must give two."
         )
 
 

@@ -24,6 +24,7 @@ from limbeck.files import in_use
 from limbeck.networks.asking import networks_of
 from limbeck.networks.checks import check_label_names
 from limbeck.networks.halves import base_of
+from limbeck.networks.outputs import CLASSIFICATION, settle_task
 from limbeck.networks.processors import find_processor
 from limbeck.networks.table import require_table, table_columns
 from limbeck.networks.tasks import require_supported_tasks
@@ -134,6 +135,8 @@ def label(
     teacher, rows = as_teacher(teacher), rows_of(transfer_set)
     networks = networks_of(teacher) or []
     require_supported_tasks(networks, "teacher")
+    if not rows.is_language:
+        _require_classes(teacher, transfer_set)
     for network in networks:
         find_processor(network, transfer_set, "teacher")
         require_table(network, transfer_set, "teacher")
@@ -171,6 +174,17 @@ def label(
             writer.finish()
         state.wait_for_everyone()
         return open_stored(path)
+
+
+def _require_classes(teacher: BaseTeacher, transfer_set: object) -> None:
+    """ConfigError where the teacher's answers are not distributions over classes of examples or tokens."""
+    members: list[tuple[str, object]] = [("teacher", network) for network in networks_of(teacher) or []]
+    task = settle_task([*members, ("teacher", teacher)], transfer_set)
+    if task.kind != CLASSIFICATION:
+        raise ConfigError(
+            f"Targets of {task.kind} cannot be stored: a stored set has one distribution over classes for an example "
+            "or a token. Train with the teacher itself (limbeck distill --teacher)."
+        )
 
 
 def _make(shards: list[int], labeller: Labeller, writer: Writer, batch_size: int, done: Callable[[int], Any]) -> None:

@@ -15,6 +15,7 @@ from limbeck.teachers.function import FunctionTeacher
 from limbeck.teachers.model import ModelTeacher
 from limbeck.teachers.protocol import BaseTeacher, Teacher
 from limbeck.teachers.recorded import RecordedTeacher, record
+from limbeck.teachers.regressor import RegressorTeacher
 from limbeck.teachers.specialists import Specialist, Specialists
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "FunctionTeacher",
     "ModelTeacher",
     "RecordedTeacher",
+    "RegressorTeacher",
     "Specialist",
     "Specialists",
     "Teacher",

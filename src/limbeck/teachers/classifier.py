@@ -1,4 +1,4 @@
-"""A fitted scikit-learn classifier or pipeline as a teacher.
+"""A fitted scikit-learn classifier or pipeline as a teacher, and what all estimators read.
 
 What this file does not know: scikit-learn itself, the objective.
 """
@@ -16,50 +16,44 @@ from torch import Tensor
 from limbeck.errors import DataError, ModelError
 from limbeck.losses.targets import DenseTargets
 from limbeck.networks.asking import Batch, inputs_of, teacher_view
+from limbeck.networks.outputs import MULTI_LABEL, Task
 from limbeck.networks.positions import Positions
 from limbeck.teachers.protocol import BaseTeacher, HasProbabilities
 
 
-class ClassifierTeacher(BaseTeacher):
-    """A fitted scikit-learn classifier as a teacher, through `predict_proba`; a probability of 0 becomes -inf.
+class FittedTeacher(BaseTeacher):
+    """A fitted scikit-learn estimator as a teacher: what it reads of a batch, and its fingerprint.
 
     It reads what it was fitted on. Fitted on a DataFrame (`feature_names_in_`): the columns of these names, in its
     order, as they are in the table, whatever the student reads. A pipeline fitted on texts: the texts. These need
     batches with `table_rows`, as those of `limbeck.table` have. Fitted on arrays: the batch's single input column, each
     example flattened to a row.
 
-    Fit it on the transfer set's labels, 0 to C - 1; or on names, which then must be the transfer set's, in sorted order
-    as scikit-learn has them.
+    estimator: a fitted one.
     """
 
-    def __init__(self, classifier: HasProbabilities):
-        if not hasattr(classifier, "predict_proba"):
-            raise ModelError(f"{type(classifier).__name__} has no predict_proba, which a teacher of this kind needs.")
-        if not hasattr(classifier, "classes_"):
-            raise ModelError(f"This {type(classifier).__name__} has not been fitted; call fit before it teaches.")
-        self.classifier = classifier
-        self._label_names = _names_of_classes(classifier.classes_)
-        names = getattr(classifier, "feature_names_in_", None)
+    def __init__(self, estimator: Any):
+        self.estimator = estimator
+        names = getattr(estimator, "feature_names_in_", None)
         self._names = None if names is None else [str(name) for name in names]
-        width = getattr(classifier, "n_features_in_", None)
+        width = getattr(estimator, "n_features_in_", None)
         self._width = None if width is None else int(width)
-
-    def __call__(self, batch: Batch, positions: Positions | None = None) -> DenseTargets:
-        """log of the class probabilities, `[n, C]`."""
-        view = teacher_view(batch)
-        probs = self.classifier.predict_proba(self._read(view))
-        device = next((values.device for values in view.values() if isinstance(values, Tensor)), torch.device("cpu"))
-        return DenseTargets.from_probs(torch.as_tensor(np.asarray(probs), dtype=torch.float32)).to(device)
 
     @property
     def reads_rows(self) -> bool:
         """Whether it reads columns by name, or texts, and so needs batches with `table_rows`."""
         return self._names is not None or self._width is None
 
+    def fingerprint(self) -> str:
+        """SHA-256 of the class's name and every fitted array that can be reached from it."""
+        digest = hashlib.sha256(type(self.estimator).__qualname__.encode())
+        _digest_value(digest, self.estimator, {})
+        return digest.hexdigest()
+
     def _read(self, batch: Batch) -> Any:
-        """The examples of a batch as the classifier was fitted on them."""
+        """The examples of a batch as the estimator was fitted on them."""
         rows: Any = batch.get("table_rows")
-        name = type(self.classifier).__name__
+        name = type(self.estimator).__name__
         if rows is None:
             array = _only_input(batch).detach().cpu().flatten(1).numpy()
             if self._names is None:
@@ -89,21 +83,49 @@ class ClassifierTeacher(BaseTeacher):
     def _checked(self, array: np.ndarray) -> np.ndarray:
         if self._width is not None and array.shape[1] != self._width:
             raise DataError(
-                f"This {type(self.classifier).__name__} was fitted on {self._width} numbers per example, but the batch "
+                f"This {type(self.estimator).__name__} was fitted on {self._width} numbers per example, but the batch "
                 f"has {array.shape[1]}; fit it on a DataFrame, so that it reads columns by name."
             )
         return array
+
+
+class ClassifierTeacher(FittedTeacher):
+    """A fitted scikit-learn classifier as a teacher, through `predict_proba`; a probability of 0 becomes -inf.
+
+    Fit it on the transfer set's labels, 0 to C - 1; or on names, which then must be the transfer set's, in sorted order
+    as scikit-learn has them. Fitted on several labels of 0 and 1 per example (a tree or forest, MultiOutputClassifier,
+    OneVsRestClassifier), it gives a row of two probabilities for each label.
+
+    classifier: a fitted one. What it reads: `FittedTeacher`.
+    """
+
+    def __init__(self, classifier: HasProbabilities):
+        if not hasattr(classifier, "predict_proba"):
+            raise ModelError(f"{type(classifier).__name__} has no predict_proba, which a teacher of this kind needs.")
+        if not hasattr(classifier, "classes_"):
+            raise ModelError(f"This {type(classifier).__name__} has not been fitted; call fit before it teaches.")
+        super().__init__(classifier)
+        self._labels = _number_of_labels(classifier)
+        self._label_names = None if self._labels else _names_of_classes(np.asarray(self.estimator.classes_))
+
+    def __call__(self, batch: Batch, positions: Positions | None = None) -> DenseTargets:
+        """log of the class probabilities, `[n, C]`; of L labels, those of 0 and 1, `[n * L, 2]`."""
+        view = teacher_view(batch)
+        probs = self.estimator.predict_proba(self._read(view))
+        device = next((values.device for values in view.values() if isinstance(values, Tensor)), torch.device("cpu"))
+        if self._labels:
+            probs = _of_labels(probs, self._labels, type(self.estimator).__name__)
+        return DenseTargets.from_probs(torch.as_tensor(np.asarray(probs), dtype=torch.float32)).to(device)
+
+    @property
+    def task(self) -> Task:
+        """Classes, or several labels."""
+        return Task(MULTI_LABEL, outputs=self._labels) if self._labels else Task()
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
         """The names that the classifier was fitted on; None where it was fitted on numbers."""
         return self._label_names
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the class's name and every fitted array that can be reached from it."""
-        digest = hashlib.sha256(type(self.classifier).__qualname__.encode())
-        _digest_value(digest, self.classifier, {})
-        return digest.hexdigest()
 
 
 def _names_of_classes(classes: np.ndarray) -> tuple[str, ...] | None:
@@ -116,6 +138,42 @@ def _names_of_classes(classes: np.ndarray) -> tuple[str, ...] | None:
             f"{len(classes) - 1}; fit it on all labels of the transfer set."
         )
     return None
+
+
+def _number_of_labels(classifier: Any) -> int | None:
+    """The number of labels of 0 and 1 that a classifier was fitted on; None where it was fitted on one label."""
+    last = classifier.steps[-1][1] if hasattr(classifier, "steps") else classifier  # of a pipeline
+    last = getattr(last, "best_estimator_", last)  # of a search
+    classes = last.classes_
+    if isinstance(classes, list):  # one array of classes per label
+        for i, each in enumerate(classes):
+            if not set(np.asarray(each).tolist()) <= {0, 1}:
+                raise ModelError(
+                    f"A teacher of several labels is fitted on labels of 0 and 1, but label {i} of this "
+                    f"{type(last).__name__} has the classes {np.asarray(each)[:10].tolist()}."
+                )
+        return len(classes)
+    binarizer = getattr(last, "label_binarizer_", getattr(last, "_label_binarizer", None))
+    if getattr(binarizer, "y_type_", "") == "multilabel-indicator":
+        return len(classes)
+    return None
+
+
+def _of_labels(probs: Any, labels: int, name: str) -> np.ndarray:
+    """Probabilities of 0 and 1, `[n * L, 2]`, of `[n, L]` or of a list with `[n, 1 or 2]` for each label."""
+    if isinstance(probs, list):
+        columns = [np.asarray(each) for each in probs]
+        if any(each.shape[1] == 1 for each in columns):
+            place = next(i for i, each in enumerate(columns) if each.shape[1] == 1)
+            raise ModelError(
+                f"Label {place} of this {name} had one value in all examples that it was fitted on, so it gives no "
+                "probability of the other; leave the label out, or fit it on more examples."
+            )
+        return np.stack([each[:, :2] for each in columns], 1).reshape(-1, 2)
+    array = np.asarray(probs)
+    if array.ndim != 2 or array.shape[1] != labels:
+        raise ModelError(f"This {name} gave probabilities {list(array.shape)}, but has {labels} labels.")
+    return np.stack([1 - array, array], -1).reshape(-1, 2)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""A teacher made from a network, a classifier or a function of the batch.
+"""A teacher made from a network, a classifier, a regressor or a function of the batch.
 
 What this file does not know: how each kind of teacher answers.
 """
@@ -9,7 +9,15 @@ from limbeck.errors import ModelError
 from limbeck.teachers.classifier import ClassifierTeacher
 from limbeck.teachers.function import FunctionTeacher
 from limbeck.teachers.model import ModelTeacher, network_fingerprint
-from limbeck.teachers.protocol import BaseTeacher, HasProbabilities, Teacher, TeacherLike, WrappedTeacher
+from limbeck.teachers.protocol import (
+    BaseTeacher,
+    HasPredictions,
+    HasProbabilities,
+    Teacher,
+    TeacherLike,
+    WrappedTeacher,
+)
+from limbeck.teachers.regressor import RegressorTeacher
 
 
 def as_teacher(model: TeacherLike) -> BaseTeacher:
@@ -20,6 +28,7 @@ def as_teacher(model: TeacherLike) -> BaseTeacher:
         a network (nn.Module), which is put in eval mode and frozen;
         an object with `Teacher`'s two methods;
         a fitted scikit-learn classifier with `predict_proba`;
+        a fitted scikit-learn regressor with `fit` and `predict`;
         a function `batch -> logits [n, C]` (or SoftTargets).
 
     ModelError where it is none of these.
@@ -32,10 +41,13 @@ def as_teacher(model: TeacherLike) -> BaseTeacher:
         return WrappedTeacher(model)
     if isinstance(model, HasProbabilities):
         return ClassifierTeacher(model)
+    if isinstance(model, HasPredictions):
+        return RegressorTeacher(model)
     if callable(model):
         return FunctionTeacher(model)
     raise ModelError(
-        "A teacher is a network, a classifier with predict_proba, or a function of the batch that returns logits, "
+        "A teacher is a network, a classifier with predict_proba, a regressor, or a function of the batch that returns "
+        "logits, "
         f"but got {type(model).__name__}."
     )
 

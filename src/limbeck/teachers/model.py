@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from limbeck.losses.targets import DenseTargets, HiddenTargets, SoftTargets
 from limbeck.networks.asking import Batch, is_placed, label_names_of, logits_of, teacher_view
 from limbeck.networks.halves import head_of, hidden_of, is_language_model, logits_are_heads, require_positions
+from limbeck.networks.outputs import task_of
 from limbeck.networks.pixels import image_processor_of
 from limbeck.networks.positions import Positions, next_tokens
 from limbeck.networks.table import table_encoder_of
-from limbeck.teachers.protocol import BaseTeacher, require_classes
+from limbeck.teachers.protocol import BaseTeacher, require_classes, targets_by_task
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ class ModelTeacher(BaseTeacher):
     def __call__(self, batch: Batch, positions: Positions | None = None) -> SoftTargets:
         """The model's distribution for each position, `[n, C]`.
 
-        Positions are the examples; token classifiers give one row per token, example by example; language models give
+        Positions are the examples; token classifiers give one row per token, example by example, and networks for
+        several labels, pixels or numbers one row for each of these; language models give
         one row per token of `labels [B, L]` that has to be predicted, from the state before it.
 
         positions: of the batch, where they are known; not used where the batch has `teacher_*` columns.
@@ -52,8 +54,9 @@ class ModelTeacher(BaseTeacher):
         self.model.eval()  # the caller may have called train() on it, or on a part of it
         view = teacher_view(batch)
         if not ("labels" in view and is_language_model(self.model)):
-            logits = logits_of(self.model, view)[..., : self.classes]
-            return DenseTargets(logits.reshape(-1, logits.shape[-1]))
+            task = task_of(self.model)
+            logits = logits_of(self.model, view)
+            return targets_by_task(logits if task and task.is_regression else logits[..., : self.classes], task)
         rows = None if positions is None or view is not batch else positions.rows
         if rows is None:  # also where the `teacher_*` columns have other positions
             rows = next_tokens(view).rows
@@ -120,6 +123,8 @@ def network_fingerprint(network: nn.Module, weights: dict[str, Tensor]) -> str:
     encoder = table_encoder_of(network)
     if encoder is not None:
         digest.update(encoder.to_json().encode())
+    if (task := task_of(network)) is not None and task.scale:  # which its outputs are multiplied by
+        digest.update(repr(task).encode())
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         tensor = _loaded(network, name) if tensor.is_meta else tensor

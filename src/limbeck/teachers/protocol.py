@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.errors import ConfigError, DataError, ModelError, TargetError
-from limbeck.losses.targets import DenseTargets, SoftTargets, is_complete
+from limbeck.losses.targets import DenseTargets, GaussianTargets, SoftTargets, is_complete
 from limbeck.networks.asking import Batch, networks_of, networks_of_all
+from limbeck.networks.outputs import Task
 from limbeck.networks.positions import Positions
 
 Augment = Callable[[Batch, int], Batch]
@@ -43,8 +44,21 @@ class HasProbabilities(Protocol):
         ...
 
 
-TeacherLike: TypeAlias = Teacher | HasProbabilities | Callable[..., Any]
-"""What `as_teacher` makes a teacher of: a teacher, a classifier, a network, or a function of a batch."""
+@runtime_checkable
+class HasPredictions(Protocol):
+    """A fitted regressor of scikit-learn, or of a library with its interface."""
+
+    def fit(self, features: Any, labels: Any, /) -> Any:
+        """Trains it; never called."""
+        ...
+
+    def predict(self, features: Any, /) -> Any:
+        """The number or numbers of each example, `[n]` or `[n, D]`."""
+        ...
+
+
+TeacherLike: TypeAlias = Teacher | HasProbabilities | HasPredictions | Callable[..., Any]
+"""What `as_teacher` makes a teacher of: a teacher, a classifier, a regressor, a network, or a function of a batch."""
 
 
 class BaseTeacher(ABC):
@@ -59,6 +73,9 @@ class BaseTeacher(ABC):
     shares_student: bool = False
     """Whether it answers with the student's own weights."""
 
+    settled_task: Task | None = None
+    """What its answers mean, by `settle_task`, where it does not know itself."""
+
     @abstractmethod
     def __call__(self, batch: Batch, positions: Positions | None = None) -> SoftTargets:
         """The distribution of each position of the batch, `[n, C]`.
@@ -70,6 +87,11 @@ class BaseTeacher(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """A hash of weights, configuration and dtype; not changed by `to` or `cut`."""
+
+    @property
+    def task(self) -> Task | None:
+        """What its answers mean, where it knows and is not made of networks, which know themselves."""
+        return next((task for member in self.members if (task := member.task) is not None), None)
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -159,6 +181,12 @@ class WrappedTeacher(BaseTeacher):
         return self.teacher.fingerprint()
 
     @property
+    def task(self) -> Task | None:
+        """What its answers mean, where the teacher says so."""
+        task = getattr(self.teacher, "task", None)
+        return task if isinstance(task, Task) else None
+
+    @property
     def label_names(self) -> tuple[str, ...] | None:
         """The names of the classes in order, where the teacher has them."""
         names = getattr(self.teacher, "label_names", None)
@@ -246,6 +274,14 @@ class CutTeacher(WrappedTeacher):
     def cut(self, classes: int) -> BaseTeacher:
         """A teacher cut to the smaller of the two numbers of classes."""
         return CutTeacher(self.teacher, min(require_classes(classes), self.classes))
+
+
+def targets_by_task(positions: Tensor, task: Task | None) -> SoftTargets:
+    """The targets of a network's outputs by position, as `limbeck.networks.outputs.as_positions` lays them out."""
+    rows = positions.flatten(0, -2)
+    if task is not None and task.is_regression:
+        return GaussianTargets(rows[:, 0], rows[:, 1] if task.variance else None)
+    return DenseTargets(rows)
 
 
 def require_classes(classes: int) -> int:

@@ -36,7 +36,13 @@ def record(
         for start in range(0, len(rows), batch_size):
             batch = rows.__getitems__(list(range(start, min(start + batch_size, len(rows)))))
             moved = {name: values.to(device) for name, values in batch.items()}
-            targets.append(teacher(moved).to("cpu"))
+            answers = teacher(moved).to("cpu")
+            if len(answers) != len(batch["row_id"]):
+                raise DataError(
+                    f"record needs one distribution per example, but the teacher gave {len(answers)} for "
+                    f"{len(batch['row_id'])} examples; train with the teacher itself."
+                )
+            targets.append(answers)
             ids.append(batch["row_id"].cpu())
     return RecordedTeacher(concatenate(targets), torch.cat(ids), teacher)
 

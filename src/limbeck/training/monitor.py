@@ -14,11 +14,14 @@ from limbeck.losses.metrics import position_statistics
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
 from limbeck.losses.targets import Head, SoftTargets, is_complete
+from limbeck.losses.targets.gaussian import require_gaussian
 from limbeck.networks.halves import ROWS
 
 OF_LABELS = ("correct", "nll", "brier")
 OF_TEACHER = ("agreement", "acceptance", "forward_kl", "reverse_kl")
 """The statistics that need a label, and those that need the teacher's probability of every class."""
+OF_NUMBERS = ("squared_error", "absolute_error")
+"""The statistics of numbers that need a label, in standard units; "teacher_squared_error" needs a teacher."""
 OF_TRAINER = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 PLATEAU = ("reduce_lr_on_plateau", "greedy")
 """Schedules that follow a metric."""
@@ -34,6 +37,8 @@ def require_metric(args: TrainingArguments, objective: Objective, sets: Iterable
     if wanted is None or not chosen:
         return
     names = {"loss", "accuracy", "nll", "brier", *OF_TEACHER, "confidence", "entropy", *OF_TRAINER}
+    if objective.of_values:
+        names = {"loss", *OF_NUMBERS, "teacher_squared_error", *OF_TRAINER}
     names |= {f"{term.name}_loss" for term in objective.terms}
     names |= {f"{name}_{metric}" for name in sets for metric in names}
     if wanted.removeprefix("eval_") not in names:
@@ -63,6 +68,20 @@ def measured(
     return columns | terms | labelled
 
 
+def measured_numbers(
+    objective: Objective, values: Tensor, targets: SoftTargets | None, labels: Tensor | None
+) -> dict[str, Tensor]:
+    """`measured` for numbers `[n, 1 or 2]`, in standard units; labels: nan for none."""
+    terms = {f"{name}_loss": each for name, each in objective.per_position(values, targets, labels).items()}
+    found: dict[str, Tensor] = {}
+    if labels is not None:
+        error = values[:, 0] - labels
+        found |= {"squared_error": error**2, "absolute_error": error.abs(), "labelled": ~labels.isnan()}
+    if targets is not None:
+        found["teacher_squared_error"] = (values[:, 0] - require_gaussian(targets).mean) ** 2
+    return found | terms
+
+
 def measured_in_chunks(
     objective: Objective, hidden: Tensor, head: Head, targets: SoftTargets | None, labels: Tensor
 ) -> dict[str, Tensor]:
@@ -86,7 +105,7 @@ def means_of(objective: Objective, columns: Mapping[str, Tensor]) -> dict[str, f
     column = dict(columns)
     weight = column.pop("weight").clamp(min=0)  # Trainer pads with -100
     labelled = column.pop("labelled", weight).clamp(min=0)
-    of_labels = {*OF_LABELS, *(f"{term.name}_loss" for term in objective.terms if term.needs_labels)}
+    of_labels = {*OF_LABELS, *OF_NUMBERS, *(f"{term.name}_loss" for term in objective.terms if term.needs_labels)}
     means = {}
     for name, values in column.items():
         share = weight * labelled if name in of_labels else weight

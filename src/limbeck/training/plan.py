@@ -21,12 +21,14 @@ from limbeck.losses.divergences import forward_kl
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.losses.objective import Objective
 from limbeck.losses.targets import SoftTargets, given_logits, is_complete
+from limbeck.losses.targets.gaussian import require_gaussian
 from limbeck.networks.asking import Batch, label_names_of, logits_of, networks_of, teacher_view
 from limbeck.networks.causal import require_causal
 from limbeck.networks.checks import check_label_names, check_labels, check_rows, refuse_probabilities
 from limbeck.networks.decoding import is_encoder_decoder, require_pairs
 from limbeck.networks.halves import base_of, is_language_model, keeps_apart, logits_are_heads
 from limbeck.networks.modes import evaluating
+from limbeck.networks.outputs import CLASSES, CLASSIFICATION, Task, refuse_sigmoid
 from limbeck.networks.positions import (
     Positions,
     next_token_positions,
@@ -56,6 +58,7 @@ class Plan:
     position_axes: 1 where an example is a position, 2 where every token is one.
     in_halves: whether a language model is read as last states and output layer, without the logits of a whole batch.
     router_weight: the weight of the student's auxiliary loss of its routers; 0 where that is not added.
+    task: what the outputs of other models mean.
     checked: whether position_axes and in_halves were found with a batch; otherwise they are the defaults.
     """
 
@@ -65,6 +68,7 @@ class Plan:
     in_halves: bool = False
     checked: bool = False
     router_weight: float = 0.0
+    task: Task = CLASSES
 
 
 def preflight(
@@ -89,8 +93,8 @@ def preflight(
         batch = first_batch("transfer")
         for examples in sets.values():
             check_texts(student, teacher, examples)
-        logits = check_batch(student, teacher, objective, batch)
-        check_classes(logits.shape[-1], objective, batch, sets)
+        logits = check_batch(student, teacher, objective, batch, plan.task)
+        check_classes(logits.shape[-1], objective, batch, sets, plan.task)
         return replace(plan, position_axes=logits.ndim - 1, checked=True)
     classes = plan.classes or len(base_of(student).get_output_embeddings().weight)
     for examples in sets.values():
@@ -173,55 +177,82 @@ def check_student(student: nn.Module, teacher: BaseTeacher | None, sets: Mapping
     )
 
 
-def check_classes(classes: int, objective: Objective, batch: Batch, sets: Mapping[str, Sized]) -> None:
+def check_classes(
+    classes: int, objective: Objective, batch: Batch, sets: Mapping[str, Sized], task: Task = CLASSES
+) -> None:
     """Raises an error unless the sets have one class per output of the student, and labels where a term needs them.
 
     classes: the student's outputs.
+    task: several labels have two classes each, and the names of a set are theirs; numbers have no classes.
     objective: the objective to be trained on.
     batch: the first one of the transfer set.
     sets: as `named_sets` returns them.
     """
     for who, examples in sets.items():
         names, labels = getattr(examples, "label_names", None), getattr(examples, "labels", None)
-        if names and len(names) != classes:
+        if names and task.outputs is None and len(names) != classes:
             raise ShapeError(
                 f"The {who} set has {len(names)} classes and the student {classes} outputs; it needs one output per "
                 "class. Change the student's last layer."
             )
-        if isinstance(labels, Tensor):
+        if isinstance(labels, Tensor) and not task.is_regression:
             check_labels(labels, classes, f" of the {who} set")
     labels = getattr(sets["transfer"], "labels", None)
-    if objective.hard_weight and isinstance(labels, Tensor) and (labels == NO_LABEL).all():
-        raise ConfigError("hard_weight is above 0 but every label is -100; pass labels, or hard_weight=0.")
-    if "labels" in batch:
+    if objective.hard_weight and isinstance(labels, Tensor) and bool(((labels == NO_LABEL) | labels.isnan()).all()):
+        raise ConfigError("hard_weight is above 0 but no example has a label; pass labels, or hard_weight=0.")
+    if "labels" in batch and not task.is_regression:
         check_labels(batch["labels"], classes)  # for sets without an attribute `labels`
-    elif objective.hard_weight:
+    elif objective.hard_weight and "labels" not in batch:
         raise ConfigError(
             "hard_weight is above 0 but the batches have no labels; pass labels, or hard_weight=0 and a teacher."
         )
 
 
-def check_batch(student: nn.Module, teacher: BaseTeacher | None, objective: Objective, batch: Batch) -> Tensor:
-    """The student's logits for a batch; an error unless they are finite and the teacher's targets fit them."""
+def check_batch(
+    student: nn.Module, teacher: BaseTeacher | None, objective: Objective, batch: Batch, task: Task = CLASSES
+) -> Tensor:
+    """The student's logits for a batch; an error unless they are finite and the teacher's targets fit them.
+
+    task: of student and teacher.
+    """
     with _unchanged(student):
         logits = logits_of(student, on_device_of(student, batch))
         targets = teacher(on_device_of(teacher, batch)) if teacher is not None and objective.soft_weight else None
     if logits.ndim < 2:
         raise ShapeError(f"The student must return logits [n, C], but returned the shape {list(logits.shape)}.")
-    require_several_classes(logits.shape[-1], "student")
+    if not task.is_regression:
+        require_several_classes(logits.shape[-1], "student")
     if not logits.isfinite().all():
         raise ModelError("The student's logits are not finite for the first batch; look at its weights or its inputs.")
-    refuse_probabilities(logits, "student", "remove its softmax")
+    if not task.is_regression:
+        refuse_probabilities(logits, "student", "remove its softmax")
+        refuse_sigmoid(logits, "student")
+    elif "labels" in batch:
+        require_labels_of(task, batch["labels"])
     if (weights := batch.get("weights")) is not None and not (weights >= 0).all():
         raise DataError("The weights of positions must be 0 or more, but the first batch has others; correct them.")
     if targets is not None:
-        _check_targets(objective, logits.shape[-1], positions_of(batch, logits.ndim - 1), targets, batch)
-        if "labels" in batch and is_complete(targets) and logits.shape[-1] <= MOST_ORDERED:
+        _check_targets(objective, logits.shape[-1], positions_of(batch, logits.ndim - 1, task), targets, batch)
+        if (
+            task.kind == CLASSIFICATION
+            and "labels" in batch
+            and is_complete(targets)
+            and logits.shape[-1] <= MOST_ORDERED
+        ):
             scores = targets.all_log_probs(1.0)
             labels = batch["labels"].reshape(-1).to(scores.device)
             known = (labels >= 0) & (labels < scores.shape[-1])  # labels out of range are refused by check_classes
             warn_of_another_order(scores[known], labels[known])
     return logits
+
+
+def require_labels_of(task: Task, labels: Tensor) -> None:
+    """ShapeError or DataError unless the labels of a batch are the numbers of a regression, `[n]` or `[n, D]`."""
+    if not labels.is_floating_point():
+        raise DataError(f"The labels of a regression are numbers in floating point, but are {labels.dtype}.")
+    width = labels.numel() // max(1, len(labels))
+    if width != task.outputs:
+        raise ShapeError(f"The student gives {task.outputs} numbers for an example, but the labels have {width}.")
 
 
 def check_language_batch(
@@ -320,13 +351,15 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
 
 def _check_targets(objective: Objective, classes: int, compared: Positions, targets: SoftTargets, batch: Batch) -> None:
     positions = torch.Size(compared.shape).numel()
-    if compared.rows is not None and targets.num_classes != classes:
+    if objective.of_values:
+        require_gaussian(targets)
+    elif compared.rows is not None and targets.num_classes != classes:
         raise ShapeError(
             f"The teacher's output layer has {targets.num_classes} classes and the student's {classes}. If both have "
             "the same tokenizer and a padded output layer, give it (--tokenizer; in Python processing_class and "
             "teacher_tokenizer): both layers are cut to the tokens that exist."
         )
-    if targets.num_classes != classes:
+    elif targets.num_classes != classes:
         raise ShapeError(
             f"The teacher has {targets.num_classes} classes and the student {classes}; both need one output per class "
             "of the same set of classes. Change the student's last layer, or give another teacher."
@@ -336,10 +369,11 @@ def _check_targets(objective: Objective, classes: int, compared: Positions, targ
             f"The teacher returned {len(targets)} rows, but the batch has {positions} positions for the student; the "
             "teacher must return one row per position of the batch."
         )
-    for logits in given_logits(targets):
+    for logits in [] if objective.of_values else given_logits(targets):
         refuse_probabilities(
             logits, "teacher", "return probs.log(), or DenseTargets.from_probs(probs), or remove its softmax"
         )
+        refuse_sigmoid(logits, "teacher")
     bad = compared.compared(targets.bad_rows(objective.divergence).to(compared.device))
     if bad.any():
         row = int(compared.row_ids(batch).cpu()[bad.cpu()][0])
@@ -354,4 +388,5 @@ def _check_targets(objective: Objective, classes: int, compared: Positions, targ
             f"The teacher gives some class a probability of zero for the example with row_id {row}, where "
             f"{objective.divergence.name} is infinite; use skewed_reverse_kl, forward_kl or jensen_shannon."
         )
-    targets.compared_by(objective.divergence, objective.temperature)
+    if not objective.of_values:
+        targets.compared_by(objective.divergence, objective.temperature)

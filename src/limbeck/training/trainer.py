@@ -66,6 +66,7 @@ from limbeck.networks.halves import (
     within_whole_forward,
 )
 from limbeck.networks.mlp import MLP
+from limbeck.networks.outputs import CLASSES
 from limbeck.networks.positions import Positions, next_token_positions, next_tokens, positions_of
 from limbeck.networks.processors import find_processor
 from limbeck.networks.router import router_loss, router_losses
@@ -78,7 +79,9 @@ from limbeck.training.checkpointed import CheckpointedTrainer
 from limbeck.training.checkpoints import require_same_batches, require_whole
 from limbeck.training.collating import AsGathered
 from limbeck.training.config import DistillConfig, refuse_arguments
-from limbeck.training.monitor import means_of, measured, measured_in_chunks, require_metric
+from limbeck.training.monitor import means_of, measured, measured_in_chunks, measured_numbers, require_metric
+from limbeck.training.numbers import units_of
+from limbeck.training.objectives import default_objective, require_objective_of, settled_task
 from limbeck.training.plan import Plan, named_sets, plan_of_evaluation, preflight
 from limbeck.training.sources import Augmented, InOrder, Source
 from limbeck.transfer.text.collate import Pad
@@ -98,12 +101,14 @@ class DistillTrainer(CheckpointedTrainer):
     Parameters
     ----------
     student
-        Any nn.Module or transformers model: an image, text or token classifier, or a language model.
+        Any nn.Module or transformers model: a classifier of images, texts, tables, tokens or pixels, with one class or
+        several labels, a model for regression (`limbeck.with_task`), or a language model.
     teacher
         A network, a teacher, a classifier with predict_proba, or a function `batch -> logits [n, C]`; None for labels
         alone.
     objective
-        By default soft targets at T = 2 where there is a teacher, labels where there is none.
+        By default soft targets at T = 2 where there is a teacher, labels where there is none; for numbers (regression)
+        the squared error, or gaussian_kl or gaussian_cross_entropy where the student gives a variance.
     args
         DistillConfig, or TrainingArguments with remove_unused_columns and logging_nan_inf_filter off.
     train_dataset
@@ -181,8 +186,11 @@ class DistillTrainer(CheckpointedTrainer):
         classes = classes_to_cut_to(processing_class, teacher_tokenizer, option="processing_class")
         if classes is not None:
             self.teacher = None if self.teacher is None else self.teacher.cut(classes)
-        hard_only = Objective(soft_weight=0.0, hard_weight=1.0)
-        self.objective = objective or (Objective() if teacher is not None else hard_only)
+        task = None
+        if not is_language_model(student):
+            task = settled_task(student, self.teacher, train_dataset if train_dataset is not None else eval_dataset)
+        self.objective = objective or default_objective(task, self.teacher)
+        require_objective_of(self.objective, task)
         self.impl = impl
         self.teacher_passes = self.teacher is not None and self.objective.soft_weight > 0
         if self.objective.soft_weight and self.teacher is None:
@@ -213,7 +221,8 @@ class DistillTrainer(CheckpointedTrainer):
         self.source = InOrder(tuple(stage for stage in (source, augmented) if stage is not None))
         constraint = student.max_norm if isinstance(student, MLP) else None
         extra = [MaxNorm(constraint)] if constraint else []
-        self.plan = Plan(next_tokens=is_language_model(student), classes=classes)
+        self.plan = Plan(next_tokens=task is None, classes=classes, task=task or CLASSES)
+        self.units = units_of(task, train_dataset) if task is not None and task.is_regression else None
         if data_collator is None and self.plan.next_tokens:
             data_collator = (
                 PadPairs(0) if is_encoder_decoder(student) else Pad(0)
@@ -336,8 +345,9 @@ class DistillTrainer(CheckpointedTrainer):
             with self._router_losses(model) as found:
                 logits, positions = self._ask_student(model, inputs)
             targets = self._ask_teacher(inputs, positions)
+            outputs, targets, labels = self._in_units(logits, targets, positions.labels)
             loss = self.objective(
-                logits, targets, positions.labels, mask=positions.mask, weights=positions.weights, counts=counts
+                outputs, targets, labels, mask=positions.mask, weights=positions.weights, counts=counts
             )
             if found:
                 loss = self._with_router(loss, found[-1], positions, counts)
@@ -360,6 +370,14 @@ class DistillTrainer(CheckpointedTrainer):
             return logits, self._positions(inputs, logits.ndim - 1)
         positions = self._positions(inputs, 1)
         return require_positions(logits, inputs, "student")[positions.rows, : self.plan.classes], positions
+
+    def _in_units(
+        self, logits: Tensor, targets: SoftTargets | None, labels: Tensor | None
+    ) -> tuple[Tensor, SoftTargets | None, Tensor | None]:
+        """Student, teacher and labels in the standard units of regression; of classes, as they are."""
+        if self.units is None:
+            return logits, targets, labels
+        return self.units.of_values(logits), self.units.of_targets(targets), self.units.of_labels(labels)
 
     def _router_losses(self, model: nn.Module) -> AbstractContextManager[list[Tensor]]:
         """The auxiliary losses of the student's passes within a block; none where they are not added."""
@@ -487,7 +505,7 @@ class DistillTrainer(CheckpointedTrainer):
         return self._new_positions(batch, axes)
 
     def _new_positions(self, batch: Batch, axes: int) -> Positions:
-        return next_token_positions(batch) if self.plan.next_tokens else positions_of(batch, axes)
+        return next_token_positions(batch) if self.plan.next_tokens else positions_of(batch, axes, self.plan.task)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each term, averaged over the positions that have it since the last log, to the training loss."""
@@ -515,8 +533,10 @@ class DistillTrainer(CheckpointedTrainer):
             else:
                 logits, positions = self._ask_student(model, inputs)
                 targets = self._ask_teacher(inputs, positions)
-                labels = None if positions.labels is None else positions.labels.reshape(-1)
-                columns = measured(self.objective, logits.reshape(-1, logits.shape[-1]), targets, labels)
+                logits, targets, labels = self._in_units(logits, targets, positions.labels)
+                labels = None if labels is None else labels.reshape(-1)
+                statistics = measured if self.units is None else measured_numbers
+                columns = statistics(self.objective, logits.reshape(-1, logits.shape[-1]), targets, labels)
         columns["weight"] = positions.weight()
         self._columns = list(columns)
         stacked = positions.in_batch(

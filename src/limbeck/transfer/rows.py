@@ -10,7 +10,7 @@ targets are found by that id and never by its place.
 What this file does not know: files, tokenizers, models, losses.
 """
 
-import warnings
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -25,9 +25,11 @@ from limbeck.errors import DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import Batch
 from limbeck.networks.checks import out_of_range
+from limbeck.networks.outputs import CLASSES, Task
 from limbeck.networks.table import Feature
 from limbeck.transfer import draws
 from limbeck.transfer.features import TableRows
+from limbeck.transfer.labels import as_tensor, labels_by_task, whole_numbers
 
 MOST_CLASSES = 1_000_000
 """The most classes that labels alone may ask for: one label can be an id, and a network has an output per class."""
@@ -48,16 +50,21 @@ class Column(Protocol):
 
 
 def arrays(
-    inputs: Values, labels: Values | None = None, *, label_names: Sequence[str] | None = None, column: str = "inputs"
+    inputs: Values,
+    labels: Values | None = None,
+    *,
+    label_names: Sequence[str] | None = None,
+    column: str = "inputs",
+    task: Task | str | None = None,
 ) -> "TransferSet":
-    """A transfer set of one input column, from NumPy or torch: inputs `[N, ...]`, labels `[N]` or None.
+    """A transfer set of one input column, from NumPy or torch: inputs `[N, ...]`, labels as TransferSet takes them.
 
     NumPy's float64 becomes float32, as models are; a torch tensor keeps its type.
     """
     if not isinstance(inputs, Tensor):
         inputs = np.asarray(inputs)
         inputs = inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs
-    return TransferSet({column: inputs}, labels, label_names=label_names)
+    return TransferSet({column: inputs}, labels, label_names=label_names, task=task)
 
 
 def collate(batch: Batch) -> Batch:
@@ -79,9 +86,13 @@ class TransferSet(Dataset):
 
     columns: name -> array or tensor `[N, ...]` (or a Column). Not copied or converted; uint8 becomes float32
         in [0, 1], divided by 255, when it is gathered.
-    labels: whole numbers `[N]`, or `[N, L]` for positions (gathered as wide as the first column); -100 = no label.
-    label_names: the classes' names, in order. num_classes: how many, where there are no names; by default the
-        highest label + 1.
+    labels: by the task. Classes: whole numbers `[N]`, or `[N, L]` of tokens (gathered as wide as the first column).
+        multi_label: 0 or 1 of each label, `[N, L]`. segmentation: the class of each pixel, `[N, H, W]`. For all of
+        these, -100 = no label. regression: numbers `[N]` or `[N, D]`; nan = no label.
+    task: "classification", "multi_label", "segmentation" or "regression", or a `limbeck.Task`, which a set without
+        labels needs to be told from one of classes. By default that of classes, or of pixels for labels `[N, H, W]`.
+    label_names: the names, in order, of the classes, of several labels or of numbers. num_classes: how many, where
+        there are no names; by default the highest label + 1.
     row_ids: int64 `[N]`, distinct; by default 0 to N - 1.
     features: what the columns of a table are, `[F]` of them in `inputs [N, F]`. table_rows: its rows as they were read,
         for teachers that read columns by name; batches have them as `table_rows`.
@@ -101,14 +112,23 @@ class TransferSet(Dataset):
         transform: Callable[[Batch], Batch] | None = None,
         features: Sequence[Feature] | None = None,
         table_rows: TableRows | None = None,
+        task: Task | str | None = None,
     ) -> None:
         self._columns = {name: _as_column(name, values) for name, values in columns.items()}
         length = _common_length(self._columns)
         self.label_names = _distinct_names(label_names)
-        self.labels = None if labels is None else _whole_numbers("labels", labels, length)
-        self.num_classes = len(self.label_names) if self.label_names is not None else num_classes
-        if self.labels is not None:
-            self.num_classes = _num_classes(self.labels, self.num_classes)
+        self.labels, self._task = labels_by_task(labels, task, length)
+        counted = self._task is None or self._task.outputs is None  # several labels, and numbers, are not classes
+        self.num_classes = None
+        if counted:
+            self.num_classes = len(self.label_names) if self.label_names is not None else num_classes
+            if self.labels is not None:
+                self.num_classes = _num_classes(self.labels, self.num_classes)
+        elif self._task is not None and self.label_names and len(self.label_names) != self._task.outputs:
+            raise DataError(
+                f"label_names must name the {self._task.outputs} labels or numbers of an example, but are "
+                f"{len(self.label_names)}."
+            )
         self.row_ids = torch.arange(length) if row_ids is None else _distinct_ids(row_ids, length)
         self.transform = transform
         self.features = None if features is None else tuple(features)
@@ -136,7 +156,8 @@ class TransferSet(Dataset):
         batch: dict[str, Any] = {name: as_input(column.gather(rows)) for name, column in self._columns.items()}
         if self.labels is not None:
             labels = self.labels[indices]
-            batch["labels"] = labels if labels.dim() == 1 else labels[:, : next(iter(batch.values())).shape[1]]
+            of_tokens = labels.dim() == 2 and self.task == CLASSES
+            batch["labels"] = labels[:, : next(iter(batch.values())).shape[1]] if of_tokens else labels
         batch["row_id"] = self.row_ids[indices]
         if self.table_rows is not None:
             batch["table_rows"] = self.table_rows.at(rows)
@@ -182,17 +203,31 @@ class TransferSet(Dataset):
         return self.select(~chosen), self.select(chosen)
 
     def without_labels(self, except_rows: Values | None = None) -> "TransferSet":
-        """The same examples with no labels; or with those at the places `except_rows` only, -100 elsewhere.
+        """The same examples with no labels; or with those at the places `except_rows` only, -100 or nan elsewhere.
 
-        The number of classes and their names stay.
+        The number of classes, their names and the task stay.
         """
         bare = self._copy()
+        bare._task = self.task
         bare.labels = None
         if except_rows is not None and self.labels is not None:
             places = _places(except_rows, len(self))
-            bare.labels = torch.full_like(self.labels, NO_LABEL)
+            bare.labels = torch.full_like(self.labels, math.nan if self.labels.is_floating_point() else NO_LABEL)
             bare.labels[places] = self.labels[places]
         return bare
+
+    @property
+    def task(self) -> Task | None:
+        """What the labels are; None where there are none and nothing else tells."""
+        return CLASSES if self._task is None and self.labels is not None else self._task
+
+    @property
+    def labelled(self) -> Tensor:
+        """`[N]` bool: the examples with a label, or with any of several."""
+        if self.labels is None:
+            return torch.zeros(len(self), dtype=torch.bool)
+        known = ~self.labels.isnan() if self.labels.is_floating_point() else self.labels != NO_LABEL
+        return known.reshape(len(self), -1).any(1)
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -229,6 +264,8 @@ class TransferSet(Dataset):
 
     def __repr__(self) -> str:
         classes = "no classes" if self.num_classes is None else f"{self.num_classes} classes"
+        if self._task is not None and self._task.outputs is not None:
+            classes = f"{self._task.kind} of {self._task.outputs}"
         labels = "no labels" if self.labels is None else "labels"
         return f"TransferSet({len(self)} examples of {', '.join(self._columns)}; {labels}, {classes})"
 
@@ -289,22 +326,10 @@ def _as_column(name: str, values: Any) -> Column:
     if hasattr(values, "gather") and not isinstance(values, Tensor):
         column: Column = values
         return column
-    tensor = _as_tensor(f"Column {name!r}", values)
+    tensor = as_tensor(f"Column {name!r}", values)
     if tensor.dim() == 0:
         raise DataError(f"Column {name!r} must have one value per example, [N, ...], but is the number {values}.")
     return _Array(tensor)
-
-
-def _as_tensor(what: str, values: Any) -> Tensor:
-    if isinstance(values, Tensor):
-        return values
-    array = np.asarray(values)
-    try:
-        with warnings.catch_warnings():  # torch warns of arrays that are read-only; nothing is written to a column
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.from_numpy(np.ascontiguousarray(array) if array.ndim else array)
-    except (TypeError, ValueError):
-        raise DataError(f"{what} must be an array of native numbers, but has the type {array.dtype}.") from None
 
 
 def _common_length(columns: Mapping[str, Column]) -> int:
@@ -330,17 +355,6 @@ def _distinct_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
     return texts
 
 
-def _whole_numbers(what: str, values: Any, length: int) -> Tensor:
-    tensor = _as_tensor(what, values)
-    if tensor.is_floating_point() or tensor.is_complex():
-        raise DataError(f"{what} must be whole numbers (int64), but are {tensor.dtype}; convert them with .long().")
-    if tensor.dtype == torch.uint64 and bool((tensor.to(torch.int64) < 0).any()):
-        raise DataError(f"{what} must be whole numbers of 64 bits with a sign (int64), but some are 2**63 or more.")
-    if tensor.dim() == 0 or len(tensor) != length:
-        raise DataError(f"{what} must have one entry per example, {length}, but have the shape {list(tensor.shape)}.")
-    return tensor.to(torch.int64)
-
-
 def _num_classes(labels: Tensor, known: int | None) -> int | None:
     """The number of classes; DataError where a label is neither a class nor -100."""
     highest = int(labels.max())
@@ -362,7 +376,7 @@ def _num_classes(labels: Tensor, known: int | None) -> int | None:
 
 
 def _distinct_ids(row_ids: Any, length: int) -> Tensor:
-    ids = _whole_numbers("row_ids", row_ids, length)
+    ids = whole_numbers("row_ids", row_ids, length)
     ordered = ids.sort().values
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     if len(repeated):

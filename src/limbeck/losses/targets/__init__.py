@@ -25,6 +25,7 @@ from limbeck.losses.targets.defaults import (
     unbounded_logits,
 )
 from limbeck.losses.targets.dense import DenseTargets, as_targets
+from limbeck.losses.targets.gaussian import GaussianTargets
 from limbeck.losses.targets.hidden import Head, HiddenTargets, bounded
 from limbeck.losses.targets.mixed import MixedTargets, concatenate, member_weights
 from limbeck.losses.targets.protocol import REQUIRED, SoftTargets
@@ -35,6 +36,7 @@ __all__ = [
     "MASKED",
     "REQUIRED",
     "DenseTargets",
+    "GaussianTargets",
     "Head",
     "HiddenTargets",
     "MixedTargets",
