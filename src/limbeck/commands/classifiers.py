@@ -12,6 +12,7 @@ from torch import nn
 from transformers import set_seed
 
 from limbeck.commands import console
+from limbeck.commands.input_statistics import input_statistics
 from limbeck.commands.jobs import TrainingJob
 from limbeck.commands.language import in_float32, refuse_options_of_language
 from limbeck.commands.options import StudentOptions
@@ -58,7 +59,7 @@ def prepare(
     if note:
         console.say(note)
 
-    judge_by = job.judge_by
+    judge_by, inputs = job.judge_by, input_statistics(train, student)
 
     def measure(
         students: Sequence[nn.Module], baselines: Sequence[nn.Module], curves: Mapping[str, Any], batch_size: int
@@ -77,7 +78,7 @@ def prepare(
             show=None if tokenizer is None else lambda x: tokenizer.decode(x["input_ids"], skip_special_tokens=True),
         )
         per_class = _per_class(train, results["test"]["classes"])
-        return results | {"transfer_set": {"examples": len(train), "per_class": per_class}}
+        return results | {"transfer_set": {"examples": len(train), "per_class": per_class}, "inputs": inputs}
 
     with_trainer = {"eval_dataset": splits.get("validation"), "augment": augment_of(job.seed)}
     with_trainer["processing_class"] = tokenizer

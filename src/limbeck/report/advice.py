@@ -3,10 +3,8 @@
 What this file does not know: the layout of the page.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 from limbeck.report.gain import negligible
+from limbeck.report.obvious import Advice, obvious, values_of
 from limbeck.report.reading import at, class_name, items, number, numbers, temperature_of, weights_of
 from limbeck.report.shared import OF_EQ2, chosen_temperature, divergence_of, was_distilled
 from limbeck.report.words import percent, plain, points, short, times
@@ -34,20 +32,12 @@ NEVER, KNOWN, FEWEST = 0.1, 0.6, 5
 """A class that the student gets right less often than the first, the teacher more often than the second, of so many."""
 
 
-@dataclass(frozen=True)
-class Advice:
-    """kind: "bad" (do not ship), "warning" (look at this first) or "good"."""
-
-    kind: str
-    title: str
-    text: str
-
-
 def advise(results: JsonView) -> list[Advice]:
-    """Advice on the results, the worst problem first; a single good line where there is none."""
+    """Advice: the obvious first, then the worst problem first; a single good line where nothing is found."""
     language = at(results, "task") == "language"
+    first = obvious(results)
     found = [
-        *_about_the_verdict(results),
+        *_about_the_verdict(results, bool(first)),
         *_about_missing_classes(results),
         *_about_the_targets(results),
         *_about_calibration(results),
@@ -59,13 +49,14 @@ def advise(results: JsonView) -> list[Advice]:
         *_about_the_seeds(results),
     ]
     found.sort(key=lambda advice: advice.kind != "bad")
-    if not found:
+    if not first and not found:
         text = "No measurement argues against shipping this student."
         found = [Advice("good", "No objection", text)]
-    return found
+    return first + found
 
 
-def _about_the_verdict(results: JsonView) -> list[Advice]:
+def _about_the_verdict(results: JsonView, obvious_first: bool) -> list[Advice]:
+    """obvious_first: whether something simpler was found, which is to be mended before anything else is tried."""
     word = at(results, "verdict", "word")
     if not was_distilled(results):
         return []
@@ -97,8 +88,11 @@ def _about_the_verdict(results: JsonView) -> list[Advice]:
         more += " Let limbeck tune choose temperature and hard_weight: small students do best between 2 and 5."
     if writes:
         more = "Train on more text, for more steps; if there is little text, on what the teacher writes."
+    if obvious_first:
+        more = "Mend what stands above first; it may explain this."
     if word == "better" and gap is not None:
-        text = f"It recovers {percent(gap, 0)} of the gap to the teacher. A larger student may recover more. {more}"
+        text = f"It recovers {percent(gap, 0)} of the gap to the teacher. {more}"
+        text += "" if obvious_first else " A larger student may recover more."
         return [Advice("warning", "Most of the gap to the teacher is left", text)]
     if hardly is not None:
         text = f"The difference ({hardly}) is not due to chance, but too small to matter. {more}"
@@ -211,8 +205,7 @@ def _about_the_gradient(results: JsonView) -> list[Advice]:
 
 def _about_the_curves(results: JsonView) -> list[Advice]:
     history = items(results, "curves", "student")
-    train = _values(history, "soft_loss") or _values(history, "loss")
-    held = _values(history, "eval_soft_loss") or _values(history, "eval_loss")
+    held = values_of(history, "eval_soft_loss") or values_of(history, "eval_loss")
     stopped = number(results, "settings", "early_stopping")  # and the best was kept
     if len(held) >= 5 and held[-1] > 1.1 * min(held) and not stopped:
         text = (
@@ -220,15 +213,6 @@ def _about_the_curves(results: JsonView) -> list[Advice]:
             "(--early_stopping 3), or train on more examples."
         )
         return [Advice("warning", "The student was trained too long", text)]
-    if len(train) >= 10:
-        part = len(train) // 5
-        before, last = sum(train[-2 * part : -part]) / part, sum(train[-part:]) / part
-        if last < 0.8 * before:
-            text = (
-                f"Over the last fifth of the steps its loss fell from {plain(before)} to {plain(last)}: it was still "
-                "learning. Train longer; students gain from long schedules."
-            )
-            return [Advice("warning", "The student had not finished", text)]
     return []
 
 
@@ -288,7 +272,3 @@ def _about_the_seeds(results: JsonView) -> list[Advice]:
         "or more seeds, limbeck distill --seeds 3."
     )
     return [Advice("warning", "Few seeds", text)]
-
-
-def _values(history: list[Any], name: str) -> list[float]:
-    return [value for line in history if (value := number(line, name)) is not None]

@@ -6,8 +6,8 @@ What this file does not know: how it is laid out.
 import re
 from typing import Any
 
-from limbeck.report.advice import Advice
 from limbeck.report.figures import KINDS, Across, Figure, Series, Up, lines
+from limbeck.report.obvious import Advice
 from limbeck.report.reading import at, items, number, numbers
 from limbeck.report.words import listed, percent, plain, short, whole
 from limbeck.results import Json, JsonView
