@@ -5,6 +5,7 @@ The oracle is the run itself: its weights before and after, the settings that th
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,31 @@ def test_a_finished_run_keeps_its_record_where_other_options_are_refused(limbeck
     assert yaml.safe_load(again["config.yaml"]) == yaml.safe_load(before["config.yaml"])
     assert json.loads(again["results.json"])["settings"] == json.loads(before["results.json"])["settings"]
     assert "changed" not in json.loads(again["results.json"])
+
+
+def test_a_run_that_was_moved_is_the_same_run(limbeck_says: Any) -> None:
+    assert limbeck_says(*RUN, "--max_steps", "2")[0] == 0
+    Path("run").rename("it moved")
+    moved = [*RUN, "--max_steps", "2", "--resume", "--output_dir", "it moved"]
+    code, _, err = limbeck_says(*moved, "--temperature", "5")
+    again = "limbeck distill --config 'it moved/config.yaml' --output_dir 'it moved' --resume"
+    assert (code, f"({again} has all of them)" in err) == (1, True)
+    assert limbeck_says(*shlex.split(again)[1:])[0] == 0
+    assert not Path("run").exists()
+    assert "changed" not in json.loads(Path("it moved/results.json").read_text())
+
+
+def test_without_its_settings_file_a_finished_run_is_known_by_its_results(limbeck_says: Any) -> None:
+    assert limbeck_says(*RUN, "--max_steps", "2")[0] == 0
+    Path("run/config.yaml").unlink()
+    code, _, err = limbeck_says(*RUN, "--max_steps", "2", "--resume", "--temperature", "5")
+    assert (code, "--temperature was 3.0, but is 5.0 now" in err) == (1, True)
+    code, out, _ = limbeck_says(*RUN, "--max_steps", "2", "--resume")
+    assert (code, "Note" in out) == (0, False)
+    for name in ("config.yaml", "results.json"):
+        Path("run", name).unlink()
+    code, out, _ = limbeck_says(*RUN, "--max_steps", "2", "--resume")
+    assert (code, "the options that it was trained with are not compared" in out) == (0, True)
 
 
 def test_training_longer_is_recorded_with_its_step(limbeck_says: Any) -> None:

@@ -77,10 +77,12 @@ def refuse_other_options(before: JsonView, now: JsonView, folder: Path) -> None:
     refused = [name for name in found if not _may_change(name, before.get(name), now[name])]
     if refused:
         listed = "; ".join(f"--{name} was {_text(before.get(name))}, but is {_text(now[name])} now" for name in refused)
-        config = shlex.quote(str(folder / "config.yaml"))
+        all_of_them = f"--config {shlex.quote(str(folder / 'config.yaml'))}"
+        if not _same(before.get("output_dir"), str(folder)):  # it was moved
+            all_of_them += f" --output_dir {shlex.quote(str(folder))}"
         raise ConfigError(
             f"{folder} was trained with other options, and --resume cannot change them: {listed}. Pass the former "
-            f"values (limbeck distill --config {config} --resume has all of them), or train a new run in another "
+            f"values (limbeck distill {all_of_them} --resume has all of them), or train a new run in another "
             "--output_dir."
         )
     for name in found:

@@ -13,13 +13,13 @@ from pathlib import Path
 from torch import nn
 
 from limbeck.commands import console
-from limbeck.commands.jobs import DistillJob, TrainingJob, distill_parser, read_saved
+from limbeck.commands.jobs import DistillJob, TrainingJob, distill_parser, read_job, read_saved
 from limbeck.commands.options import yaml_of
 from limbeck.commands.resuming import CHANGED, refuse_other_options
-from limbeck.errors import ConfigError
+from limbeck.errors import ConfigError, DataError
 from limbeck.export import files_of
 from limbeck.files import final_name, in_use, require_writable, write_whole
-from limbeck.results import Json, JsonView
+from limbeck.results import Json, JsonView, read_results
 from limbeck.teachers import fingerprint_of
 
 SETTINGS = "config.yaml"
@@ -66,17 +66,19 @@ def _prepared(job: DistillJob) -> Path:
     if begun and before is not None:
         refuse_other_options(before, settings, folder)
     else:
+        if begun:
+            console.say(f"Note: {folder} has no {SETTINGS}, so the options that it was trained with are not compared.")
         save_settings(settings, folder)  # a run that is resumed keeps what it has until it trains on
     return folder
 
 
 def settings_in(folder: Path, now: JsonView) -> Json | None:
-    """The settings that the run in a folder was trained with; None without a config.yaml.
+    """The settings that the run in a folder was trained with, also from its results; None where neither has them.
 
     now: those of this command, for a default that older runs did not record. ConfigError where they cannot be read.
     """
     if not (folder / SETTINGS).exists():
-        return None
+        return _settings_in_results(folder)
     try:
         before = settings_of(read_saved(folder / SETTINGS).as_trained())
     except (ArgumentError, TypeError, ValueError, AttributeError, RecursionError, OSError) as error:
@@ -86,6 +88,16 @@ def settings_in(folder: Path, now: JsonView) -> Json | None:
     if before.get("learning_rate") is None:
         before["learning_rate"] = now["learning_rate"]
     return before
+
+
+def _settings_in_results(folder: Path) -> Json | None:
+    """The settings in a run's results.json, and defaults for options that it does not have; None where it has none."""
+    try:
+        found = read_results(folder / "results.json").get("settings")
+    except DataError:
+        return None
+    defaults = settings_of(read_job(DistillJob, distill_parser(), []))
+    return defaults | found if isinstance(found, dict) else None
 
 
 def save_settings(settings: JsonView, folder: Path) -> None:
