@@ -48,7 +48,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
     yield mount
     if os.path.ismount(folder):
-        subprocess.run(["umount", str(folder)], check=False)
+        subprocess.run(["umount", "--lazy", str(folder)], check=False)  # a file may still be open
 
 
 def raised(action: Callable[[], Any]) -> Exception:

@@ -1,4 +1,4 @@
-"""What the commands print: tables, the verdict, progress; and the log of a run as a file.
+"""What the commands print: tables, the verdict; and the log of a run as a file.
 
 What this file does not know: how a number came about.
 """
@@ -14,16 +14,6 @@ import torch
 import transformers
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as Bar,
-)
 from rich.table import Table
 from torch import nn
 from transformers import (
@@ -194,57 +184,6 @@ def hush() -> None:
     datasets.disable_progress_bars()
 
 
-class Progress(TrainerCallback):
-    """A bar for training, in the place of Trainer's own; silent where the output is no terminal."""
-
-    def __init__(self, what: str):
-        self.bar = Bar(
-            TextColumn(escape(what)),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Starts the bar, where training does: also in the middle, after resuming."""
-        self.task = self.bar.add_task("", total=state.max_steps, completed=state.global_step, note="")
-        self.bar.start()
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Moves the bar."""
-        self.bar.update(self.task, completed=state.global_step)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
-        **kwargs: object,
-    ) -> None:
-        """Shows the latest losses."""
-        shown = [
-            f"{k.removeprefix('eval_')} {v:.4g}" for k, v in (logs or {}).items() if k in ("loss", "eval_accuracy")
-        ]
-        if shown:
-            self.bar.update(self.task, note=", ".join(shown))
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
-        """Clears the bar."""
-        self.bar.stop()
-
-
 class LogFile(TrainerCallback):
     """The log of a run, a JSON object per line, written anew at each log so that it is never half a line."""
 
@@ -268,7 +207,7 @@ class OftenEnough(TrainerCallback):
 
 
 def quiet(trainer: AnyTrainer) -> AnyTrainer:
-    """Removes Trainer's progress bar and printed dicts, which `Progress` replaces; returns the trainer."""
+    """Removes Trainer's progress bar and printed dicts, which progress.py replaces; returns the trainer."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer

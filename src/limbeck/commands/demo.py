@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sklearn.model_selection import StratifiedKFold
 from torch import nn
 
-from limbeck.commands.console import LogFile, console, hush, print_results, quiet, say
+from limbeck.commands.console import LogFile, hush, print_results, quiet, say
 from limbeck.commands.demo_language import demonstrate_language
 from limbeck.commands.jobs import DemoJob, read_job
 from limbeck.commands.options import new_parser
+from limbeck.commands.progress import counted
 from limbeck.commands.report import page_of
 from limbeck.commands.run_folder import remove_exports
 from limbeck.errors import ConfigError
@@ -89,12 +89,11 @@ def _language_demo(folder: Path, seeds: int) -> None:
 def demonstrate(folder: Path, seeds: int) -> tuple[Json, Json]:
     """Trains all folds and seeds; returns and writes the results with few labels and with every label."""
     data = digits()
-    columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("nets"), TimeElapsedColumn()
+    trained = 0
     few: list[Predictions] = []
     every: list[Predictions] = []
     curves: Json = {}
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=FOLDS * (MEMBERS + 4 * seeds))
+    with counted("training", FOLDS * (MEMBERS + 4 * seeds), "nets") as show:
         halves = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(data.labels, data.labels)
         for fold, (train_rows, test_rows) in enumerate(halves):
             train, test = data.select(train_rows), data.select(test_rows)
@@ -104,7 +103,8 @@ def demonstrate(folder: Path, seeds: int) -> tuple[Json, Json]:
                 member_net = mlp([64, 200, 200, 10], dropout=0.3)
                 _fit(member_net, None, ON_LABELS, train, MEMBER_STEPS, member, folder)
                 members.append(member_net)
-                bar.advance(task)
+                trained += 1
+                show(trained)
             teacher = Ensemble(members)
             recorded = record(teacher, train)  # one pass serves every student
             labelled = _evenly(train, LABELS, seed=fold)
@@ -123,7 +123,8 @@ def demonstrate(folder: Path, seeds: int) -> tuple[Json, Json]:
                         curves = {"student": curve, "baseline": reference}
                     students.append(distilled)
                     baselines.append(initial)
-                    bar.advance(task, 2)
+                    trained += 2
+                    show(trained)
                 timed = fold == 0
                 pooled.append(predict(students, test, baseline=baselines, teacher=teacher, latency=timed))
                 if pooled is few and fold == 0:

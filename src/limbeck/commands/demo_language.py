@@ -23,7 +23,8 @@ from datasets import Dataset
 from torch import nn
 from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from limbeck.commands.console import LogFile, Progress, quiet, say, say_plan
+from limbeck.commands.console import LogFile, quiet, say, say_plan
+from limbeck.commands.progress import Training
 from limbeck.errors import DataError
 from limbeck.evaluation.tokens import evaluate_language
 from limbeck.losses.objective import Objective
@@ -177,7 +178,7 @@ def _fit(
     logged: Path | None = None,
 ) -> list[Json]:
     """Trains; returns the log, and writes it where it is to be kept."""
-    callbacks = [Progress(what), *([LogFile(logged)] if logged else [])]
+    callbacks = [Training(what), *([LogFile(logged)] if logged else [])]
     trainer = DistillTrainer(student, teacher, objective, config, train_dataset=rows["train"], callbacks=callbacks)
     quiet(trainer).train()
     history: list[Json] = trainer.state.log_history

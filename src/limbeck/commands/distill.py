@@ -22,7 +22,7 @@ from accelerate import PartialState
 from torch import nn
 from transformers import EarlyStoppingCallback, IntervalStrategy, TrainerCallback, set_seed
 
-from limbeck.commands import classifiers, console, language
+from limbeck.commands import classifiers, console, language, progress
 from limbeck.commands.jobs import TRAINER_DEFAULTS, DistillJob, distill_parser, read_job
 from limbeck.commands.options import RunOptions
 from limbeck.commands.resuming import NoteChanges, changed_in
@@ -219,7 +219,7 @@ def _train(
     name = role if options.seeds == 1 else f"{role} of seed {config.seed}"
     config.output_dir = str(folder / "checkpoints" / role)
     log_file = folder / ("log.jsonl" if role == "student" else f"{role}.jsonl")
-    callbacks: list[TrainerCallback] = [*lesson.callbacks, console.LogFile(log_file), console.Progress(name)]
+    callbacks: list[TrainerCallback] = [*lesson.callbacks, console.LogFile(log_file), progress.Training(name)]
     if config.logging_steps == TRAINER_DEFAULTS["logging_steps"]:  # the user did not choose how often
         callbacks.append(console.OftenEnough())
     if options.early_stopping:

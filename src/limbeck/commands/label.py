@@ -9,6 +9,7 @@ from limbeck.commands.classifiers import image_column
 from limbeck.commands.info import table
 from limbeck.commands.jobs import LabelJob, label_parser, read_job
 from limbeck.commands.options import LabelOptions
+from limbeck.commands.progress import printed
 from limbeck.commands.texts import (
     open_data,
     open_teacher,
@@ -58,7 +59,7 @@ def run(words: list[str]) -> None:
         views=options.views,
         tokenizer=tokenizer,
         seed=options.seed,
-        progress=console.console.is_terminal,
+        progress=console.console.is_terminal or printed("labelling", "rows"),
         **given,
     )
     if PartialState().is_main_process:

@@ -8,11 +8,10 @@ second thread encodes the targets of a batch while the teacher processes the nex
 What this file does not know: how files are written, how targets are encoded.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import datasets
@@ -56,7 +55,7 @@ def label(
     views: int = 1,
     tokenizer: PreTrainedTokenizerBase | None = None,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | Callable[[int, int], object] = False,
     **options: Any,
 ) -> Labelled:
     """Writes the teacher's targets for each row of a transfer set to `path`, and returns the stored set.
@@ -86,8 +85,9 @@ def label(
         language model's padded output layer is cut to its tokens.
     seed : int
         Of the draws of "sampled".
-    progress : bool
-        Whether to show a progress bar.
+    progress : bool or function
+        Whether to show a progress bar; or what to call, at first and after each batch, with the number of rows that are
+        done and of those that this process writes.
     **options
         The options of `kind`.
 
@@ -166,9 +166,8 @@ def label(
             writer.begin(labeller.head)
         state.wait_for_everyone()
         mine = [shard for shard in writer.missing() if shard % state.num_processes == state.process_index]
-        with Progress(disable=not (progress and state.is_main_process), transient=True) as bar:
-            task = bar.add_task("rows", total=sum(len(plan.rows_of(shard)) for shard in mine))
-            _make(mine, labeller, writer, batch_size, partial(bar.advance, task))
+        with _shown(progress if state.is_main_process else False, plan, mine) as advance:
+            _make(mine, labeller, writer, batch_size, advance)
         state.wait_for_everyone()
         if state.is_main_process:
             writer.finish()
@@ -185,6 +184,26 @@ def _require_classes(teacher: BaseTeacher, transfer_set: object) -> None:
             f"Targets of {task.kind} cannot be stored: a stored set has one distribution over classes for an example "
             "or a token. Train with the teacher itself (limbeck distill --teacher)."
         )
+
+
+@contextmanager
+def _shown(
+    progress: bool | Callable[[int, int], object], plan: Plan, shards: list[int]
+) -> Iterator[Callable[[int], None]]:
+    """Yields what takes the number of rows of each batch, as `label` shows them."""
+    total, done = sum(len(plan.rows_of(shard)) for shard in shards), 0
+    with Progress(disable=progress is not True, transient=True) as bar:
+        task = bar.add_task("rows", total=total)
+
+        def advance(rows: int) -> None:
+            nonlocal done
+            done += rows
+            bar.advance(task, rows)
+            if callable(progress):
+                progress(done, total)
+
+        advance(0)
+        yield advance
 
 
 def _make(shards: list[int], labeller: Labeller, writer: Writer, batch_size: int, done: Callable[[int], Any]) -> None:
