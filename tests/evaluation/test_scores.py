@@ -118,5 +118,7 @@ def test_a_score_that_does_not_exist_is_refused_before_any_model_runs() -> None:
     def model(batch: object) -> None:
         raise AssertionError
 
-    with pytest.raises(ConfigError, match="judge_by must be one of accuracy, balanced_accuracy, f1_macro, roc_auc"):
+    with pytest.raises(
+        ConfigError, match=r"judge_by \(--judge_by\) must be one of accuracy, balanced_accuracy, f1_macro, roc_auc"
+    ):
         limbeck.evaluate(model, test, judge_by="f1")

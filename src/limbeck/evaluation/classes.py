@@ -37,7 +37,9 @@ from limbeck.evaluation.class_verdict import (
 )
 from limbeck.evaluation.dark_knowledge import DarkKnowledge
 from limbeck.evaluation.roles import Curves, Models, by_role, joined, objective_of_all, require_complete
+from limbeck.evaluation.running import LATENCY_SECONDS, batches_of, device_of_model, latency_of, moved
 from limbeck.evaluation.scores import CLASS_SCORES, MOST_CLASSES_RANKED, score_named
+from limbeck.evaluation.tasks import evaluate_task
 from limbeck.losses.divergences import forward_kl
 from limbeck.losses.metrics import brier, confidence, fit_calibration_temperature, nll, position_statistics
 from limbeck.losses.numbers import NO_LABEL
@@ -46,16 +48,17 @@ from limbeck.losses.targets import DenseTargets, given_logits
 from limbeck.networks.asking import (
     Batch,
     Examples,
-    device_of,
     inputs_of,
     label_names_of,
     logits_of,
+    networks_of,
     networks_of_all,
     teacher_view,
 )
 from limbeck.networks.checks import check_label_names, out_of_range, refuse_probabilities
-from limbeck.networks.cost import latency_ms, size_of
+from limbeck.networks.cost import size_of
 from limbeck.networks.modes import evaluating
+from limbeck.networks.outputs import CLASSIFICATION, Task, settle_task
 from limbeck.networks.processors import find_processor
 from limbeck.networks.table import require_table
 from limbeck.networks.tasks import require_several_classes, require_supported_tasks
@@ -65,7 +68,6 @@ from limbeck.teachers.protocol import TeacherLike
 
 __all__ = ["Predictions", "compare", "evaluate", "predict"]
 
-LATENCY_SECONDS = 0.5
 MOST_RANKED = 5_000_000
 """Up to so many probabilities of one model are kept, 20 MB, to rank examples by (ROC-AUC)."""
 
@@ -92,6 +94,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Returns the results of students, and of the baselines and the teacher they are compared with, on a test set.
 
+    By the task of data and models (`limbeck.Task`): classes of examples, several labels, classes of pixels, numbers.
+
     Parameters
     ----------
     student, baseline : model or list of models
@@ -108,7 +112,8 @@ def evaluate(
     curves : mapping, optional
         Name -> `[{"step": ..., ...}, ...]`, a trainer's log history, copied into the results.
     judge_by : str, optional
-        The score that the verdict is about: accuracy (the default), balanced_accuracy, f1_macro or roc_auc.
+        The score that the verdict is about: accuracy (the default), balanced_accuracy, f1_macro or roc_auc; for other
+        tasks one of docs/tasks.md.
     show, batch_size, device, latency
         As for `predict`.
     resamples, seed : int
@@ -136,6 +141,25 @@ def evaluate(
     >>> results["verdict"]["sentence"]
     'The student gets 75.0 % right. There is no baseline, so the student is not judged.'
     """
+    models = by_role(student, baseline, teacher)
+    task = _settled(models, test)
+    if task.kind != CLASSIFICATION:
+        _check(models, test, held_out)
+        return evaluate_task(
+            student,
+            test,
+            task,
+            baseline=baseline,
+            teacher=teacher,
+            objective=objective,
+            curves=curves,
+            judge_by=judge_by,
+            batch_size=batch_size,
+            device=device,
+            latency=latency,
+            resamples=resamples,
+            seed=seed,
+        )
     score_named(judge_by, CLASS_SCORES)  # a wrong name is refused before any model runs
     predictions = predict(
         student,
@@ -182,13 +206,15 @@ def predict(
     models do not fit together, and for logits that are nan or infinite.
     """
     models = by_role(student, baseline, teacher)
+    if (task := _settled(models, test)).kind != CLASSIFICATION:
+        raise ConfigError(f"predict collects statistics of classes, but the task is {task.kind}; use limbeck.evaluate.")
     _check(models, test, held_out)
-    device = device or _device_of(models["student"][0])
+    device = device or device_of_model(models["student"][0])
     with evaluating(m for members in models.values() for m in members):
         functions = {role: [_function_of(role, m) for m in members] for role, members in models.items()}
         calibration_temperatures, unscaled = _calibration_temperatures(functions, held_out, batch_size, device)
         rows, classes, statistics, dark, log_probs = _stream(
-            functions, _batches(test, batch_size, device), calibration_temperatures, len(test)
+            functions, batches_of(test, batch_size, device), calibration_temperatures, len(test)
         )
         names = getattr(test, "label_names", None)
         if names and len(names) != classes:
@@ -209,7 +235,9 @@ def predict(
                 timed = as_teacher(timed).live  # recorded answers are only looked up
                 if timed.in_batch:
                     continue  # the model behind the stored answers is not here
-            costs[role]["latency_ms"] = _latency(_function_of(role, timed), test, device, LATENCY_SECONDS / len(models))
+            costs[role]["latency_ms"] = latency_of(
+                _function_of(role, timed), test, device, LATENCY_SECONDS / len(models)
+            )
     return Predictions(
         rows["row_id"],
         rows["labels"],
@@ -224,6 +252,16 @@ def predict(
         objective_of_all(models["student"], objective),
         log_probs,
     )
+
+
+def _settled(models: Mapping[str, Sequence[Any]], test: object) -> Task:
+    """The task of models and test (`settle_task`)."""
+    known: list[tuple[str, object]] = []
+    for role, members in models.items():
+        for model in members:
+            known += [(role, network) for network in networks_of(model) or []]
+            known += [] if isinstance(model, nn.Module) or role != "teacher" else [(role, as_teacher(model))]
+    return settle_task(known, test)
 
 
 def _check(models: Mapping[str, Sequence[Any]], test: Any, held_out: Any) -> None:
@@ -323,7 +361,7 @@ def _calibration_temperatures(
     for role, each in functions.items():
         for function in each:
             found, right = [], []
-            for batch in _batches(held_out, batch_size, device):
+            for batch in batches_of(held_out, batch_size, device):
                 row_id, labels, places = _positions(batch)
                 log_q = function(batch)[places]
                 if log_q.shape[-1] > MOST_CLASSES:
@@ -341,7 +379,7 @@ def _disagreements(
     functions: Mapping[str, Sequence[LogProbs]], test: Any, places: list[int], kl: np.ndarray, device: Any, show: Any
 ) -> list[dict[str, Any]]:
     """The examples at these places with the log-probabilities of each role's first model. kl: KL(teacher‖student)."""
-    batch = _to(test.__getitems__(places), device)
+    batch = moved(test.__getitems__(places), device)
     log_probs = {role: each[0](batch).cpu() for role, each in functions.items()}
     classes = log_probs["teacher"].shape[-1]
     listed = torch.arange(classes).expand(len(places), -1)
@@ -431,33 +469,12 @@ def _dense(model: nn.Module, batch: Batch) -> DenseTargets:
     return DenseTargets(logits_of(model, teacher_view(batch)))
 
 
-def _latency(function: LogProbs, test: Any, device: Any, seconds: float) -> dict[str, float]:
-    latency = {}
-    for examples in (1, 256):
-        batch = _to(test.__getitems__([i % len(test) for i in range(examples)]), device)
-        latency[f"batch_{examples}"] = latency_ms(function, batch, examples, seconds / 2)
-    return latency
-
-
-def _batches(rows: Any, batch_size: int, device: Any) -> Iterator[Batch]:
-    for start in range(0, len(rows), batch_size):
-        yield _to(rows.__getitems__(list(range(start, min(start + batch_size, len(rows))))), device)
-
-
-def _to(batch: Batch, device: Any) -> Batch:
-    return {name: values.to(device) for name, values in batch.items()}
-
-
 def _positions(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Row ids and labels (-100 for none) of the examples that are not masked, and their places in the batch."""
     rows = batch["row_id"]
     labels = batch.get("labels", torch.full_like(rows, NO_LABEL))
     places = batch.get("mask", torch.ones_like(rows)).bool().nonzero().squeeze(1)
     return rows[places], labels[places], places
-
-
-def _device_of(model: Any) -> torch.device:
-    return (device_of(model) if isinstance(model, nn.Module) else None) or torch.device("cpu")
 
 
 def _check_labels(labels: Tensor, classes: int, row_id: Tensor) -> None:

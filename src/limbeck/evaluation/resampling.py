@@ -50,8 +50,12 @@ class Resampled:
         return {"mean": each.mean(0), "low": ends[:, 0], "high": ends[:, 1]}
 
     def judged(self, name: str, better: int) -> tuple[np.ndarray, np.ndarray]:
-        """`better` times the score of student, baseline and teacher, where these are: `[R]`, `[resamples, R]`."""
-        roles = [role for role in ("student", "baseline", "teacher") if role in self.observed]
+        """`better` times the score of student, baseline and teacher, where these have it: `[R]`, `[resamples, R]`."""
+        roles = ["student"] + [
+            role
+            for role in ("baseline", "teacher")
+            if role in self.observed and not np.isnan(self.observed[role][name]).all()
+        ]
         observed = np.array([self.observed[role][name].mean() for role in roles])
         draws = np.stack([self.draws[role][name] for role in roles], 1)
         seeds = len(self.observed["student"][name])

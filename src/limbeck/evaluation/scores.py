@@ -27,7 +27,8 @@ MOST_CLASSES_RANKED = 100
 class Score:
     """What is known of a score: its name in results, its title in tables, and how it is read.
 
-    share: whether it is written in percent. better: 1 where more is better, -1 where less is.
+    share: whether it is written in percent. better: 1 where more is better, -1 where less is, 0 where a verdict cannot
+        be asked of it.
     """
 
     name: str
@@ -45,10 +46,12 @@ def score_named(name: str | None, scores: Sequence[Score]) -> Score:
     """The score of this name, the first for None; ConfigError for a name that none of them has."""
     if name is None:
         return scores[0]
-    for score in scores:
+    judged = [score for score in scores if score.better]
+    for score in judged:
         if score.name == name:
             return score
-    raise ConfigError(f"judge_by must be one of {', '.join(s.name for s in scores)} for this data, but is {name!r}.")
+    names = ", ".join(score.name for score in judged)
+    raise ConfigError(f"judge_by (--judge_by) must be one of {names} for this data, but is {name!r}.")
 
 
 CLASS_SCORES = (
@@ -79,14 +82,14 @@ def class_scores(
         f1 = 2 * true_positives / (examples + predictions)
         found = {
             "accuracy": weights @ right / weights.sum(1),
-            "balanced_accuracy": _mean_of_known(recall),
-            "f1_macro": _mean_of_known(f1),
+            "balanced_accuracy": mean_of_known(recall),
+            "f1_macro": mean_of_known(f1),
             "f1_per_class": f1,
         }
     if probs is not None:
         ranked = [1] if classes == 2 else np.unique(labels)
         by_example = np.ascontiguousarray(weights.T, dtype=np.float64)
-        found["roc_auc"] = _mean_of_known(np.stack([_roc_auc(probs[:, c], labels == c, by_example) for c in ranked], 1))
+        found["roc_auc"] = mean_of_known(np.stack([_roc_auc(probs[:, c], labels == c, by_example) for c in ranked], 1))
     return found
 
 
@@ -124,7 +127,7 @@ def _per_class(of: Values, classes: int, weights: Values) -> Values:
     return totals
 
 
-def _mean_of_known(values: Values) -> Values:
+def mean_of_known(values: Values) -> Values:
     """The mean of each row of `[R, C]` over what is not nan; nan where all is."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):

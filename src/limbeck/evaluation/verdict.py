@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from limbeck.evaluation.intervals import FEWEST_SEEDS, LEVEL, gap_recovered, interval, word_of
 from limbeck.evaluation.resampling import Resampled
 from limbeck.evaluation.scores import Score
@@ -75,6 +77,9 @@ def verdict_of_score(score: Score, measured: Resampled, examples: int) -> Json:
     """
     name, better = score.name, score.better
     basis = Basis(len(measured.observed["student"][name]), examples, measured.resamples)
+    roles = [role for role in ("student", "baseline") if role in measured.observed]
+    if any(np.isnan(measured.observed[role][name]).all() for role in roles):
+        return undecided(basis, f"The {score.title} is not defined for this test")
     observed, draws = measured.judged(name, better)
     written = [_written(score, better * value) for value in observed[:2]]
     if "baseline" not in measured.observed:
