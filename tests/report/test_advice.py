@@ -23,7 +23,7 @@ def sound() -> dict[str, Any]:
     results = classifier()
     results["verdict"] |= {"word": "better", "gap_recovered": {"mean": 0.8}, "seeds_resampled": True}
     for role in results["roles"].values():
-        role["ece"] = {"mean": 0.01, "seeds": [0.01]}
+        role["ece"] = role["scaled"]["ece"] = {"mean": 0.01, "seeds": [0.01]}
     results["roles"]["teacher"]["parameters"] = 10 * results["roles"]["student"]["parameters"]
     results["roles"]["teacher"]["bytes"] = 10 * results["roles"]["student"]["bytes"]
     flat = [{"step": s, "soft_loss": 0.5, "hard_loss": 0.4} for s in range(20)]

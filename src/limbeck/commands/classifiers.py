@@ -78,7 +78,11 @@ def prepare(
             show=None if tokenizer is None else lambda x: tokenizer.decode(x["input_ids"], skip_special_tokens=True),
         )
         per_class = _per_class(train, results["test"]["classes"])
-        return results | {"transfer_set": {"examples": len(train), "per_class": per_class}, "inputs": inputs}
+        return results | {
+            "transfer_set": {"examples": len(train), "per_class": per_class},
+            "held_out": held_out_of(splits),
+            "inputs": inputs,
+        }
 
     with_trainer = {"eval_dataset": splits.get("validation"), "augment": augment_of(job.seed)}
     with_trainer["processing_class"] = tokenizer
@@ -148,6 +152,12 @@ def has_all_classes(examples: object) -> bool:
     """Whether the examples hold a teacher's targets over every class, for the inputs as stored."""
     manifest = getattr(examples, "manifest", None)
     return manifest is not None and manifest.kind["kind"] in ("dense", "hidden") and manifest.augmentation is None
+
+
+def held_out_of(splits: Mapping[str, Any]) -> dict[str, int] | None:
+    """The `held_out` of results.json: on how many labels calibration temperatures are fitted; None without any."""
+    labels = getattr(splits.get("validation"), "labels", None)
+    return None if labels is None else {"examples": int((labels != NO_LABEL).sum())}
 
 
 def _per_class(train: Any, classes: int) -> list[int] | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from limbeck.commands import console, language
+from limbeck.commands.classifiers import held_out_of
 from limbeck.commands.jobs import EvaluateJob, evaluate_parser, read_job
 from limbeck.commands.report import page_of
 from limbeck.commands.texts import (
@@ -81,6 +82,7 @@ def run(words: list[str]) -> None:
         if tokenizer is not None:
             arguments["show"] = lambda row: tokenizer.decode(row["input_ids"], skip_special_tokens=True)
         results = evaluate(students, test, judge_by=options.judge_by, **arguments)
+        results["held_out"] = None if arguments["held_out"] is None else held_out_of(splits)
     results["settings"] = job.values()  # with the batch size that was used
     Path(options.output).parent.mkdir(parents=True, exist_ok=True)
     write_results(results, options.output)

@@ -4,6 +4,7 @@ What this file does not know: the layout of the page.
 """
 
 from limbeck.report.gain import negligible
+from limbeck.report.held_out import seen
 from limbeck.report.obvious import Advice, obvious, values_of
 from limbeck.report.reading import at, class_name, items, number, numbers, temperature_of, weights_of
 from limbeck.report.shared import OF_EQ2, chosen_temperature, divergence_of, was_distilled
@@ -159,7 +160,13 @@ def _about_the_targets(results: JsonView) -> list[Advice]:
 
 
 def _about_calibration(results: JsonView) -> list[Advice]:
-    found = []
+    found, sign = [], seen(results)
+    if sign is not None:
+        text = (
+            f"{sign} So this temperature means nothing, and measures on these examples flatter it. Hold out what it "
+            "has not seen: --data as a folder of train, validation and test files. Or hold out nothing: --validation 0."
+        )
+        found.append(Advice("warning", "The teacher has seen the held-out examples", text))
     for role, cure in (
         (
             "teacher",
@@ -171,6 +178,8 @@ def _about_calibration(results: JsonView) -> list[Advice]:
         if ece is None or ece <= MISCALIBRATED or sure is None or right is None:
             continue
         after, temperature = (number(results, "roles", role, "scaled", name) for name in ("ece", "temperature"))
+        if role == "teacher" and sign is not None:
+            after = temperature = None
         manner = "overconfident" if sure > right else "underconfident"
         text = f"It is {manner}: sure of {percent(sure)}, right in {percent(right)} (calibration error {plain(ece)}). "
         if after is None or temperature is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from limbeck.report.figures import Across, Figure, Series, Up, lines
 from limbeck.report.heat import heat_map
+from limbeck.report.held_out import seen
 from limbeck.report.reading import at, class_name, items, matrix, number, numbers, temperature_of, weights_of
 from limbeck.report.shared import (
     OF_EQ2,
@@ -91,6 +92,7 @@ def sections(results: JsonView) -> Json:
         "tiles": _tiles(results, accuracy),
         "table": role_table(results, MEASURES),
         "reliability": [drawn for role in roles_of(results) if (drawn := _reliability(results, role))],
+        "seen": seen(results),
         "unscaled": at(results, "roles", "student", "scaled_reason"),
         "classes": _classes(results),
         "disagreements": _disagreements(results),
