@@ -175,5 +175,5 @@ def test_the_obvious_comes_first_and_in_order():
     results["roles"]["baseline"]["accuracy"] = {"mean": 0.0}
     worse = advise(results)[4]
     assert worse.title == "Distillation made the student worse"
-    assert "Mend what stands above first" in worse.text
+    assert "Start with the first advice on this page" in worse.text
     assert "limbeck tune" not in worse.text

@@ -90,7 +90,7 @@ def _about_the_verdict(results: JsonView, obvious_first: bool) -> list[Advice]:
     if writes:
         more = "Train on more text, for more steps; if there is little text, on what the teacher writes."
     if obvious_first:
-        more = "Mend what stands above first; it may explain this."
+        more = "Start with the first advice on this page; it may explain this."
     if word == "better" and gap is not None:
         text = f"It recovers {percent(gap, 0)} of the gap to the teacher. {more}"
         text += "" if obvious_first else " A larger student may recover more."
