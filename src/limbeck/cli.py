@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     from limbeck.commands.failures import message_of, takes_debug
+    from limbeck.commands.flags import in_flags
     from limbeck.commands.full_disk import message_of_unwritable
     from limbeck.commands.known import refuse_unknown
     from limbeck.commands.signals import Stopped, next_step, stops_as_interrupts
@@ -84,8 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exception(error)
-        message = str(error) if isinstance(error, LimbeckError) else message_of_unwritable(error, words[0], words[1:])
-        message = message or message_of(error, words[1:])
+        if isinstance(error, LimbeckError):
+            message = in_flags(str(error), words[0])
+        else:
+            message = message_of_unwritable(error, words[0], words[1:]) or message_of(error, words[1:])
         print(f"limbeck {words[0]}: {message}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:

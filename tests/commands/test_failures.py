@@ -122,7 +122,7 @@ def write_csv(path: str, rows: int = 40) -> str:
         ("--save_total_limit 0", "save_total_limit must be 1 or more, but is 0: omit it to keep all"),
         ("--save_total_limit -1", "save_total_limit must be 1 or more"),
         ("--dataloader_num_workers 1 --dataloader_prefetch_factor 0", "dataloader_prefetch_factor must be 1 or more"),
-        ("--dataloader_persistent_workers true", "dataloader_persistent_workers needs dataloader_num_workers"),
+        ("--dataloader_persistent_workers true", "--dataloader_persistent_workers needs --dataloader_num_workers"),
         ("--early_stopping -1", "--early_stopping must be 1 or more, but is -1; 0 turns it off"),
         ("--hidden 1000000000000", "Memory ran out while preparing"),
         ("--teacher json:loads", "json:loads is called without arguments, but: missing a required argument: 's'"),
