@@ -41,7 +41,7 @@ def test_nothing_is_found_where_nothing_is():
 
 
 def accuracy(of: dict[str, Any], role: str, value: float) -> None:
-    of["roles"][role]["accuracy"] = {"mean": value, "seeds": [value]}
+    of["roles"][role]["accuracy"] = of["roles"][role]["scores"]["accuracy"] = {"mean": value, "seeds": [value]}
 
 
 CASES: dict[str, Change] = {

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+import limbeck
 from limbeck.report.advice import advise
 from limbeck.report.obvious import obvious
 
@@ -108,6 +111,29 @@ def test_text_that_is_guessed():
     assert "The teacher is no better than guessing" not in titles(results)
 
 
+def line(weights: list[float]) -> torch.nn.Module:
+    """A linear model with these weights."""
+    found = torch.nn.Linear(len(weights), 1)
+    found.load_state_dict({"weight": torch.tensor([weights]), "bias": torch.zeros(1)})
+    return found
+
+
+def test_numbers_that_are_guessed():
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(100, 2)).astype(np.float32)
+    numbers = inputs @ np.array([1.0, 2.0], dtype=np.float32)
+    test = limbeck.arrays(inputs, numbers, task="regression")
+    given = {"latency": False, "resamples": 100}
+    for teacher, title in ((line([0.0, 0.0]), ["The teacher is no better than guessing"]), (line([1.0, 1.9]), [])):
+        results = limbeck.evaluate(line([1.0, 1.5]), test, baseline=line([1.0, 1.0]), teacher=teacher, **given)
+        assert titles(results) == title
+    assert "(0." in next(advice.text for advice in advise(results) if advice.title == "Few seeds"), "R², not points"
+    results["verdict"]["judged_by"] = "rmse"  # of which less is better
+    assert titles(results) == []
+    results["roles"]["teacher"]["scores"]["rmse"]["high"] = results["guessing"]["scores"]["rmse"] + 0.01
+    assert titles(results) == ["The teacher is no better than guessing"]
+
+
 def losses(*values: float) -> list[dict[str, float]]:
     """Four logged steps of each value."""
     return [{"step": s, "hard_loss": v, "soft_loss": v} for s, v in enumerate(v for v in values for _ in range(4))]
@@ -172,7 +198,7 @@ def test_the_obvious_comes_first_and_in_order():
         "The teacher is no better than the baseline",
         "The student is no smaller than the teacher",
     ]
-    results["roles"]["baseline"]["accuracy"] = {"mean": 0.0}
+    results["roles"]["baseline"]["scores"]["accuracy"] = {"mean": 0.0, "low": 0.0}
     worse = advise(results)[4]
     assert worse.title == "Distillation made the student worse"
     assert "Start with the first advice on this page" in worse.text

@@ -7,7 +7,7 @@ from limbeck.report.gain import negligible
 from limbeck.report.held_out import seen
 from limbeck.report.obvious import Advice, obvious, values_of
 from limbeck.report.reading import at, class_name, items, number, numbers, temperature_of, weights_of
-from limbeck.report.shared import OF_EQ2, chosen_temperature, divergence_of, was_distilled
+from limbeck.report.shared import OF_EQ2, chosen_temperature, divergence_of, judged_score, score_of, was_distilled
 from limbeck.report.words import percent, plain, points, short, times
 from limbeck.results import JsonView
 
@@ -72,8 +72,9 @@ def _about_the_verdict(results: JsonView, obvious_first: bool) -> list[Advice]:
         teacher, baseline = (number(results, "roles", role, "nll") for role in ("teacher", "baseline"))
         weaker = teacher is not None and baseline is not None and teacher >= baseline
     else:
-        teacher, baseline = (number(results, "roles", role, "accuracy") for role in ("teacher", "baseline"))
-        weaker = teacher is not None and baseline is not None and teacher <= baseline
+        judged = judged_score(results)
+        teacher, baseline = (score_of(results, role, judged["name"]) for role in ("teacher", "baseline"))
+        weaker = teacher is not None and baseline is not None and judged["better"] * (teacher - baseline) <= 0
     if weaker and word != "better":
         text = "It has nothing to teach on this test. Distil from a better teacher, or an ensemble (several --teacher)."
         return [Advice("bad", "The teacher is no better than the baseline", text)]
@@ -274,6 +275,8 @@ def _about_the_seeds(results: JsonView) -> list[Advice]:
     low, high = (number(results, "verdict", "difference", end) for end in ("low", "high"))
     decimals = 2 if (number(results, "verdict", "examples") or 0) >= 5000 else 1  # as the verdict has them
     interval = "" if low is None or high is None else f" ({points(low, decimals)} to {points(high, decimals)} points)"
+    if not judged_score(results)["share"]:
+        interval = "" if low is None or high is None else f" ({plain(low)} to {plain(high)})"
     if at(results, "task") == "language":
         interval = "" if low is None or high is None else f" ({plain(low)} to {plain(high)} nats)"
     text = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limbeck.report.reading import at, items, number
-from limbeck.report.shared import was_distilled
+from limbeck.report.shared import judged_score, score_of, was_distilled
 from limbeck.report.words import listed, percent, plain, short, whole
 from limbeck.results import JsonView
 
@@ -169,6 +169,8 @@ def _guess_that_it_does_not_beat(results: JsonView, role: str) -> str | None:
         if nll is None or guess is None or nll < guess:
             return None
         return f"It has {plain(nll)} nats per token; to think all tokens equally likely has {plain(guess)}."
+    if number(results, "guessing", "accuracy") is None:
+        return _constant_that_it_does_not_beat(results, role)
     compared = []
     for name in BY_CHANCE:
         guess = number(results, "guessing", "scores", name)
@@ -179,3 +181,15 @@ def _guess_that_it_does_not_beat(results: JsonView, role: str) -> str | None:
     if accuracy is None or guess is None or not compared or not all(compared):
         return None
     return f"It gets {percent(accuracy)} right; always to answer the most frequent class gets {percent(guess)}."
+
+
+def _constant_that_it_does_not_beat(results: JsonView, role: str) -> str | None:
+    """The same for other tasks, in the score that the verdict is about."""
+    judged = judged_score(results)
+    guess = number(results, "guessing", "scores", judged["name"])
+    worst = number(results, "roles", role, "scores", judged["name"], "low" if judged["better"] > 0 else "high")
+    found = score_of(results, role, judged["name"])
+    if guess is None or worst is None or found is None or judged["better"] * (worst - guess) > 0:
+        return None
+    answer = short(str(at(results, "guessing", "answer") or "the best constant answer"), 60)
+    return f"Its {short(str(judged['title']), 40)} is {plain(found)}; always to answer {answer} has {plain(guess)}."
