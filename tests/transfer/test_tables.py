@@ -77,6 +77,38 @@ def test_the_splits_of_a_folder_share_their_classes(tmp_path: Path, pattern: str
     assert everything(only["validation"])["labels"].tolist() == [2, 2, 1]
 
 
+def test_a_frame_and_frames_by_split() -> None:
+    frame = FLOWERS.set_index(pd.Index([7, 7, 3, 1]))  # what stands beside the rows is no column of theirs
+    alone = table(frame)
+    assert list(alone) == ["train"]
+    batch = everything(alone["train"])
+    assert batch["inputs"].tolist() == [[1.5, 5], [2.5, 6], [3.5, 7], [4.5, 8]]
+    assert batch["labels"].tolist() == [2, 0, 2, 1]
+    assert alone["train"].label_names == ("iris", "lily", "rose")
+    split = table({"train": frame, "test": FLOWERS[1:2]})
+    assert {name: len(found) for name, found in split.items()} == {"train": 4, "test": 1}
+    assert everything(split["test"])["inputs"].tolist() == [[2.5, 6]]
+    assert everything(split["test"])["labels"].tolist() == [0]
+    mixed = table({"train": datasets.Dataset.from_pandas(FLOWERS), "test": FLOWERS})
+    assert torch.equal(everything(mixed["train"])["inputs"], everything(mixed["test"])["inputs"])
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (FLOWERS["label"], r"from a path, .*, but got Series \(its to_frame\(\) is a DataFrame\)"),
+        ([{"width": 1.5}], "from a path, .*, but got list"),
+        ({}, "The data has no split"),
+        ({"train": FLOWERS, "test": [1]}, "The split test must be a pandas DataFrame or a Dataset, but got list"),
+        (FLOWERS.set_axis(["a", "a", "label"], axis=1), "The split train has several columns named a; rename them"),
+        (FLOWERS.assign(width=[1, "two", 3, 4]), "The split train cannot be read: .*two.*column width.*one type"),
+    ],
+)
+def test_what_is_no_table_is_named(source: Any, expected: str) -> None:
+    with pytest.raises(DataError, match=expected):
+        table(source)
+
+
 def test_no_two_examples_of_any_splits_share_a_row_id() -> None:
     rows = datasets.Dataset.from_pandas(FLOWERS)
     splits = datasets.DatasetDict({"test": rows.select([0, 1]), "train": rows})

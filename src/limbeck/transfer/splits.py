@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 import datasets
 import pandas as pd
+import pyarrow as pa
 
 from limbeck.errors import DataError
 from limbeck.transfer.raw import beginning, refuse_bombs, refuse_null_records
@@ -64,12 +65,17 @@ def load_splits(
     """
     if isinstance(source, pd.DataFrame):
         source = {"train": source}
-    if isinstance(source, Mapping) and not isinstance(source, datasets.DatasetDict):
-        return {name: _as_dataset(found) for name, found in source.items()}
-    if isinstance(source, datasets.DatasetDict):
-        return dict(source)
     if isinstance(source, datasets.Dataset):
-        return {"train": source}
+        source = {"train": source}
+    if isinstance(source, Mapping):
+        if not source:
+            raise DataError("The data has no split; pass a dict of DataFrames by split, such as {'train': frame}.")
+        return {str(name): _as_dataset(found, str(name)) for name, found in source.items()}
+    if not isinstance(source, str | Path):
+        raise DataError(
+            "A table is read from a path, the name of a data set, a Dataset, a pandas DataFrame, or a dict of these by "
+            f"split, but got {_described(source)}."
+        )
     csv_options = CsvOptions(column_names, missing)
     text = str(source)
     path = Path(text).expanduser()
@@ -154,8 +160,25 @@ def _refuse_held_out(training: Sequence[Path]) -> None:
         )
 
 
-def _as_dataset(found: pd.DataFrame | datasets.Dataset) -> datasets.Dataset:
-    return datasets.Dataset.from_pandas(found, preserve_index=False) if isinstance(found, pd.DataFrame) else found
+def _as_dataset(found: object, split: str) -> datasets.Dataset:
+    """The rows of a split; DataError for what is no table, or has columns that no table can have."""
+    if isinstance(found, datasets.Dataset):
+        return found
+    if not isinstance(found, pd.DataFrame):
+        raise DataError(f"The split {split} must be a pandas DataFrame or a Dataset, but got {_described(found)}.")
+    if not found.columns.is_unique:
+        twice = sorted({str(name) for name in found.columns[found.columns.duplicated()]})
+        raise DataError(f"The split {split} has several columns named {', '.join(twice)}; rename them.")
+    try:
+        return datasets.Dataset.from_pandas(found, preserve_index=False)
+    except (pa.ArrowException, TypeError) as error:  # such as numbers and texts in one column
+        reasons = "; ".join(str(reason) for reason in error.args)
+        raise DataError(f"The split {split} cannot be read: {reasons}. Give each column values of one type.") from error
+
+
+def _described(found: object) -> str:
+    """The type of a value, and for a column of pandas how it becomes a table."""
+    return type(found).__name__ + (" (its to_frame() is a DataFrame)" if isinstance(found, pd.Series) else "")
 
 
 def _ending(files: Sequence[Path]) -> str:
