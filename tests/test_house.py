@@ -5,6 +5,7 @@ Every rule is a function from source to offences, tried on an offender first.
 
 import ast
 import importlib
+import inspect
 import pydoc
 import subprocess
 import sys
@@ -284,6 +285,17 @@ def test_all_is_what_is_visible() -> None:
     assert visible == {name for name in limbeck.__all__ if not name.startswith("_")}
     assert len(limbeck.__all__) == len(set(limbeck.__all__))
     assert "__version__" in limbeck.__all__
+
+
+def test_help_of_the_package_is_its_public_names_by_theme() -> None:
+    """A few screens: the names, each once, and not the pages of all of them."""
+    shown = pydoc.render_doc(limbeck, renderer=pydoc.plaintext)
+    assert len(shown.splitlines()) < 100
+    themes = (limbeck.__doc__ or "").partition("by theme;")[2].partition("The modules behind")[0]
+    listed = [word.rstrip(":") for word in themes.split() if word.rstrip(":") in limbeck.__all__]
+    missing = sorted(set(limbeck.__all__) - set(listed) - {"__version__"})
+    assert missing == [], "list these names under a theme in the docstring of src/limbeck/__init__.py"
+    assert set(limbeck.__all__) == set(dir(limbeck)) == {name for name, _ in inspect.getmembers(limbeck)}
 
 
 @pytest.mark.parametrize("name", limbeck.__all__)

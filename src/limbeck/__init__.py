@@ -1,10 +1,41 @@
 """Limbeck: knowledge distillation, from Hinton's classifier with a temperature to language models.
 
-Everything public is here, flat; the modules behind the names are imported when a name is first used, so that
-`import limbeck` costs nothing. `limbeck.open` is another name of `open_stored`; `from limbeck import *` leaves it out,
-because it would replace the builtin.
+    import limbeck
+
+    train, test = limbeck.digits().split(0.2, seed=0)
+    teacher = limbeck.load("runs/teacher")     # a network; or a scikit-learn classifier or a function
+    student = limbeck.mlp([64, 30, 10])
+    config = limbeck.DistillConfig("runs/student", max_steps=500)
+    objective = limbeck.Objective(limbeck.forward_kl, temperature=2.0, hard_weight=0.1)
+    limbeck.DistillTrainer(student, teacher, objective, config, train_dataset=train).train()
+    results = limbeck.evaluate(student, test, teacher=teacher)
+
+The public names, by theme; `help(limbeck.table)` and so on describe each. The command is `limbeck --help`.
+
+data        table arrays digits idx TransferSet: examples as tensors, from files, DataFrames, arrays or images
+            jitter augmentation: the same change for teacher and student
+text        tokenise pack Pad: records of text, prompts and conversations as rows of token ids
+teachers    Teacher ModelTeacher FunctionTeacher Ensemble Specialist Specialists WithoutAdapter record
+students    mlp take_layers TableEncoder load save
+objective   Objective Loss linear_divergence: divergence from the teacher plus cross-entropy with labels
+            Divergence forward_kl reverse_kl cross_entropy jensen_shannon skewed_kl skewed_reverse_kl total_variation
+            logit_matching: how two distributions are compared
+targets     SoftTargets DenseTargets HiddenTargets Head MixedTargets SampledTargets SparseTargets: what teachers return
+training    DistillTrainer DistillConfig MaxNorm: transformers' Trainer, with an objective
+            tune: chooses the temperature and the weight of the labels on held-out examples
+storing     label open_stored Labelled StoredTeacher verify: a teacher's targets on disk, for any number of students
+measuring   evaluate evaluate_language predict compare write_results read_results write_report
+            match_prior shift_bias: the class prior of a classifier, changed without labels
+export      export_onnx
+errors      LimbeckError and what derives from it: CheckpointError ConfigError DataError DivergedError ModelError
+            ObjectiveError ShapeError TargetError
+
+The modules behind the names are imported when a name is first used, so that `import limbeck` costs nothing.
+`limbeck.open` is another name of `open_stored`; `from limbeck import *` leaves it out, because it would replace the
+builtin.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -194,4 +225,14 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return [] if _asked_by_help() else sorted(__all__)
+
+
+def _asked_by_help() -> bool:
+    """Whether `help(limbeck)` lists the names: their pages, 5,000 lines, would follow the text above."""
+    frame, callers = sys._getframe(2), 4  # pydoc asks through two functions of inspect
+    while frame is not None and callers:
+        if frame.f_globals.get("__name__") == "pydoc":
+            return True
+        frame, callers = frame.f_back, callers - 1  # type: ignore[assignment]
+    return False
