@@ -130,6 +130,13 @@ def test_what_does_not_fit_is_named(trained: str, limbeck_says: Any) -> None:
     assert (code, "--network must be package.module:callable, but is 'nets.py'" in err) == (1, True)
 
 
+def test_a_path_that_is_no_model_is_what_the_message_is_about(trained: str, limbeck_says: Any) -> None:
+    code, _, err = limbeck_says("evaluate", "--student", "run", "--network", "nets:net")
+    assert (code, "run is not a model" in err, "Did you mean run/student?" in err) == (1, True, True)
+    code, _, err = limbeck_says("evaluate", "--student", "run/studnt", "--network", "nets:net")
+    assert (code, "run/studnt is not a folder" in err) == (1, True)
+
+
 def test_a_network_that_no_folder_needs_is_refused(limbeck_says: Any) -> None:
     limbeck.save(limbeck.mlp([64, 10]), "plain")
     code, _, err = limbeck_says("evaluate", "--student", "plain", "--network", "nets:net")

@@ -31,6 +31,7 @@ from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.losses import divergences
 from limbeck.losses.divergences import Divergence, PositionFunction
 from limbeck.networks.asking import label_names_of, networks_of
+from limbeck.networks.configs import CONFIG
 from limbeck.networks.folder import load, own_network
 from limbeck.networks.layers import take_layers
 from limbeck.networks.table import Feature, table_encoder_of
@@ -202,7 +203,13 @@ def _filled(folder: str, described: Mapping[str, Any], networks: Sequence[str]) 
 
 
 def refuse_unused_networks(networks: Sequence[str], models: Sequence[str]) -> None:
-    """ConfigError for --network where none of the models named on the command line needs it."""
+    """ConfigError for --network where none of the models named on the command line needs it.
+
+    A path that is no model is left to `open_model`, which says what is wrong with it.
+    """
+    paths = [Path(text) for text in models if "/" in text or Path(text).is_dir()]
+    if any(path.parent.is_dir() and not (path / CONFIG).is_file() for path in paths):
+        return
     if networks and not any(own_network(text) for text in models if not _names_python(text)):
         raise ConfigError(
             f"--network builds the network of a folder that has only its weights, but {', '.join(models) or 'no model'}"
