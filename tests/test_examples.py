@@ -40,7 +40,7 @@ def _run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 @pytest.fixture
 def own_networks(data: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     data("cifar10_subset"), data("resnet_cifar10")
-    monkeypatch.setattr("limbeck.evaluation.classes.latency_ms", lambda *_: 1.0)  # would take longer than all the rest
+    monkeypatch.setattr("limbeck.evaluation.running.latency_ms", lambda *_: 1.0)  # would take longer than all the rest
     import own_networks
 
     return own_networks

@@ -17,10 +17,13 @@ data        table arrays digits idx TransferSet: examples as tensors, from files
 text        tokenise pack Pad: records of text, prompts and conversations as rows of token ids
 teachers    Teacher ModelTeacher FunctionTeacher Ensemble Specialist Specialists WithoutAdapter record
 students    mlp take_layers TableEncoder load save
+            Task with_task logits_of: what outputs mean, and the logits or numbers of a batch
 objective   Objective Loss linear_divergence: divergence from the teacher plus cross-entropy with labels
             Divergence forward_kl reverse_kl cross_entropy jensen_shannon skewed_kl skewed_reverse_kl total_variation
             logit_matching: how two distributions are compared
-targets     SoftTargets DenseTargets HiddenTargets Head MixedTargets SampledTargets SparseTargets: what teachers return
+            squared_error gaussian_kl gaussian_cross_entropy: how two numbers are compared
+targets     SoftTargets DenseTargets HiddenTargets Head MixedTargets SampledTargets SparseTargets GaussianTargets: what
+            teachers return
 training    DistillTrainer DistillConfig MaxNorm: transformers' Trainer, with an objective
             tune: chooses the temperature and the weight of the labels on held-out examples
 storing     label open_stored Labelled StoredTeacher verify: a teacher's targets on disk, for any number of students
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     from limbeck.losses.objective import Loss, Objective
     from limbeck.losses.targets import (
         DenseTargets,
+        GaussianTargets,
         Head,
         HiddenTargets,
         MixedTargets,
@@ -79,9 +83,12 @@ if TYPE_CHECKING:
         SoftTargets,
         SparseTargets,
     )
+    from limbeck.losses.values import gaussian_cross_entropy, gaussian_kl, squared_error
+    from limbeck.networks.asking import logits_of
     from limbeck.networks.folder import load, save
     from limbeck.networks.layers import take_layers
     from limbeck.networks.mlp import mlp
+    from limbeck.networks.outputs import Task, with_task
     from limbeck.networks.table import TableEncoder
     from limbeck.report import write_report
     from limbeck.results import read_results, write_results
@@ -120,10 +127,14 @@ _MODULE_OF = {
     "skewed_reverse_kl total_variation",
     "losses.linear": "linear_divergence",
     "losses.objective": "Loss Objective",
-    "losses.targets": "DenseTargets Head HiddenTargets MixedTargets SampledTargets SoftTargets SparseTargets",
+    "losses.targets": "DenseTargets GaussianTargets Head HiddenTargets MixedTargets SampledTargets SoftTargets "
+    "SparseTargets",
+    "losses.values": "gaussian_cross_entropy gaussian_kl squared_error",
+    "networks.asking": "logits_of",
     "networks.folder": "load save",
     "networks.layers": "take_layers",
     "networks.mlp": "mlp",
+    "networks.outputs": "Task with_task",
     "networks.table": "TableEncoder",
     "report": "write_report",
     "results": "read_results write_results",
@@ -154,6 +165,7 @@ __all__ = [
     "Divergence",
     "Ensemble",
     "FunctionTeacher",
+    "GaussianTargets",
     "Head",
     "HiddenTargets",
     "Labelled",
@@ -175,6 +187,7 @@ __all__ = [
     "StoredTeacher",
     "TableEncoder",
     "TargetError",
+    "Task",
     "Teacher",
     "TransferSet",
     "WithoutAdapter",
@@ -188,6 +201,8 @@ __all__ = [
     "evaluate_language",
     "export_onnx",
     "forward_kl",
+    "gaussian_cross_entropy",
+    "gaussian_kl",
     "idx",
     "jensen_shannon",
     "jitter",
@@ -195,6 +210,7 @@ __all__ = [
     "linear_divergence",
     "load",
     "logit_matching",
+    "logits_of",
     "match_prior",
     "mlp",
     "open_stored",
@@ -207,12 +223,14 @@ __all__ = [
     "shift_bias",
     "skewed_kl",
     "skewed_reverse_kl",
+    "squared_error",
     "table",
     "take_layers",
     "tokenise",
     "total_variation",
     "tune",
     "verify",
+    "with_task",
     "write_report",
     "write_results",
 ]

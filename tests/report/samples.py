@@ -84,6 +84,47 @@ def classifier() -> dict[str, Any]:
 
 
 @cache
+def _scored(kind: str) -> dict[str, Any]:
+    """A teacher, three students and their baselines that are off by different noise."""
+    rng = np.random.default_rng(0)
+    labels: Any = rng.integers(0, 2, (EXAMPLES, 4))
+    names, outputs = [f"label {i}" for i in range(4)], labels * 4.0 - 2
+    task: Any = limbeck.Task(kind, 4) if kind == "multi_label" else limbeck.Task("segmentation")
+    if kind == "regression":
+        outputs = rng.normal(size=(EXAMPLES, 2)) * [1.0, 30.0] + 100
+        labels, names = outputs + rng.normal(size=outputs.shape), ["height", "weight"]
+        task = limbeck.Task(kind, 2, variance=True)
+    if kind == "segmentation":
+        labels, names = rng.integers(0, 3, (EXAMPLES, 8, 8)), ["sky", "sea", "sand"]
+        outputs = 4.0 * np.moveaxis(np.eye(3)[labels], -1, 1)
+
+    def model(noise: float, seed: int) -> Says:
+        found = outputs + noise * np.random.default_rng(seed).normal(size=outputs.shape)
+        if kind == "regression":
+            found = np.concatenate([found, np.full_like(found, np.log(1 + noise**2))], 1)
+        return limbeck.with_task(Says(found), task)
+
+    pixels = np.zeros((EXAMPLES, 8, 8), dtype=np.float32)
+    pixels[:, 0, 0] = np.arange(EXAMPLES) / 255
+    results: dict[str, Any] = limbeck.evaluate(
+        [model(2.0, s) for s in range(3)],
+        limbeck.arrays(pixels, labels, label_names=names, task=kind),
+        baseline=[model(3.0, 10 + s) for s in range(3)],
+        teacher=model(1.0, 99),
+        latency=False,
+        resamples=200,
+        curves={"student": [{"step": s, "soft_loss": 2 / s, "loss": 2 / s} for s in range(10, 300, 10)]},
+    )
+    results["settings"] = {"divergence": "gaussian_kl" if kind == "regression" else "forward_kl", "data": kind}
+    return results
+
+
+def scored(kind: str) -> dict[str, Any]:
+    """multi_label, segmentation or regression, three seeds, every part of the page."""
+    return copy.deepcopy(_scored(kind))
+
+
+@cache
 def _language(classes: int) -> dict[str, Any]:
     words = ["<pad>", "<end>", "the", "cat", "dog", "sat", "ran", "on", "under", "mat", "sun", "."]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))

@@ -14,10 +14,11 @@ from scipy.special import softmax
 
 from limbeck.report import write_report
 
-from .samples import UNBROKEN, classifier, experiment, hostile, language, results_of, search
+from .samples import UNBROKEN, classifier, experiment, hostile, language, results_of, scored, search
 
 WIDTHS = (320, 360, 390, 1440)
-DRAWN = ["classifier", "language", "experiment", "search"]
+SCORED = ["multi_label", "segmentation", "regression"]
+DRAWN = ["classifier", "language", "experiment", "search", *SCORED]
 NAMES = [
     *DRAWN,
     *(f"{how} {name}" for how in ("hostile", "unbroken") for name in DRAWN),
@@ -59,6 +60,7 @@ def browser() -> Iterator[Any]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     made = {"classifier": classifier(), "language": language(), "experiment": experiment(), "search": search()}
+    made |= {kind: scored(kind) for kind in SCORED}
     plain = dict(made)
     made |= {f"hostile {name}": hostile(results) for name, results in plain.items()}
     made |= {f"unbroken {name}": hostile(results, UNBROKEN) for name, results in plain.items()}

@@ -177,7 +177,7 @@ def test_labels_that_are_neither_numbers_nor_names(labels: list[Any], message: s
     values = np.array(labels, dtype=np.uint64) if labels[-1] == 2**64 - 1 else labels
     data = datasets.Dataset.from_dict({"x": [1.0] * len(labels), "label": values})
     with pytest.raises(DataError, match=message):
-        table(data)
+        table(data, task="classification")
 
 
 def sentiment(*labels: str) -> datasets.Dataset:

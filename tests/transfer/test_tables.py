@@ -301,8 +301,12 @@ def dataset(**columns: Any) -> datasets.Dataset:
             "dates or categories, but 'x' in train",
         ),
         (lambda: dataset(x=[1.0, math.inf], label=[0, 1]), {}, "row 1 of train has an infinite 'x'"),
-        (lambda: dataset(x=[1.0, 2.0], label=[0.5, 1.0]), {}, "whole numbers or names, but 'label' of train has 0.5"),
-        (lambda: dataset(x=[1.0], label=[[0, 1]]), {}, "lists of labels"),
+        (
+            lambda: dataset(x=[1.0, 2.0], label=[0.5, 1.0]),
+            {"task": "classification"},
+            "whole numbers or names, but 'label' of train has 0.5",
+        ),
+        (lambda: dataset(x=[1.0], label=[[0, 1]]), {"task": "classification"}, "lists of labels"),
         (lambda: dataset(x=[1.0], label=[{"a": 1}]), {}, "must be whole numbers or names"),
         (
             lambda: datasets.DatasetDict(train=dataset(x=[1.0], label=[0]), test=dataset(y=[1.0])),

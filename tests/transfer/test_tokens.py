@@ -115,4 +115,4 @@ def test_refusals(tokenizer: Any, make_tokenizer: Callable[..., Any]) -> None:
         words(tokenizer=tokenizer, teacher_tokenizer=other)
     data = datasets.Dataset.from_dict({"text": ["a good"], "labels": [[0, 1]]})
     with pytest.raises(DataError, match="'labels' has a label per word, so 'text' must hold lists of words"):
-        table(data, tokenizer=tokenizer)
+        table(data, tokenizer=tokenizer, task="classification")

@@ -1,10 +1,10 @@
-"""What `limbeck distill` does for classifiers: data of examples with a class each, an mlp if nothing else is named.
+"""What `limbeck distill` does for all but language models: data of examples, an mlp if nothing else is named.
 
 What this file does not know: training, the folder of a run.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -21,13 +21,18 @@ from limbeck.commands.work import Work
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.class_verdict import MOST_CLASSES
 from limbeck.evaluation.classes import evaluate
-from limbeck.losses.numbers import NO_LABEL
+from limbeck.evaluation.scores import score_named
+from limbeck.evaluation.task_scores import TASK_SCORES
 from limbeck.networks.asking import inputs_of
 from limbeck.networks.mlp import mlp
+from limbeck.networks.outputs import CLASSES, CLASSIFICATION, SEGMENTATION, Task, task_of, with_task
 from limbeck.networks.table import TableEncoder, table_columns, table_encoder_of, with_table_encoder
 from limbeck.store.opened import Labelled
 from limbeck.teachers.protocol import BaseTeacher
+from limbeck.training.numbers import center_and_scale
+from limbeck.training.objectives import settled_task
 from limbeck.transfer import TransferSet, jitter
+from limbeck.transfer.labels import labelled_rows
 
 
 def prepare(
@@ -42,10 +47,14 @@ def prepare(
     if stored_set is not None and teacher is None and has_all_classes(splits["test"]):
         teacher = training_teacher
 
+    task = train.task or (None if student is None else task_of(student)) or CLASSES
+    if job.split.jitter and task.kind == SEGMENTATION:
+        raise ConfigError("--jitter shifts images, but not their masks; remove it.")
+
     def made(seed: int, opened: nn.Module | None) -> tuple[nn.Module, str | None]:
         if opened is None:
             set_seed(seed)  # whatever was read before, the same seed gives the same student
-            opened = _new_mlp(job.student, train)
+            opened = _new_mlp(job.student, train, task)
         elif table_encoder_of(opened) is None:
             with_table_encoder(opened, _encoder(job.student, train))
         return in_float32(opened)
@@ -55,6 +64,7 @@ def prepare(
             seed = stored_set.manifest.augmentation_seed  # the views that have stored targets are shown again
         return jitter(job.split.jitter, seed=seed, column=image_column(train)) if job.split.jitter else None
 
+    score_named(job.judge_by, TASK_SCORES[task.kind])  # a wrong name is refused before anything is trained
     student, note = made(job.seed, student)
     if note:
         console.say(note)
@@ -77,7 +87,7 @@ def prepare(
             batch_size=batch_size,
             show=None if tokenizer is None else lambda x: tokenizer.decode(x["input_ids"], skip_special_tokens=True),
         )
-        per_class = _per_class(train, results["test"]["classes"])
+        per_class = _per_class(train, results["test"]["classes"]) if task.kind == CLASSIFICATION else None
         return results | {
             "transfer_set": {"examples": len(train), "per_class": per_class},
             "held_out": held_out_of(splits),
@@ -91,8 +101,9 @@ def prepare(
     def of_seed(seed: int, opened: nn.Module | None) -> tuple[nn.Module, Mapping[str, Any]]:
         return made(seed, opened)[0], with_trainer | {"augment": augment_of(seed)}
 
+    task = settled_task(student, training_teacher, train)
     names = train.label_names
-    return Work(student, training_teacher, splits, with_trainer, baseline_train, measure, of_seed, label_names=names)
+    return Work(student, training_teacher, splits, with_trainer, baseline_train, measure, of_seed, names, task)
 
 
 def _read_data(job: TrainingJob, readers: Sequence[object]) -> tuple[dict[str, TransferSet], Any]:
@@ -102,7 +113,7 @@ def _read_data(job: TrainingJob, readers: Sequence[object]) -> tuple[dict[str, T
     splits = open_data(data, tokenizer, of_teacher, readers)
     if "train" not in splits:
         raise DataError(f"{data.data} has no training split; it has {', '.join(splits)}.")
-    if (labels := splits["train"].labels) is not None and labels.ndim > 1:
+    if (labels := splits["train"].labels) is not None and labels.ndim > 1 and splits["train"].task == CLASSES:
         raise ConfigError(
             "The examples of this data have a label per token, but limbeck distill needs one per example; train a "
             "token classifier in Python, with limbeck.DistillTrainer."
@@ -157,7 +168,7 @@ def has_all_classes(examples: object) -> bool:
 def held_out_of(splits: Mapping[str, Any]) -> dict[str, int] | None:
     """The `held_out` of results.json: on how many labels calibration temperatures are fitted; None without any."""
     labels = getattr(splits.get("validation"), "labels", None)
-    return None if labels is None else {"examples": int((labels != NO_LABEL).sum())}
+    return None if labels is None else {"examples": int(labelled_rows(labels).sum())}
 
 
 def _per_class(train: Any, classes: int) -> list[int] | None:
@@ -170,9 +181,10 @@ def _per_class(train: Any, classes: int) -> list[int] | None:
 
 
 def _labelled_rows(train: TransferSet) -> Any:
-    if train.labels is None or not (train.labels != NO_LABEL).any():
+    known = None if train.labels is None else labelled_rows(train.labels)
+    if known is None or not known.any():
         raise ConfigError("--baseline and --labelled need labels, but the training set has none.")
-    return (train.labels != NO_LABEL).reshape(len(train), -1).any(1)
+    return known
 
 
 def refuse_options_of_mlp(options: StudentOptions) -> None:
@@ -187,8 +199,14 @@ def refuse_options_of_mlp(options: StudentOptions) -> None:
         )
 
 
-def _new_mlp(options: StudentOptions, train: TransferSet) -> nn.Module:
-    if train.num_classes is None:
+def _new_mlp(options: StudentOptions, train: TransferSet, task: Task) -> nn.Module:
+    if task.kind == SEGMENTATION:
+        raise ConfigError("Segmentation needs a network that gives a map of classes, not an mlp; pass --student.")
+    if options.variance and not task.is_regression:
+        raise ConfigError(f"--variance is for numbers (regression), but the task is {task.kind}; remove it.")
+    if task.is_regression and train.labels is None:
+        raise ConfigError("The data has no labels, so the units of an mlp's numbers are not known; pass --student.")
+    if task.outputs is None and train.num_classes is None:
         raise ConfigError("The data has no labels, so the number of classes of an mlp is not known; pass --student.")
     column, example = next((name, values[0]) for name, values in inputs_of(train.__getitems__([0])).items())
     if not example.is_floating_point():
@@ -196,12 +214,16 @@ def _new_mlp(options: StudentOptions, train: TransferSet) -> nn.Module:
             f"An mlp reads numbers or pixels, but column {column!r} holds {example.dtype}; pass --student."
         )
     encoder = _encoder(options, train)
+    outputs = (task.outputs or train.num_classes or 0) * (2 if options.variance else 1)
     student = mlp(
-        [example.numel() if encoder is None else encoder.width, *options.hidden, train.num_classes],
+        [example.numel() if encoder is None else encoder.width, *options.hidden, outputs],
         dropout=options.dropout,
         input_dropout=options.input_dropout,
         max_norm=options.max_norm,
     )
+    if task.is_regression and train.labels is not None:
+        center, scale = center_and_scale(train.labels)
+        with_task(student, replace(task, variance=options.variance, center=center, scale=scale))
     return with_table_encoder(student, encoder)
 
 

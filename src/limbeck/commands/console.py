@@ -32,6 +32,7 @@ from limbeck.report.headline import headline
 from limbeck.results import JsonView
 from limbeck.teachers.protocol import BaseTeacher
 from limbeck.training.config import DistillConfig
+from limbeck.transfer.labels import labelled_rows
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -80,6 +81,21 @@ LANGUAGE_LINES: dict[str, tuple[tuple[str, ...], str]] = {
     "bytes": (("bytes",), "{:,}"),
 }
 
+EACH_OF = {
+    "multi_label": "{:,} labels each",
+    "segmentation": "{:,} classes of pixels",
+    "regression": "numbers per example: {:,}",
+}
+"""Tasks whose scores results list, and what the title of their table says of the test."""
+
+OF_TASKS: dict[str, tuple[tuple[str, ...], str]] = {
+    "agrees with the teacher": (("to_teacher", "agreement", "mean"), "{:.2%}"),
+    "R² of the teacher's numbers": (("to_teacher", "r2", "mean"), "{:.4g}"),
+    "distance to the teacher (RMSE)": (("to_teacher", "rmse", "mean"), "{:.4g}"),
+    "KL(teacher‖student), nats": (("to_teacher", "forward_kl", "mean"), "{:.4f}"),
+}
+COST_LINES = ("parameters", "bytes", "ms per example, batch of 1", "ms per example, batch of 256")
+
 
 def say(text: str) -> None:
     """One line for the person at the terminal; what comes from data is not read as markup."""
@@ -106,7 +122,8 @@ def say_plan(
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items())
     what = "labels alone"
     if teacher is not None and objective.soft_weight:
-        what = f"{objective.soft_weight:g} × {objective.divergence} at T = {objective.temperature:g}"
+        softened = "" if objective.of_values else f" at T = {objective.temperature:g}"
+        what = f"{objective.soft_weight:g} × {objective.divergence}{softened}"
         what += f" + {objective.hard_weight:g} × labels" if objective.hard_weight else ""
     trained = f"{config.max_steps:,} steps" if config.max_steps > 0 else f"{config.num_train_epochs:g} epochs"
     parameters = sum(p.numel() for p in student.parameters())
@@ -119,8 +136,11 @@ def say_plan(
 def labels_counted(train: object) -> str | None:
     """How many training examples have a label, and how many of each class where there are few; None without labels."""
     labels = getattr(train, "labels", None)
-    if not isinstance(labels, torch.Tensor) or labels.ndim != 1:
+    if not isinstance(labels, torch.Tensor):
         return None
+    if labels.is_floating_point() or labels.ndim > 1:
+        count = int(labelled_rows(labels).sum())
+        return f"Labels: {count:,} of {len(labels):,} training examples."
     known = labels[labels >= 0]
     counted = f"Labels: {len(known):,} of {len(labels):,} training examples"
     classes = getattr(train, "num_classes", None)
@@ -135,8 +155,14 @@ def results_table(results: JsonView, names: Mapping[str, str] | None = None) -> 
     """A column per role; a line that no role has a value for is left out. names: role -> what to call it."""
     test, roles = results["test"], results["roles"]
     seeds = max(of["seeds"] for of in roles.values())
-    writes = results.get("task") == "language"
-    title = f"{test['examples']:,} test examples, {test['classes']:,} classes"
+    writes, task = results.get("task") == "language", str(results.get("task"))
+    lines = LANGUAGE_LINES if writes else LINES
+    title = f"{test['examples']:,} test examples"
+    if task in EACH_OF:
+        title += f", {EACH_OF[task].format(test.get('outputs') or test.get('classes'))}"
+        lines = lines_of_scores(results)
+    else:
+        title += f", {test['classes']:,} classes"
     if writes:
         title = f"{test['tokens']:,} tokens of {test['examples']:,} test examples, {test['classes']:,} token ids"
     table = Table(title=title + (f", mean of {seeds} seeds" if seeds > 1 else ""), title_justify="left")
@@ -146,11 +172,20 @@ def results_table(results: JsonView, names: Mapping[str, str] | None = None) -> 
         columns["guessing"] = results["guessing"]
     for role in columns:
         table.add_column(escape((names or {}).get(role, role)), justify="right")
-    for line, (path, form) in (LANGUAGE_LINES if writes else LINES).items():
+    for line, (path, form) in lines.items():
         values = [_at(of, path) for of in columns.values()]
         if any(value is not None for value in values):
             table.add_row(line, *("" if value is None else form.format(value) for value in values))
     return table
+
+
+def lines_of_scores(results: JsonView) -> dict[str, tuple[tuple[str, ...], str]]:
+    """The lines of a task's scores, as LINES has those of a classifier."""
+    found = {
+        score["title"]: (("scores", score["name"], "mean"), "{:.2%}" if score["share"] else "{:.4g}")
+        for score in results["scores"]
+    }
+    return found | OF_TASKS | {line: LINES[line] for line in COST_LINES}
 
 
 def print_results(results: JsonView, names: Mapping[str, str] | None = None) -> None:

@@ -54,6 +54,7 @@ from limbeck.store.opened import open as open_stored
 from limbeck.teachers import BaseTeacher
 from limbeck.training.checkpoints import newest_whole
 from limbeck.training.config import DistillConfig
+from limbeck.training.objectives import default_objective, require_objective_of
 from limbeck.training.trainer import DistillTrainer
 from limbeck.tuning import RESULTS, differences, read_tune, settings_of_search
 
@@ -93,6 +94,7 @@ def _run(words: list[str], resources: ExitStack) -> None:
     console.console.quiet = not state.is_main_process
     with state.main_process_first():  # the others find in the cache what it has read
         work = (language if writes else classifiers).prepare(job, student, teacher, stored_set)
+    job, objective = _for_task(job, objective, work)
     student, taught_by, train = work.student, work.teacher, work.splits["train"]
     job = job.with_default_rate(was_trained(job.student.student, student))
     options, config = job.run, job.training_arguments()
@@ -151,6 +153,20 @@ def _run(words: list[str], resources: ExitStack) -> None:
     console.say(f"{folder}: {models_left}, results.json, report.html, log.jsonl, {SETTINGS}")
 
 
+def _for_task(job: DistillJob, objective: Objective, work: Work) -> tuple[DistillJob, Objective]:
+    """The job and the objective with the divergence of the task, where the user did not choose one."""
+    if work.task is None or not work.task.is_regression:
+        require_objective_of(objective, work.task)
+        return job, objective
+    if "temperature" in job.given:
+        raise ConfigError("Numbers are not softened, so --temperature has no effect on regression; remove it.")
+    chosen = default_objective(work.task, work.teacher).divergence
+    job = job.with_defaults({"divergence": getattr(chosen, "name", ""), "temperature": 1.0})
+    objective = _objective(job)
+    require_objective_of(objective, work.task)
+    return job, objective
+
+
 def _opened(job: DistillJob, seed: int, teacher: BaseTeacher | None) -> Any:
     """The student that --student names, with the weights of a seed where it is new; None for an mlp."""
     text = job.student.student
@@ -199,7 +215,7 @@ def _train_pair(lesson: Lesson, folder: Path, options: RunOptions, work: Work) -
     models, curves = {}, {}
     models["student"], curves["student"] = _train(work.student, lesson, folder, options, work)
     if untrained is not None:
-        on_labels = Objective(soft_weight=0.0, hard_weight=1.0)
+        on_labels = lesson.objective.of_labels()
         matched = copy.copy(config)
         matched.max_steps = curves["student"][-1]["step"]  # as many steps, however few the labels
         _count_in_steps(matched, -(-len(lesson.train) // config.train_batch_size))

@@ -23,7 +23,8 @@ T = TypeVar("T", bound="DataclassInstance")
 
 JUDGE_BY = (
     "the score that the verdict is about: accuracy (the default), balanced_accuracy, f1_macro or roc_auc for classes; "
-    "docs/tasks.md lists those of other tasks"
+    "f1_macro (the default), f1_micro, roc_auc, exact_match, nll or brier for several labels; miou (the default), "
+    "accuracy or nll for segmentation; r2 (the default), mae, rmse or nll for regression"
 )
 
 
@@ -36,9 +37,9 @@ def _option(default: Any, text: str | Callable[[], str]) -> Any:
 
 def _divergences() -> str:
     """Imported for the help alone, because torch comes with it."""
-    from limbeck.commands.divergence_names import LISTED
+    from limbeck.commands.divergence_names import LISTED, OF_NUMBERS
 
-    return f"{LISTED}; or package.module:function"
+    return f"{LISTED}; for numbers {', '.join(OF_NUMBERS)}; or package.module:function"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,14 @@ class DataOptions:
         None, "the column of the text, if it cannot be guessed; first,second for pairs of texts"
     )
     image_column: str | None = _option(None, "the column of the image, if it cannot be guessed")
-    label_column: str | None = _option(None, "the column of the label, if it cannot be guessed")
+    label_column: str | None = _option(
+        None, "the column of the label, if it cannot be guessed; first,second,third for several labels or numbers"
+    )
+    task: str | None = _option(
+        None,
+        "what the labels are, if it cannot be guessed: classification, multi_label (several labels per example), "
+        "segmentation (a mask per image) or regression (numbers)",
+    )
     feature_columns: list[str] = _option(
         list,
         "the feature columns; by default all but the label and columns that number the rows",
@@ -137,6 +145,7 @@ class StudentOptions:
         "scaling of a table's numbers: standard (mean 0, standard deviation 1 in the training part) or none; "
         "categories become one unit each, and missing values are filled and marked, in either case",
     )
+    variance: bool = _option(False, "regression: a new mlp gives a variance for each number too")
     hidden: list[int] = _option(lambda: [800, 800], "units of each hidden layer of an mlp")
     dropout: float = _option(0.0, "probability of dropping a hidden unit of an mlp")
     input_dropout: float = _option(0.0, "probability of dropping an input of an mlp")

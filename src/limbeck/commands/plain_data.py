@@ -19,12 +19,14 @@ from limbeck.commands import console
 from limbeck.commands.jobs import InspectJob
 from limbeck.commands.language import records_by_split
 from limbeck.commands.options import DataOptions
-from limbeck.commands.texts import names_python_data, open_data, open_tokenizers, python_data
+from limbeck.commands.texts import label_columns, names_python_data, open_data, open_tokenizers, python_data
 from limbeck.errors import DataError
 from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import inputs_of
+from limbeck.networks.outputs import CLASSES
 from limbeck.transfer import TransferSet, arrow
-from limbeck.transfer.classes import Classes, classes_of, label_values
+from limbeck.transfer.answers import answers_of
+from limbeck.transfer.classes import Classes, label_values
 from limbeck.transfer.roles import Roles, roles_of
 from limbeck.transfer.splits import load_splits
 from limbeck.transfer.text.formats import CHATS, NESTED
@@ -72,7 +74,8 @@ def show(job: InspectJob, readers: Sequence[Any]) -> None:
         pair = tuple(data.text_column.split(",")) if data.text_column else ()
         log.disabled = True  # what it says is said again where the data is read
         try:
-            roles = roles_of(training, pair, data.image_column, data.label_column, data.feature_columns or None)
+            labels = label_columns(data.label_column)
+            roles = roles_of(training, pair, data.image_column, labels, data.feature_columns or None)
         finally:
             log.disabled = False
         if roles.text and tokenizer is None:
@@ -83,7 +86,10 @@ def show(job: InspectJob, readers: Sequence[Any]) -> None:
     console.say(_sizes(sets))
     if roles is not None and raw is not None:
         console.console.print(_columns(_split(raw, view.split), roles, shown))
-    if (table := _classes(sets, {name: some.labels for name, some in sets.items()}, shown.label_names)) is not None:
+    task = shown.task or CLASSES
+    if task.outputs is not None:
+        console.say(f"Labels: {task.kind}, {task.outputs} per example ({_some(shown.label_names or ())}).")
+    elif (table := _classes(sets, {name: some.labels for name, some in sets.items()}, shown.label_names)) is not None:
         console.console.print(table)
     places = list(range(min(view.examples, len(shown))))
     batch = shown.__getitems__(places)
@@ -118,16 +124,20 @@ def _show_texts(raw: Mapping[str, datasets.Dataset], roles: Roles, data: DataOpt
     shown = _split(raw, job.view.split)
     console.say(_sizes(raw))
     console.console.print(_columns(shown, roles, None))
-    if roles.label is not None:
-        labelled = {name: some for name, some in raw.items() if roles.label in some.column_names}
+    if roles.labels:
+        labelled = {name: some for name, some in raw.items() if {*roles.labels} <= {*some.column_names}}
         training = "train" if "train" in raw else next(iter(raw))
-        classes = classes_of(labelled, roles.label, training, data.num_classes)
-        labels = {name: _encoded(some, roles.label, classes) for name, some in labelled.items()}
-        if (table := _classes(raw, labels, classes.names)) is not None:
-            console.console.print(table)
+        of_words = arrow.is_list(raw[training], roles.text[0])
+        answers = answers_of(labelled, roles.labels, training, data.task, data.num_classes, of_words)
+        if answers.classes is None:
+            console.say(f"Labels: {answers.kind} ({_some(answers.names or answers.columns)}).")
+        else:
+            labels = {name: _encoded(some, roles.labels[0], answers.classes) for name, some in labelled.items()}
+            if (table := _classes(raw, labels, answers.classes.names)) is not None:
+                console.console.print(table)
     for place in range(min(job.view.examples, len(shown))):
         console.say(f"\nExample {place} of {job.view.split}:")
-        for name in (*_inputs(roles), *([roles.label] if roles.label else [])):
+        for name in (*_inputs(roles), *roles.labels):
             console.say(f"  {name}: {_value(shown[place][name])}")
     console.say("\nPass --student, or --tokenizer, to see the tokens that a model will read.")
 
@@ -169,7 +179,7 @@ def _columns(data: datasets.Dataset, roles: Roles, examples: TransferSet | None)
         kind = str(arrow.kind(data, name))[:40] if feature is None else feature.kind
         if feature is not None and feature.categories:
             kind += f": {_some(feature.categories)}"
-        role = "label" if name == roles.label else "left out"
+        role = "label" if name in roles.labels else "left out"
         role = "text" if name in roles.text else "image" if name == roles.image else role
         role = "feature" if name in roles.features else role
         table.add_row(escape(name), role, escape(kind), f"{arrow.column(data, name).null_count:,}")
@@ -204,14 +214,20 @@ def _classes(
 
 
 def _class_of(examples: TransferSet, place: int) -> str:
-    labels = examples.labels
+    labels, task = examples.labels, examples.task or CLASSES
+    if labels is not None and task.outputs is not None:
+        values = labels[place].reshape(-1).tolist()
+        names: Sequence[str] = examples.label_names or [str(i) for i in range(len(values))]
+        if task.is_regression:
+            return ", " + ", ".join(f"{name} {value:.6g}" for name, value in zip(names, values, strict=True))
+        return f", labels {', '.join(n for n, v in zip(names, values, strict=True) if v == 1) or 'none'}"
     if labels is None or labels.ndim > 1:
         return ""
     number = int(labels[place])
     if number == NO_LABEL:
         return ", no label"
-    names = examples.label_names
-    return f", class {number}" + ("" if names is None or names[number] == str(number) else f" ({names[number]})")
+    classes = examples.label_names
+    return f", class {number}" + ("" if classes is None or classes[number] == str(number) else f" ({classes[number]})")
 
 
 def _lines(name: str, value: Any) -> list[str]:

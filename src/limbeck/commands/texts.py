@@ -25,15 +25,17 @@ from datasets import disable_progress_bars
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from limbeck.commands.divergence_names import PLAIN, WITH_PARAMETER
+from limbeck.commands.divergence_names import OF_NUMBERS, PLAIN, WITH_PARAMETER
 from limbeck.commands.options import DataOptions
 from limbeck.errors import ConfigError, DataError, ModelError
 from limbeck.losses import divergences
 from limbeck.losses.divergences import Divergence, PositionFunction
+from limbeck.losses.values import VALUE_DIVERGENCES, ValueDivergence
 from limbeck.networks.asking import label_names_of, networks_of
 from limbeck.networks.configs import CONFIG
 from limbeck.networks.folder import load, own_network
 from limbeck.networks.layers import take_layers
+from limbeck.networks.outputs import CLASSIFICATION, task_of
 from limbeck.networks.table import Feature, table_encoder_of
 from limbeck.networks.texts import text_limit
 from limbeck.networks.trained import note_builder
@@ -81,7 +83,8 @@ def open_data(
     text_column = options.text_column
     pair = text_column.split(",") if text_column is not None and "," in text_column else None
     arguments: dict[str, Any] = {"text_column": pair or text_column, "image_column": options.image_column}
-    arguments |= {"label_column": options.label_column, "image_size": options.image_size}
+    arguments |= {"label_column": label_columns(options.label_column), "image_size": options.image_size}
+    arguments["task"] = options.task or kind_of(readers)
     arguments |= {"num_classes": options.num_classes, "missing": options.missing}
     model_names = next((names for reader in readers if (names := label_names_of(reader))), None)
     arguments |= {"label_names": options.label_names or None, "model_names": model_names}
@@ -96,6 +99,22 @@ def open_data(
         )
         arguments["max_length"] = limit
     return table(data, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer, **arguments)
+
+
+def label_columns(text: str | None) -> str | list[str] | None:
+    """The value of --label_column: one column, or several that are joined by commas."""
+    return text.split(",") if text is not None and "," in text else text
+
+
+def kind_of(readers: Sequence[object]) -> str | None:
+    """The task of the models that read the data, where one of them says so and it is not one class per example."""
+    for reader in readers:
+        networks = networks_of(reader) or []
+        for model in (*networks, reader):
+            task = task_of(model)
+            if task is not None and task.kind != CLASSIFICATION:
+                return task.kind
+    return None
 
 
 def table_features(readers: Sequence[object]) -> Sequence[Feature] | None:
@@ -324,9 +343,11 @@ def _tokenizer(text: str) -> Any:
     return AutoTokenizer.from_pretrained(text, trust_remote_code=False)
 
 
-def divergence_from_text(text: str) -> Divergence | PositionFunction:
+def divergence_from_text(text: str) -> Divergence | ValueDivergence | PositionFunction:
     """A divergence by name, with its parameter behind a colon: `jensen_shannon:0.3`; or `package.module:function`."""
     name, _, parameter = text.replace("(", ":").rstrip(")").partition(":")
+    if name in OF_NUMBERS and not parameter:
+        return VALUE_DIVERGENCES[name]
     if name in PLAIN and not parameter:
         plain: Divergence = getattr(divergences, name)
         return plain
@@ -340,7 +361,8 @@ def divergence_from_text(text: str) -> Divergence | PositionFunction:
         function: PositionFunction = python_object(text)
         return function
     raise ConfigError(
-        f"There is no divergence {text!r}; choose {', '.join(PLAIN)}; with a parameter "
+        f"There is no divergence {text!r}; choose {', '.join(PLAIN)}; for numbers {', '.join(OF_NUMBERS)}; with a "
+        "parameter "
         f"{', '.join(f'{n}:0.1' for n in WITH_PARAMETER)}; or your own function as package.module:function."
     )
 

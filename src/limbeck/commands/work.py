@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from limbeck.networks.outputs import Task
+
 
 @dataclass(frozen=True)
 class Work:
@@ -16,6 +18,7 @@ class Work:
     baseline_train: the training examples that have labels, for the baseline.
     measure: `(students, baselines, curves, batch_size) -> results`, of all models after training; no baselines, or one
         for each student.
+    task: what the student's outputs mean; None for a language model.
     of_seed: `(seed, student as opened, or None for a new mlp) -> (student, with_trainer)`, for each further seed.
     """
 
@@ -27,3 +30,4 @@ class Work:
     measure: Callable[[Sequence[nn.Module], Sequence[nn.Module], Mapping[str, Any], int], dict[str, Any]]
     of_seed: Callable[[int, nn.Module | None], tuple[nn.Module, Mapping[str, Any]]]
     label_names: tuple[str, ...] | None = None
+    task: Task | None = None

@@ -13,9 +13,9 @@ import math
 
 import numpy as np
 
-from limbeck.evaluation.scores import Score, Values, mean_of_known, roc_auc
+from limbeck.evaluation.scores import CLASS_SCORES, Score, Values, mean_of_known, roc_auc
 from limbeck.losses.numbers import NO_LABEL
-from limbeck.networks.outputs import MULTI_LABEL, REGRESSION, SEGMENTATION
+from limbeck.networks.outputs import CLASSIFICATION, MULTI_LABEL, REGRESSION, SEGMENTATION
 
 LABEL_SCORES = (
     Score("f1_macro", "F1, macro"),
@@ -38,7 +38,12 @@ NUMBER_SCORES = (
     Score("coverage", "within the 95 % interval", better=0),
     Score("z_variance", "squared error over variance", share=False, better=0),
 )
-TASK_SCORES = {MULTI_LABEL: LABEL_SCORES, SEGMENTATION: PIXEL_SCORES, REGRESSION: NUMBER_SCORES}
+TASK_SCORES = {
+    CLASSIFICATION: CLASS_SCORES,
+    MULTI_LABEL: LABEL_SCORES,
+    SEGMENTATION: PIXEL_SCORES,
+    REGRESSION: NUMBER_SCORES,
+}
 """The scores of each task. The first is the one that a verdict is about by default; `better=0` cannot be judged by."""
 
 LOG_2_PI = math.log(2 * math.pi)

@@ -10,7 +10,7 @@ What this file does not know: units (the trainer compares in standard units), ho
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -28,15 +28,20 @@ class ValueDivergence:
 
     name: as commands and results call it. value: `(q [..., Q], p [..., P]) -> [...]`, differentiable in q.
     outputs: Q, how many outputs the student needs for a number. needs_variance: whether P must be 2.
+    text: what `help` shows of this divergence.
     """
 
     name: str
     value: Callable[[Tensor, Tensor], Tensor]
     outputs: int = 1
     needs_variance: bool = False
+    text: str | None = field(default=None, compare=False)
     temperature_power: ClassVar[int] = 0
     allows_zero: ClassVar[bool] = True
     closed_form: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "__doc__", self.text)  # as Divergence has it
 
     def __call__(self, q: Tensor, p: Tensor) -> Tensor:
         """`[...]`; ShapeError or ObjectiveError where student or teacher lack a variance."""
@@ -57,10 +62,16 @@ class ValueDivergence:
 
 
 def _squared_error(q: Tensor, p: Tensor) -> Tensor:
+    """`(mean_q - mean_p)^2`, of students that give a number."""
     return (q[..., 0] - p[..., 0]) ** 2
 
 
 def _gaussian_cross_entropy(q: Tensor, p: Tensor) -> Tensor:
+    """`-E_p log q`, in nats, of `q = N(mean_q, var_q)`; a teacher without a variance is a point.
+
+    Of labels it is the negative log-likelihood (Nix and Weigend, "Estimating the mean and variance of the target
+    probability distribution", 1994).
+    """
     log_variance = q[..., 1]
     spread = (q[..., 0] - p[..., 0]) ** 2
     if p.shape[-1] == 2:
@@ -69,19 +80,17 @@ def _gaussian_cross_entropy(q: Tensor, p: Tensor) -> Tensor:
 
 
 def _gaussian_kl(q: Tensor, p: Tensor) -> Tensor:
+    """KL(p || q) of two Gaussians, in nats: `(log(var_q / var_p) + (var_p + (mean_p - mean_q)^2) / var_q - 1) / 2`."""
     ratio = p[..., 1] - q[..., 1]
     distance = (q[..., 0] - p[..., 0]) ** 2 * (-q[..., 1]).exp()
     return 0.5 * (ratio.expm1() - ratio + distance)
 
 
-squared_error = ValueDivergence("squared_error", _squared_error)
-"""`(mean_q - mean_p)^2`, of students that give a number."""
-
-gaussian_cross_entropy = ValueDivergence("gaussian_cross_entropy", _gaussian_cross_entropy, outputs=2)
-"""`-E_p log q`, in nats, of `q = N(mean_q, var_q)`; a teacher without a variance is a point (Nix and Weigend 1994)."""
-
-gaussian_kl = ValueDivergence("gaussian_kl", _gaussian_kl, outputs=2, needs_variance=True)
-"""`KL(p || q)` of two Gaussians, in nats: `(log(var_q / var_p) + (var_p + (mean_p - mean_q)^2) / var_q - 1) / 2`."""
+squared_error = ValueDivergence("squared_error", _squared_error, text=_squared_error.__doc__)
+gaussian_cross_entropy = ValueDivergence(
+    "gaussian_cross_entropy", _gaussian_cross_entropy, outputs=2, text=_gaussian_cross_entropy.__doc__
+)
+gaussian_kl = ValueDivergence("gaussian_kl", _gaussian_kl, outputs=2, needs_variance=True, text=_gaussian_kl.__doc__)
 
 VALUE_DIVERGENCES = {each.name: each for each in (squared_error, gaussian_cross_entropy, gaussian_kl)}
 

@@ -8,6 +8,14 @@ from limbeck.report.reading import at
 from limbeck.report.shared import was_distilled
 from limbeck.results import Json, JsonView
 
+KINDS = {
+    "language": "language model",
+    "multi_label": "classifier of several labels",
+    "segmentation": "network for segmentation",
+    "regression": "network for regression",
+}
+"""task -> what its models are, where they are not classifiers of one class."""
+
 TITLES = {
     "better": ("Better than its baseline", "good"),
     "worse": ("Worse than its baseline", "bad"),
@@ -21,7 +29,7 @@ def headline(results: JsonView) -> Json:
     `sentence`, and `kind`, of what the results are.
     """
     word, distilled = at(results, "verdict", "word"), was_distilled(results)
-    kind = "language model" if at(results, "task") == "language" else "classifier"
+    kind = KINDS.get(str(at(results, "task")), "classifier")
     title, tone = TITLES.get(str(word), ("Measured, with no baseline to compare with", "open"))
     gain = negligible(results) if distilled else None
     if not distilled:

@@ -9,12 +9,13 @@ What this file does not know: what the numbers mean.
 import base64
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from limbeck.files import write_whole
-from limbeck.report import classifier, language, paper, tuning, words
+from limbeck.report import classifier, language, paper, scored, tuning, words
 from limbeck.report.advice import advise
 from limbeck.report.headline import headline
 from limbeck.report.reading import at, read
@@ -73,15 +74,17 @@ def _breakable(text: str) -> Markup:
 
 
 def _of_a_run(results: JsonView) -> Json:
-    writes = at(results, "task") == "language"
+    task = at(results, "task")
+    kind = "language" if task == "language" else "scored" if task in scored.KINDS else "classifier"
+    drawn: Any = {"language": language, "scored": scored, "classifier": classifier}[kind]
     return {
-        "kind": "language" if writes else "classifier",
+        "kind": kind,
         "headline": headline(results),
         "advice": advise(results),
         "curves": curves(results),
         "files": files(results),
         "chosen": tuning.choice(at(results, "tuned"), at(results, "settings")),
-        **(language if writes else classifier).sections(results),
+        **drawn.sections(results),
     }
 
 

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from limbeck.errors import DataError
 from limbeck.networks.asking import TARGET_PREFIX, TEACHER_PREFIX
+from limbeck.networks.outputs import CLASSES, Task
 from limbeck.networks.table import Feature
 from limbeck.store.columns import Chunks, ColumnFormat, to_numpy
 from limbeck.store.folder import Folder, Location
@@ -78,6 +79,11 @@ class Labelled(Dataset):
     def teacher(self) -> StoredTeacher:
         """The teacher that reads the stored targets, to pass to the trainer."""
         return StoredTeacher(self.manifest, read_head(self.folder, self.manifest))
+
+    @property
+    def task(self) -> Task:
+        """Classes: a stored set has one distribution over them for an example or a token."""
+        return CLASSES
 
     @property
     def label_names(self) -> tuple[str, ...] | None:

@@ -98,24 +98,24 @@ def features_of(data: datasets.Dataset, names: Sequence[str], split: str) -> tup
     return tuple(by_name[name] for name in names)
 
 
-def read_features(data: datasets.Dataset, features: Sequence[Feature], split: str) -> Tensor:
+def read_features(data: datasets.Dataset, features: Sequence[Feature], split: str, what: str = "Features") -> Tensor:
     """`[N, F]` float32 in the order of `features`; nan where a value is missing. DataError names a wrong value.
 
-    A category that `features` does not list is -1.
+    A category that `features` does not list is -1. what: what the columns are, for messages.
     """
     columns = arrow.columns(data, list(dict.fromkeys(feature.name for feature in features)))
-    values = [_values(data, feature, columns[feature.name], split) for feature in features]
+    values = [_values(data, feature, columns[feature.name], split, what) for feature in features]
     for feature, found in zip(features, values, strict=True):
         infinite, large = np.isinf(found), np.abs(found) > LARGEST
         if infinite.any():
             raise DataError(
-                f"Features must be finite, but row {int(infinite.argmax())} of {split} has an infinite "
+                f"{what} must be finite, but row {int(infinite.argmax())} of {split} has an infinite "
                 f"{feature.name!r} ({int(infinite.sum())} such in all); fill or remove them."
             )
         if large.any():
             row = int(large.argmax())
             raise DataError(
-                f"Features are read as float32, but row {row} of {split} has {found[row]:g} in {feature.name!r}; scale "
+                f"{what} are read as float32, but row {row} of {split} has {found[row]:g} in {feature.name!r}; scale "
                 "that column."
             )
     return torch.from_numpy(np.stack(values, axis=1).astype(np.float32))
@@ -158,7 +158,7 @@ def _kind(data: datasets.Dataset, name: str, column: pa.Array, split: str) -> st
     )
 
 
-def _values(data: datasets.Dataset, feature: Feature, column: pa.Array, split: str) -> np.ndarray:
+def _values(data: datasets.Dataset, feature: Feature, column: pa.Array, split: str, what: str) -> np.ndarray:
     """A column as float64 `[N]`, nan where a value is missing."""
     name = feature.name
     if feature.kind == "category":
@@ -169,7 +169,7 @@ def _values(data: datasets.Dataset, feature: Feature, column: pa.Array, split: s
     if feature.kind == "date":
         return _days(data, name, column, split)
     if arrow.is_text(data, name):
-        return _numbers(column, name, split)
+        return _numbers(column, name, split, what)
     if arrow.is_number(data, name):
         return np.asarray(column.cast("float64", safe=False).to_numpy(zero_copy_only=False))
     raise DataError(f"{name!r} in {split} must hold numbers, but has the type {arrow.kind(data, name)}.")
@@ -198,13 +198,13 @@ def _days(data: datasets.Dataset, name: str, column: pa.Array, split: str) -> np
         raise DataError(f"{name!r} in {split} must hold dates, such as 2026-11-27: {error}.") from error
 
 
-def _numbers(values: pa.Array, name: str, split: str) -> np.ndarray:
+def _numbers(values: pa.Array, name: str, split: str, what: str) -> np.ndarray:
     """A column of numbers written as text `[N]` float64, nan where it is empty."""
     words = pc.invert(pc.match_substring_regex(values, arrow.NUMBER)).fill_null(False)
     if pc.any(words).as_py():
         row = pc.index(words, True).as_py()
         raise DataError(
-            f"Features must be numbers, but {name!r} in {split} has {values[row].as_py()!r} in row {row} "
+            f"{what} must be numbers, but {name!r} in {split} has {values[row].as_py()!r} in row {row} "
             f"({pc.sum(words.cast('int64')).as_py()} such in all); if it stands for a missing value, give missing "
             "(--missing); else correct it, or remove the column from feature_columns."
         )

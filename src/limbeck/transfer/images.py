@@ -17,11 +17,16 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from limbeck.errors import DataError
+from limbeck.losses.numbers import NO_LABEL
 
 log = logging.getLogger("limbeck")
 
 GRAY, COLOUR = "L", "RGB"
 WHITE, BLACK = 255, 0
+MASKS = ("L", "P", "1", "I", "I;16")
+"""The modes of images whose pixels are one number each."""
+NO_CLASS = 255
+"""What a pixel without a class has in a mask, as in PASCAL VOC and most sets since."""
 MOST_PIXELS = 2**26
 """The most pixels of an image, 8,192 by 8,192: a larger one needs over 200 MB, however small its file is."""
 LOOKED_AT = 64
@@ -72,6 +77,34 @@ def image_columns(
             {WHITE: "white", BLACK: "black, as nothing could be seen on white"}[background],
         )
     return {split: Images(dataset, column, mode, shape, background) for split, dataset in files.items()}
+
+
+def read_masks(dataset: datasets.Dataset, column: str, size: int | tuple[int, int] | None, split: str) -> Tensor:
+    """The class of each pixel of a column of masks, `[N, H, W]` int64; 255 is no class (-100).
+
+    Masks are gray images or have a palette: a pixel's value or place in the palette is its class. All must have one
+    size; with `size` they are resized, each pixel to that of the nearest. split: for messages.
+    """
+    shape = (size, size) if isinstance(size, int) else size
+    masks = []
+    for row, item in enumerate(_undecoded(dataset, column).select_columns([column])):
+        where = f"row {row} of {split}"
+        if item[column] is None:
+            raise DataError(f"Every example needs a mask, but {where} has none in {column!r}.")
+        with _open(item[column], where) as image:
+            if image.mode not in MASKS:
+                raise DataError(
+                    f"A mask has one number per pixel, its class (a gray image, or one with a palette), but {where} "
+                    f"has the mode {image.mode} in {column!r}; convert it."
+                )
+            if shape is not None and image.size != shape[::-1]:
+                image = image.resize(shape[::-1], Image.Resampling.NEAREST)
+            masks.append(np.asarray(image).astype(np.int64))
+    sizes = sorted({mask.shape for mask in masks})
+    if len(sizes) > 1:
+        raise DataError(f"All masks must have one size, but these have {sizes[:3]}; pass image_size (--image_size).")
+    found = torch.from_numpy(np.stack(masks))
+    return torch.where(found == NO_CLASS, NO_LABEL, found)
 
 
 def _undecoded(dataset: datasets.Dataset, column: str) -> datasets.Dataset:

@@ -51,6 +51,12 @@ def labels_by_task(labels: Any, task: Task | str | None, length: int) -> tuple[T
     return tensor, Task() if kind else None
 
 
+def labelled_rows(labels: Tensor) -> Tensor:
+    """`[N]` bool: the examples with a label, or with any of several, of `labels [N, ...]`."""
+    known = ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
+    return known.reshape(len(labels), -1).any(1)
+
+
 def whole_numbers(what: str, values: Any, length: int) -> Tensor:
     """Whole numbers with one entry per example, `[N, ...]` int64; DataError otherwise. what: for messages."""
     tensor = as_tensor(what, values)

@@ -36,22 +36,29 @@ _ENOUGH_ROWS = 20
 
 @dataclass(frozen=True)
 class Roles:
-    """Which columns are what; one of text, image and features is not empty."""
+    """Which columns are what; one of text, image and features is not empty. labels: none, one or several."""
 
-    label: str | None
+    labels: tuple[str, ...]
     text: tuple[str, ...] = ()
     image: str | None = None
     features: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str | None:
+        """The first label column; None where there is none."""
+        return self.labels[0] if self.labels else None
 
 
 def roles_of(
     data: datasets.Dataset,
     text: tuple[str, ...],
     image: str | None,
-    label: str | None,
+    label: str | Sequence[str] | None,
     features: Sequence[str] | None,
 ) -> Roles:
     """The roles of the columns. Each option is None or empty where it is to be guessed; label "" = there is none.
+
+    label: one column, or several.
 
     DataError where a column is missing or no guess is possible.
     """
@@ -59,21 +66,23 @@ def roles_of(
     given = {"text_column": text, "image_column": image, "feature_columns": features}
     if sum(bool(value) for value in given.values()) > 1:
         raise DataError(f"Give one of {list(given)}: a transfer set has texts, images or features.")
-    for name in [*text, *(features or []), *filter(None, [image, label])]:
+    named = (label,) if isinstance(label, str) else tuple(label or ())
+    for name in [*text, *(features or []), *filter(None, [image, *named])]:
         if name not in columns:
             raise DataError(f"There is no column {name!r}; there are {columns}.")
-    found = _guess_label(data) if label is None else label or None
-    if found is not None and found in {*text, *(features or []), image}:
+    guessed = _guess_label(data) if label is None else None
+    found = (guessed,) if guessed is not None else tuple(name for name in named if name)
+    if copied := [name for name in found if name in {*text, *(features or []), image}]:
         raise DataError(
-            f"{found!r} is the label, and as an input too it would be copied; remove it from the inputs, or name the "
-            'label with label_column= ("" where there is none).'
+            f"{copied[0]!r} is the label, and as an input too it would be copied; remove it from the inputs, or name "
+            'the label with label_column= ("" where there is none).'
         )
-    rest = [name for name in columns if name != found]
+    rest = [name for name in columns if name not in found]
     if not any(given.values()):
         text, image, features = _guess_inputs(data, rest)
     roles = Roles(found, text, image, tuple(features or ()))
     used = {*text, *roles.features, image}
-    if label is None and found is None and (features or set(columns) - used):
+    if label is None and not found and (features or set(columns) - used):
         raise DataError(
             f'No label column could be guessed among {columns}; pass label_column=..., or "" where there are no '
             f"labels. {HEADERS}"

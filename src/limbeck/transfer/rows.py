@@ -222,14 +222,6 @@ class TransferSet(Dataset):
         return CLASSES if self._task is None and self.labels is not None else self._task
 
     @property
-    def labelled(self) -> Tensor:
-        """`[N]` bool: the examples with a label, or with any of several."""
-        if self.labels is None:
-            return torch.zeros(len(self), dtype=torch.bool)
-        known = ~self.labels.isnan() if self.labels.is_floating_point() else self.labels != NO_LABEL
-        return known.reshape(len(self), -1).any(1)
-
-    @property
     def column_names(self) -> tuple[str, ...]:
         """The columns of a batch, `labels` and `row_id` aside."""
         return tuple(self._columns)

@@ -9,19 +9,22 @@ What this file does not know: models, training.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import datasets
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from limbeck.errors import DataError
-from limbeck.losses.numbers import NO_LABEL
 from limbeck.networks.asking import TEACHER_PREFIX
+from limbeck.networks.outputs import MULTI_LABEL
 from limbeck.networks.table import Feature
 from limbeck.transfer import arrow
-from limbeck.transfer.classes import Classes, classes_of, in_order_of, label_values
+from limbeck.transfer.answers import Answers, answers_of
+from limbeck.transfer.classes import in_order_of, label_values
 from limbeck.transfer.features import features_of, read_features, table_rows
 from limbeck.transfer.images import image_columns
+from limbeck.transfer.labels import labelled_rows
 from limbeck.transfer.roles import Roles, roles_of
 from limbeck.transfer.rows import Column, TransferSet, distinct_row_ids
 from limbeck.transfer.splits import Source, load_splits
@@ -34,7 +37,8 @@ def table(
     split: str | None = None,
     text_column: str | Sequence[str] | None = None,
     image_column: str | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
+    task: str | None = None,
     feature_columns: Sequence[str] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
@@ -62,7 +66,11 @@ def table(
         `Unnamed: 0`) and texts that differ from row to row. Becomes `inputs` `[n, F]` float32: dates in days, a
         category by its place among the sorted ones, nan where a value is missing. `TableEncoder` makes them a network's
         input; a teacher that reads columns by name (scikit-learn) gets them as they are in the source.
-    label_column: guessed: `label`, `labels`, `ner_tags`, or the only ClassLabel; "" = there are no labels.
+    label_column: guessed: `label`, `labels`, `ner_tags`, or the only ClassLabel; "" = there are no labels. Several
+        columns are several labels where all are 0 or 1, else numbers.
+    task: "classification", "multi_label", "segmentation" or "regression". Guessed: numbers with a fraction are
+        regression, lists of labels multi_label, images (masks) segmentation; whole numbers of many different values are
+        refused until it is said what they are. A text of several labels, "a|b", needs multi_label.
     column_names: the names of the columns of CSV and TSV files that have no header line.
     num_classes: where labels are numbers: how many classes there are. Labels are then 0 to num_classes - 1.
     features: the columns and categories that a network reads, `network.table_encoder.features`, in place of
@@ -92,12 +100,18 @@ def table(
             f"The text in {list(roles.text)} needs a tokenizer, the student's (--tokenizer; in Python tokenizer=); or "
             "give feature_columns."
         )
-    labelled = {name: data for name, data in splits.items() if roles.label in data.column_names}
-    classes = classes_of(labelled, roles.label, training, num_classes) if roles.label else None
+    labelled = {name: data for name, data in splits.items() if {*roles.labels} <= {*data.column_names}}
+    of_words = bool(roles.text) and arrow.is_list(splits[training], roles.text[0])
+    answers = answers_of(labelled, roles.labels, training, task, num_classes, of_words) if roles.labels else None
+    if answers is not None and answers.classes is None and label_names is not None:
+        answers = _renamed(answers, label_names)
+    classes = None if answers is None else answers.classes
     if classes is not None and label_names is not None:
         classes = in_order_of(classes, label_names, required=True)
     elif classes is not None and model_names is not None:
         classes = in_order_of(classes, model_names, required=False)
+    if answers is not None:
+        answers = replace(answers, classes=classes)
     if split is not None and split not in splits:
         raise DataError(f"There is no split {split!r}; there are {list(splits)}.")
     wanted = splits if split is None else {split: splits[split]}
@@ -111,16 +125,17 @@ def table(
     ids = distinct_row_ids({name: len(splits[name]) for name in training_first})
     sets = {}
     for name, data in wanted.items():
-        its_classes = classes if name in labelled else None
+        its_answers = answers if name in labelled else None
         if roles.text:
-            sets[name] = _texts(data, roles, its_classes, tokenizer, teacher_tokenizer, max_length, name)
+            sets[name] = _texts(data, roles, its_answers, answers, tokenizer, teacher_tokenizer, max_length, name)
         else:
             inputs = images[name] if roles.image else read_features(data, columns_of or (), name)
             columns = {"pixel_values" if roles.image else "inputs": inputs}
-            sets[name] = _transfer_set(columns, _row_labels(data, roles, its_classes, name), classes)
+            labels = None if its_answers is None else its_answers.read(data, name, image_size)
+            sets[name] = _transfer_set(columns, labels, answers)
             sets[name].features = columns_of
         if with_rows or not (roles.image or roles.text):
-            sets[name].table_rows = table_rows(data, [roles.label] if roles.label else [], roles.text)
+            sets[name].table_rows = table_rows(data, roles.labels, roles.text)
         sets[name].row_ids = ids[name]
     return sets
 
@@ -138,7 +153,8 @@ def _check_split(data: datasets.Dataset, split: str, needed: Sequence[str]) -> N
 def _texts(
     data: datasets.Dataset,
     roles: Roles,
-    classes: Classes | None,
+    own: Answers | None,
+    answers: Answers | None,
     tokenizer: PreTrainedTokenizerBase | None,
     teacher_tokenizer: PreTrainedTokenizerBase | None,
     max_length: int,
@@ -151,8 +167,9 @@ def _texts(
         same = theirs.keys() == columns.keys() and all(theirs[name].equals(columns[name]) for name in theirs)
         if not same:
             columns |= {TEACHER_PREFIX + name: column for name, column in theirs.items()}
-    if roles.label is None or classes is None or not arrow.is_list(data, roles.label):
-        return _transfer_set(columns, _row_labels(data, roles, classes, split), classes)
+    classes = None if own is None else own.classes
+    if own is None or roles.label is None or classes is None or not arrow.is_list(data, roles.label):
+        return _transfer_set(columns, None if own is None else own.read(data, split), answers)
     if any(name.startswith(TEACHER_PREFIX) for name in columns):
         raise DataError(
             "Labels of words need one tokenizer for student and teacher, as each token is a position that both speak "
@@ -163,25 +180,30 @@ def _texts(
     values, counts = label_values(data, roles.label)
     assert counts is not None  # it is a column of lists
     labels = position_labels(encoded, classes.encode(values, split), counts, split)
-    return _transfer_set(columns, labels, classes)
-
-
-def _row_labels(data: datasets.Dataset, roles: Roles, classes: Classes | None, split: str) -> Tensor | None:
-    if roles.label is None or classes is None:
-        return None
-    values, counts = label_values(data, roles.label)
-    if counts is not None:
-        raise DataError(f"{roles.label!r} has lists of labels; only words in lists can have one each.")
-    return classes.encode(values, f"{roles.label!r} of {split}")
+    return _transfer_set(columns, labels, own)
 
 
 def _transfer_set(
-    columns: Mapping[str, Column | Tensor], labels: Tensor | None, classes: Classes | None
+    columns: Mapping[str, Column | Tensor], labels: Tensor | None, answers: Answers | None
 ) -> TransferSet:
-    if labels is not None and bool((labels == NO_LABEL).all()):  # a test split whose labels are withheld
-        labels = None
-    names, count = (classes.names, classes.count) if classes else (None, None)
-    return TransferSet(columns, labels, label_names=names, num_classes=count)
+    if answers is None:
+        return TransferSet(columns, labels)
+    if labels is not None and not bool(labelled_rows(labels).any()):
+        labels = None  # a test split whose labels are withheld
+    classes = answers.classes
+    if classes is not None:
+        return TransferSet(columns, labels, label_names=classes.names, num_classes=classes.count)
+    return TransferSet(columns, labels, label_names=answers.names, num_classes=answers.num_classes, task=answers.task)
+
+
+def _renamed(answers: Answers, names: Sequence[str]) -> Answers:
+    """The same answers of several labels, numbers or pixels, with these names."""
+    outputs = answers.task.outputs
+    if outputs is not None and len(names) != outputs:
+        raise DataError(f"label_names must name {outputs} labels or numbers, but are {len(names)}: {list(names)[:10]}.")
+    if answers.kind == MULTI_LABEL and len(answers.columns) == 1:
+        raise DataError("The labels have names already; remove label_names (--label_names).")
+    return replace(answers, names=tuple(names))
 
 
 def _as_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
