@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import limbeck
-from limbeck import ConfigError, ModelError, ShapeError, digits, export_onnx, mlp, save
+from limbeck import ConfigError, ModelError, ShapeError, Task, digits, export_onnx, mlp, save, with_task
 from limbeck.cli import main
 from limbeck.export import example_batch
 
@@ -156,3 +156,33 @@ def test_the_command_exports_a_runs_student(
     for words, said in ((["nowhere"], "nowhere is not a folder"), (["run", "--data", "no.csv"], "no.csv")):
         assert main(["export", *words]) == 1
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "segmentation", "regression"])
+def test_other_tasks_are_written_as_their_networks_give_them_and_numbers_in_their_units(
+    kind: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 4) if kind != "segmentation" else torch.rand(6, 1, 4, 4)
+    labels: Any = torch.randint(0, 2, (6, 3)) if kind == "multi_label" else torch.randint(0, 3, (6, 4, 4))
+    network: nn.Module = mlp([4, 3]) if kind == "multi_label" else nn.Conv2d(1, 3, 1)
+    task = Task(kind, outputs=3) if kind == "multi_label" else Task("segmentation")
+    if kind == "regression":
+        network, labels = mlp([4, 4]), torch.randn(6, 2)
+        task = Task(kind, 2, variance=True, center=(5.0, -1.0), scale=(10.0, 0.1))
+    with_task(network, task).eval()
+    report = export_onnx(network, tmp_path / "net.onnx", batch={"inputs": x, "labels": labels})
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"inputs": x.numpy()})
+    wanted = network(x).detach()
+    if kind == "regression":
+        scale = torch.tensor([10.0, 0.1])
+        wanted = torch.cat([torch.tensor([5.0, -1.0]) + scale * wanted[:, :2], wanted[:, 2:] + 2 * scale.log()], 1)
+    assert np.allclose(found, wanted, atol=1e-4)
+    assert report["task"] == kind
+    if kind == "regression":
+        assert report["onnx"]["accuracy"] is report["onnx"]["same_prediction"] is None
+    else:
+        right = (wanted > 0).long() == labels if kind == "multi_label" else wanted.argmax(1) == labels
+        assert report["onnx"]["accuracy"] == pytest.approx(right.float().mean().item())
+        assert report["onnx"]["same_prediction"] == 1.0

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from limbeck.errors import ConfigError, ModelError, ShapeError
 from limbeck.files import publish
 from limbeck.losses.numbers import NO_LABEL
-from limbeck.networks.asking import Batch, inputs_of, label_names_of, logits_of
+from limbeck.networks.asking import Batch, inputs_of, label_names_of, logits_of, outputs_of
 from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.halves import is_language_model
+from limbeck.networks.outputs import as_positions, in_label_units, task_of
 from limbeck.networks.pixels import innermost, with_processed_pixels
 from limbeck.networks.table import table_encoder_of
 from limbeck.results import EXPORT, Json, header
@@ -85,11 +86,12 @@ def export_onnx(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as made, torch.no_grad():
         new = Path(made) / path.name
-        wanted = logits_of(own, feed)
+        outputs, by_position = partial(_outputs, own), partial(_positions, own)
+        wanted = outputs(feed)
         opset = _write(own, feed, new)
         ask = _session(runtime, new)
         for part in (feed, *_other_sizes(feed)):
-            _check(logits_of(own, part), ask(part), tolerance)
+            _check(outputs(part), ask(part), tolerance, partial(by_position, part))
         report: Json = {
             **header(EXPORT),
             "student": fingerprint_of(model),
@@ -97,7 +99,8 @@ def export_onnx(
                 name: {"type": str(x.dtype).removeprefix("torch."), "shape": _shape(x)} for name, x in feed.items()
             },
             "features": _features(own),
-            "classes": wanted.shape[-1],
+            "classes": None if (task := task_of(own)) is not None and task.is_regression else _classes(own, feed),
+            "task": "classification" if task is None else task.kind,
             "label_names": None if names is None else list(names),
             "opset": opset,
             "examples": count,
@@ -105,13 +108,15 @@ def export_onnx(
             "tolerance": tolerance,
             "threads": torch.get_num_threads(),
         }
-        report["torch"] = {"bytes": size_of(own)["bytes"]} | _judged(partial(logits_of, own), feed, wanted, labels)
-        report["onnx"] = {"file": path.name, "bytes": _size(new)} | _judged(ask, feed, wanted, labels)
+        report["torch"] = {"bytes": size_of(own)["bytes"]} | _judged(outputs, by_position, feed, wanted, labels)
+        report["onnx"] = {"file": path.name, "bytes": _size(new)} | _judged(ask, by_position, feed, wanted, labels)
         if int8:
             small = new.with_suffix(INT8)
             _quantise(new, small)
             ask = _session(runtime, small)
-            report["int8"] = {"file": small.name, "bytes": _size(small)} | _judged(ask, feed, wanted, labels)
+            report["int8"] = {"file": small.name, "bytes": _size(small)} | _judged(
+                ask, by_position, feed, wanted, labels
+            )
         for old in files_of(path):  # none of another student may stay
             old.unlink(missing_ok=True)
         for file in Path(made).iterdir():
@@ -175,15 +180,32 @@ def _read_columns(model: nn.Module, batch: Batch) -> Feed:
 
 
 class _ByPlace(nn.Module):
-    """A network that takes its columns by their place, as an exporter gives them, and returns logits."""
+    """A network that takes its columns by their place, as an exporter gives them, and returns its outputs."""
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]):
         super().__init__()
         self.model, self.names = model, names
 
     def forward(self, *columns: Tensor) -> Tensor:
-        """The logits of these columns."""
-        return logits_of(self.model, dict(zip(self.names, columns, strict=True)))
+        """The outputs for these columns."""
+        return _outputs(self.model, dict(zip(self.names, columns, strict=True)))
+
+
+def _outputs(model: nn.Module, feed: Feed) -> Tensor:
+    """What the file returns: the network's outputs; numbers in the units of the labels."""
+    return in_label_units(outputs_of(model, feed), task_of(model), type(model).__name__)
+
+
+def _positions(model: nn.Module, feed: Feed, outputs: Tensor) -> Tensor | None:
+    """The logits by position of what the file returned, `[*positions, C]`; None where it returned numbers."""
+    task = task_of(model)
+    if task is not None and task.is_regression:
+        return None
+    return as_positions(outputs, task, feed, type(model).__name__)
+
+
+def _classes(model: nn.Module, feed: Feed) -> int:
+    return int(logits_of(model, feed).shape[-1])
 
 
 def _write(model: nn.Module, feed: Feed, path: Path) -> int:
@@ -231,8 +253,8 @@ def _other_sizes(feed: Feed) -> list[Feed]:
     return parts
 
 
-def _check(wanted: Tensor, logits: Tensor, tolerance: float) -> None:
-    """ModelError where logits are not those that are wanted, or another class comes out that was not level with it."""
+def _check(wanted: Tensor, logits: Tensor, tolerance: float, by_position: Callable[[Tensor], Tensor | None]) -> None:
+    """ModelError where outputs are not those that are wanted, or another class comes out that was not level with it."""
     if wanted.shape != logits.shape:
         raise ModelError(f"The ONNX file gives logits {list(logits.shape)} where torch gives {list(wanted.shape)}.")
     allowed = tolerance * max(1.0, float(wanted.abs().max()))
@@ -242,7 +264,10 @@ def _check(wanted: Tensor, logits: Tensor, tolerance: float) -> None:
             f"The ONNX file's logits are {apart:.2g} from torch's, and {allowed:.2g} is let pass, so nothing was "
             "written. Does the network draw random numbers, or depend on the values of its inputs?"
         )
-    top = wanted.amax(-1) - wanted.gather(-1, logits.argmax(-1, keepdim=True)).squeeze(-1)
+    ours, theirs = by_position(wanted), by_position(logits)
+    if ours is None or theirs is None:
+        return
+    top = ours.amax(-1) - ours.gather(-1, theirs.argmax(-1, keepdim=True)).squeeze(-1)
     if bool((top > 2 * allowed).any()):
         raise ModelError("The ONNX file predicts other classes than torch does, so nothing was written.")
 
@@ -251,16 +276,26 @@ def _largest_difference(logits: Tensor, wanted: Tensor) -> float:
     return float((logits - wanted).abs().max())
 
 
-def _judged(ask: Callable[[Feed], Tensor], feed: Feed, wanted: Tensor, labels: Tensor | None) -> Json:
-    """Returns the difference from torch on these examples, the accuracy, and the latency."""
+def _judged(
+    ask: Callable[[Feed], Tensor],
+    by_position: Callable[[Feed, Tensor], Tensor | None],
+    feed: Feed,
+    wanted: Tensor,
+    labels: Tensor | None,
+) -> Json:
+    """Returns the difference from torch on these examples, the accuracy (None for numbers), and the latency."""
     logits = ask(feed)
-    predicted, accuracy = logits.argmax(-1), None
+    ours, theirs = by_position(feed, wanted), by_position(feed, logits)
+    predicted = torch.empty(0) if theirs is None else theirs.argmax(-1)
+    accuracy = same = None
     if labels is not None and labels.shape == predicted.shape and bool((known := labels != NO_LABEL).any()):
         accuracy = float((predicted == labels)[known].double().mean())
+    if ours is not None:
+        same = float((predicted == ours.argmax(-1)).double().mean())
     timed = {n: {name: x[torch.arange(n) % len(x)] for name, x in feed.items()} for n in TIMED}
     return {
         "largest_difference": _largest_difference(logits, wanted),
-        "same_prediction": float((predicted == wanted.argmax(-1)).double().mean()),
+        "same_prediction": same,
         "accuracy": accuracy,
         "latency_ms": {f"batch_{n}": latency_ms(ask, part, n, SECONDS) for n, part in timed.items()},
     }

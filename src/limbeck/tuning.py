@@ -41,6 +41,7 @@ from limbeck.results import TUNE, Json, JsonView, header, read_file, write_resul
 from limbeck.teachers import BaseTeacher, as_teacher, fingerprint_of, record
 from limbeck.teachers.protocol import TeacherLike
 from limbeck.training.config import DistillConfig
+from limbeck.training.objectives import settled_task
 from limbeck.training.trainer import DistillTrainer
 
 RESULTS, PLOT = "tune.json", "tune.png"
@@ -153,6 +154,11 @@ def tune(
             f"make_student must return a network that can be trained, but returned {type(student).__name__}."
         )
     teacher = as_teacher(teacher)
+    if not is_language_model(student) and settled_task(student, teacher, train).is_regression:
+        raise ConfigError(
+            "A search chooses a temperature, and numbers (regression) are not softened: there is none to choose. "
+            "Compare runs of limbeck distill with several --hard_weight instead."
+        )
     settings = settings_of_search(student, teacher, divergence, train, validation, config, with_trainer)
     path = None if folder is None else Path(folder) / RESULTS
     first = weakref.ref(student)

@@ -103,3 +103,13 @@ def test_targets_of_numbers_are_not_stored(capsys: pytest.CaptureFixture[str]) -
     assert main(["label", *NUMBERS, "--task", "regression", "--teacher", "teachers:ridge", "--output_dir", "set"]) == 1
     assert "Targets of regression cannot be stored" in capsys.readouterr().err
     assert not Path("set").exists()
+
+
+def test_a_temperature_is_searched_for_labels_and_refused_for_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    search = ["--temperatures", "1", "4", "--hard_weights", "0", "--seeds", "1", "--hidden", "8", "--max_steps", "5"]
+    assert main(["tune", *TAGS, "--teacher", "teachers:tags", *search, "--output_dir", "found"]) == 0
+    assert {trial["temperature"] for trial in results("found/tune.json")["trials"]} == {1.0, 4.0}
+    numbers = [*NUMBERS, "--task", "regression", "--teacher", "teachers:ridge"]
+    capsys.readouterr()
+    assert main(["tune", *numbers, *search, "--output_dir", "other"]) == 1
+    assert "numbers (regression) are not softened" in capsys.readouterr().err

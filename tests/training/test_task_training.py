@@ -13,7 +13,7 @@ from sklearn.multioutput import MultiOutputClassifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.errors import ConfigError, DataError, ModelError, TargetError
+from limbeck.errors import ConfigError, ModelError, TargetError
 from limbeck.losses.objective import Objective
 from limbeck.losses.targets import GaussianTargets
 from limbeck.losses.values import gaussian_cross_entropy, gaussian_kl, squared_error
@@ -191,12 +191,14 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path: Path) -> None:
         trainer_of(tmp_path, nn.Linear(4, 3), tags, nn.Sequential(nn.Linear(4, 3), nn.Sigmoid())).train()
     with pytest.raises(ModelError, match="LinearRegression has not been fitted"):
         as_teacher(LinearRegression())
-    with pytest.raises(DataError, match="record needs one distribution per example"):
-        record(nn_with_tags(), tags)
 
 
-def nn_with_tags() -> nn.Module:
-    return with_task(nn.Linear(4, 3), Task("multi_label", outputs=3))
+def test_several_labels_of_each_example_are_recorded() -> None:
+    tags = arrays(X, TAGS, task="multi_label")
+    teacher = with_task(nn.Linear(4, 3), Task("multi_label", outputs=3))
+    batch = tags.__getitems__([7, 2, 30])
+    found = record(teacher, tags, batch_size=10)(batch)
+    assert torch.equal(found.all_log_probs(1.0), as_teacher(teacher)(batch).all_log_probs(1.0))
 
 
 @pytest.mark.parametrize("kind", ["multi_label", "regression", "segmentation"])

@@ -84,7 +84,9 @@ def _table(report: Mapping[str, Any]) -> Table:
         "ms per example, batch of 1": [f"{of['latency_ms']['batch_1']:.3f}" for of in forms.values()],
         "ms per example, batch of 32": [f"{of['latency_ms']['batch_32']:.4f}" for of in forms.values()],
         "right": ["" if of["accuracy"] is None else f"{of['accuracy']:.2%}" for of in forms.values()],
-        "predicts as torch does": [f"{of['same_prediction']:.2%}" for of in forms.values()],
+        "predicts as torch does": [
+            "" if of["same_prediction"] is None else f"{of['same_prediction']:.2%}" for of in forms.values()
+        ],
         "largest difference of a logit": [f"{of['largest_difference']:.2g}" for of in forms.values()],
     }
     for line, values in lines.items():

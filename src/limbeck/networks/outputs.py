@@ -149,6 +149,16 @@ def as_positions(outputs: Tensor, task: Task | None, batch: Mapping[str, Any], n
     return _of_numbers(outputs, task, name)
 
 
+def in_label_units(outputs: Tensor, task: Task | None, name: str) -> Tensor:
+    """The outputs, numbers `[n, D]` or `[n, 2 D]` in the units of the labels.
+
+    Those of other tasks are returned as they are. name: the network's class, for messages.
+    """
+    if task is None or not task.scale:
+        return outputs
+    return _of_numbers(outputs, task, name).movedim(-1, 1).flatten(1)
+
+
 def positions_shape(task: Task, batch: Mapping[str, Any], examples: int) -> tuple[int, ...] | None:
     """The positions of a batch by its task, `(n, L)`, `(n, H, W)` or `(n, D)`; None for classes."""
     if task.kind == SEGMENTATION:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from limbeck.errors import DataError
 from limbeck.losses.targets import SoftTargets, concatenate
 from limbeck.networks.asking import Batch, Examples, device_of, is_placed, networks_of
+from limbeck.networks.outputs import Task, settle_task
 from limbeck.networks.positions import Positions
 from limbeck.teachers.conversion import as_teacher
 from limbeck.teachers.protocol import BaseTeacher, TeacherLike
@@ -29,18 +30,24 @@ def record(
     refused together (DataError).
     """
     teacher = as_teacher(teacher)
+    sets = transfer_set if isinstance(transfer_set, Sequence) else [transfer_set]
+    if sets:
+        members: list[tuple[str, object]] = [("teacher", network) for network in networks_of(teacher) or []]
+        settle_task([*members, ("teacher", teacher)], sets[0])
     networks = [network for network in networks_of(teacher) or [] if not is_placed(network)]
     device = next(filter(None, map(device_of, networks)), torch.device("cpu"))
     targets, ids = [], []
-    for rows in transfer_set if isinstance(transfer_set, Sequence) else [transfer_set]:
+    each: set[float] = set()
+    for rows in sets:
         for start in range(0, len(rows), batch_size):
             batch = rows.__getitems__(list(range(start, min(start + batch_size, len(rows)))))
             moved = {name: values.to(device) for name, values in batch.items()}
             answers = teacher(moved).to("cpu")
-            if len(answers) != len(batch["row_id"]):
+            each.add(len(answers) / len(batch["row_id"]))
+            if len(each) > 1 or not all(ratio.is_integer() for ratio in each):
                 raise DataError(
-                    f"record needs one distribution per example, but the teacher gave {len(answers)} for "
-                    f"{len(batch['row_id'])} examples; train with the teacher itself."
+                    f"record needs as many distributions of each example, but the teacher gave {len(answers)} for "
+                    f"{len(batch['row_id'])} examples after others; train with the teacher itself."
                 )
             targets.append(answers)
             ids.append(batch["row_id"].cpu())
@@ -50,7 +57,7 @@ def record(
 class RecordedTeacher(BaseTeacher):
     """A teacher's targets for the rows `row_ids [n]`, looked up by `batch["row_id"]`.
 
-    targets: of all the rows, in the order of `row_ids`.
+    targets: of all the rows, in the order of `row_ids`; as many of each row, such as one for each of its labels.
     teacher: the teacher that gave them, as `as_teacher` takes it; it gives its fingerprint and label names only.
     """
 
@@ -78,12 +85,19 @@ class RecordedTeacher(BaseTeacher):
                 f"Row {int(ids[unknown][0])} was not in the transfer set that this teacher was recorded on; record it "
                 "on all the rows that the student is trained on."
             )
-        return self.targets[self._places[found]].to(row_ids.device)
+        each = len(self.targets) // len(self._ids)
+        places = self._places[found][:, None] * each + torch.arange(each)
+        return self.targets[places.flatten()].to(row_ids.device)
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
         """The names of the classes in order, where the teacher has them."""
         return self.teacher.label_names
+
+    @property
+    def task(self) -> Task | None:
+        """What the recorded answers mean, where the teacher that gave them knows."""
+        return self.teacher.task
 
     @property
     def networks(self) -> list[nn.Module] | None:
