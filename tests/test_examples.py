@@ -33,7 +33,7 @@ def _run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     yield
-    for name in ("own_networks", "small_bert", "stories", "context", "tables"):
+    for name in ("own_networks", "small_bert", "stories", "context", "tables", "tasks"):
         sys.modules.pop(name, None)
 
 
@@ -313,3 +313,34 @@ def test_a_pipeline_of_texts_end_to_end(small_bert: ModuleType) -> None:
     assert command(["distill", *data, *words, "--output_dir", "runs/tfidf"]) == 0
     accuracy = limbeck.read_results("runs/tfidf/results.json")["roles"]["teacher"]["accuracy"]["mean"]
     assert accuracy == pytest.approx(0.8016, abs=0.005)  # of scikit-learn on the 872 sentences
+
+
+def test_numbers_tags_and_pixels_are_taught_as_the_docs_say() -> None:
+    """A teacher that explains 53 % of the variance (docs/tasks.md), eight tags, three classes of pixels."""
+    quick = ["--max_steps", "10", "--save_strategy", "no", "--logging_steps", "5"]
+    numbers = [
+        "--data",
+        "tasks:diabetes",
+        "--teacher",
+        "tasks:process",
+        "--variance",
+        "--labelled",
+        "60",
+        "--hidden",
+        "8",
+    ]
+    assert command(["distill", *numbers, *quick, "--output_dir", "numbers"]) == 0
+    found = json.loads(Path("numbers/results.json").read_text())
+    assert found["roles"]["teacher"]["scores"]["r2"]["mean"] == pytest.approx(0.533, abs=0.01)
+    assert found["settings"]["divergence"] == "gaussian_kl"
+    pixels = ["--data", "tasks:inked", "--student", "tasks:painted", "--per_device_train_batch_size", "32"]
+    assert command(["distill", *pixels, *quick, "--output_dir", "pixels"]) == 0
+    found = json.loads(Path("pixels/results.json").read_text())
+    assert found["test"]["label_names"] == ["paper", "left", "right"]
+    assert found["guessing"]["scores"]["miou"] == pytest.approx(0.218, abs=0.001)
+    import tasks
+
+    tags = tasks.tagged()
+    assert (len(tags["train"]), len(tags["test"])) == (3000, 1000)
+    teacher = tasks.tagger().predict_proba(tags["test"].__getitems__(range(1000))["inputs"].numpy())
+    assert ((teacher > 0.5) == tags["test"].labels.numpy()).mean() > 0.78

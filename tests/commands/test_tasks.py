@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.datasets import load_breast_cancer, load_wine
 
 from limbeck.cli import main
 
@@ -113,3 +114,45 @@ def test_a_temperature_is_searched_for_labels_and_refused_for_numbers(capsys: py
     capsys.readouterr()
     assert main(["tune", *numbers, *search, "--output_dir", "other"]) == 1
     assert "numbers (regression) are not softened" in capsys.readouterr().err
+
+
+ONE_LOGIT = """
+import torch
+from sklearn.datasets import load_breast_cancer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+def network(): return torch.nn.Linear(30, 1)
+def teacher():
+    x, y = load_breast_cancer(return_X_y=True, as_frame=True)
+    return make_pipeline(StandardScaler(), LogisticRegression()).fit(x[:400], y[:400])
+"""
+
+
+def test_a_network_with_one_logit_learns_breast_cancer_and_is_evaluated_from_its_folder() -> None:
+    frame = load_breast_cancer(as_frame=True).frame.rename(columns={"target": "label"})
+    Path("cancer").mkdir()
+    frame[:400].to_csv("cancer/train.csv", index=False)
+    frame[400:].to_csv("cancer/test.csv", index=False)
+    Path("logit.py").write_text(ONE_LOGIT)
+    options = ["--data", "cancer", "--teacher", "logit:teacher", "--student", "logit:network", "--baseline"]
+    fast = ["--max_steps", "150", "--learning_rate", "0.02", "--save_strategy", "no", "--judge_by", "roc_auc"]
+    assert main(["distill", *options, *fast, "--output_dir", "run"]) == 0
+    found = results("run/results.json")
+    assert found["test"]["classes"] == 2
+    assert found["roles"]["student"]["accuracy"]["mean"] > 0.93
+    again = ["--student", "run/student", "--network", "logit:network", "--output", "again.json"]
+    assert main(["evaluate", "--data", "cancer", *again]) == 0
+    assert results("again.json")["roles"]["student"]["accuracy"] == found["roles"]["student"]["accuracy"]
+
+
+def test_three_wines_are_judged_by_f1() -> None:
+    frame = load_wine(as_frame=True).frame.rename(columns={"target": "label"}).sample(frac=1, random_state=0)
+    frame.to_csv("wine.csv", index=False)
+    options = ["--data", "wine.csv", "--hidden", "16", "--max_steps", "60", "--learning_rate", "0.02"]
+    assert main(["distill", *options, "--save_strategy", "no", "--judge_by", "f1_macro", "--output_dir", "run"]) == 0
+    found = results("run/results.json")
+    assert found["verdict"]["judged_by"] == "f1_macro"
+    assert found["roles"]["student"]["scores"]["f1_macro"]["mean"] > 0.9
+    assert len(found["roles"]["student"]["scores"]["f1_per_class"]["mean"]) == 3
