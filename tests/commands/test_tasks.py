@@ -15,12 +15,13 @@ from limbeck.cli import main
 RNG = np.random.default_rng(0)
 SHORT = ["--max_steps", "40", "--save_strategy", "no", "--learning_rate", "0.01", "--hidden", "16"]
 TEACHER = """
-import numpy as np, pandas as pd
+import pandas as pd, torch
 from sklearn.linear_model import BayesianRidge, LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 table = pd.read_csv("train.csv")
 def ridge(): return BayesianRidge().fit(table[["x", "y"]], table["price"])
+def network(): return torch.nn.Linear(2, 1)
 def tags(): return OneVsRestClassifier(LogisticRegression()).fit(table[["x", "y"]], table[["red", "blue"]].values)
 """
 
@@ -156,3 +157,14 @@ def test_three_wines_are_judged_by_f1() -> None:
     assert found["verdict"]["judged_by"] == "f1_macro"
     assert found["roles"]["student"]["scores"]["f1_macro"]["mean"] > 0.9
     assert len(found["roles"]["student"]["scores"]["f1_per_class"]["mean"]) == 3
+
+
+def test_a_network_of_ones_own_learns_prices_in_standard_units_and_gives_them_in_euros() -> None:
+    options = [*NUMBERS, "--task", "regression", "--teacher", "teachers:ridge", "--student", "teachers:network"]
+    fast = ["--max_steps", "150", "--save_strategy", "no", "--learning_rate", "0.02"]
+    assert main(["distill", *options, *fast, "--output_dir", "run"]) == 0
+    found = results("run/results.json")["roles"]["student"]["scores"]
+    assert found["r2"]["mean"] > 0.9  # from 0, at this rate, it would be 2,990 off after 150 steps
+    again = ["--student", "run/student", "--network", "teachers:network", "--output", "again.json"]
+    assert main(["evaluate", *NUMBERS, *again]) == 0
+    assert results("again.json")["roles"]["student"]["scores"]["r2"]["mean"] == pytest.approx(found["r2"]["mean"])

@@ -55,8 +55,11 @@ def prepare(
         if opened is None:
             set_seed(seed)  # whatever was read before, the same seed gives the same student
             opened = _new_mlp(job.student, train, task)
-        elif table_encoder_of(opened) is None:
-            with_table_encoder(opened, _encoder(job.student, train))
+        else:
+            if table_encoder_of(opened) is None:
+                with_table_encoder(opened, _encoder(job.student, train))
+            if task_of(opened) is None:
+                with_units(opened, task, train)
         return in_float32(opened)
 
     def augment_of(seed: int) -> Any:
@@ -221,10 +224,15 @@ def _new_mlp(options: StudentOptions, train: TransferSet, task: Task) -> nn.Modu
         input_dropout=options.input_dropout,
         max_norm=options.max_norm,
     )
+    with_units(student, replace(task, variance=options.variance), train)
+    return with_table_encoder(student, encoder)
+
+
+def with_units(student: nn.Module, task: Task, train: Any) -> None:
+    """A student of regression learns in the standard units of the training labels from now on; others stay."""
     if task.is_regression and train.labels is not None:
         center, scale = center_and_scale(train.labels)
-        with_task(student, replace(task, variance=options.variance, center=center, scale=scale))
-    return with_table_encoder(student, encoder)
+        with_task(student, replace(task, center=center, scale=scale))
 
 
 def _encoder(options: StudentOptions, train: Any) -> TableEncoder | None:
