@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
@@ -70,6 +71,7 @@ def refuse_unknown(command: str, words: Sequence[str]) -> None:
             _refuse(command, f"{path} has the unknown {what} {named}", help_flag)
 
 
+@cache
 def known_options(command: str) -> frozenset[str]:
     """The names of a command's options, without dashes; none for a command whose options are no job's."""
     if command not in JOBS:
