@@ -86,6 +86,8 @@ def test_several_labels_are_learned_and_judged_by_any_score() -> None:
     [
         ([*NUMBERS, "--task", "regression", "--temperature", "3"], "Numbers are not softened, so --temperature"),
         ([*NUMBERS, "--task", "regression", "--divergence", "reverse_kl"], "cannot be compared by reverse_kl"),
+        ([*NUMBERS, "--task", "regression", "--judge_by", "nll"], "--judge_by nll needs a variance"),
+        ([*NUMBERS, "--task", "regression", "--divergence", "gaussian_kl"], "the student gives none: give it one"),
         ([*TAGS, "--variance"], "--variance is for numbers"),
         ([*TAGS, "--judge_by", "accuracy"], "must be one of f1_macro, f1_micro, roc_auc"),
         ([*NUMBERS, "--task", "detection"], "must be one of classification, multi_label, segmentation, regression"),

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.linear_model import BayesianRidge, LinearRegression, LogisticRegression
+from sklearn.linear_model import BayesianRidge, LinearRegression, LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -117,6 +120,9 @@ FITTED: dict[str, tuple[Any, Tensor]] = {
     "one for each": (MultiOutputClassifier(LogisticRegression()), TAGS),
     "a forest of numbers": (RandomForestRegressor(20, random_state=0), NUMBERS),
     "one number": (LinearRegression(), NUMBERS[:, 0]),
+    "a pipeline": (make_pipeline(StandardScaler(), LinearRegression()), NUMBERS),
+    "a search": (GridSearchCV(Ridge(), {"alpha": [0.1, 1.0]}), NUMBERS[:, 0]),
+    "a searched number and its variance": (GridSearchCV(BayesianRidge(), {"max_iter": [100, 300]}), NOISY),
     "a number and its variance": (BayesianRidge(), NOISY),
 }
 
@@ -144,7 +150,7 @@ def test_estimators_teach_what_they_predict(kind: str, tmp_path: Path) -> None:
         wanted = estimator.predict(X.numpy()).reshape(48, width)
         assert np.abs(found[..., 0].numpy() - wanted).mean() < 0.1 * wanted.std()
     if kind.endswith("variance"):
-        std = estimator.predict(X.numpy(), return_std=True)[1]
+        std = getattr(estimator, "best_estimator_", estimator).predict(X.numpy(), return_std=True)[1]
         assert np.abs((found[:, 0, 1] / 2).exp().numpy() / std - 1).mean() < 0.15
         assert trainer.objective.divergence is gaussian_kl  # type: ignore[comparison-overlap]
 
@@ -184,6 +190,13 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path: Path) -> None:
         trainer_of(tmp_path, nn.Linear(4, 2), numbers, nn.Linear(4, 2), Objective())
     with pytest.raises(ConfigError, match=r"squared_error compares numbers .* but the task is multi_label"):
         trainer_of(tmp_path, nn.Linear(4, 3), tags, nn.Linear(4, 3), Objective(squared_error))
+    with pytest.raises(ConfigError, match=r"gaussian_kl compares variances, and the student gives none.*--variance"):
+        trainer_of(tmp_path, nn.Linear(4, 2), numbers, nn.Linear(4, 2), Objective(gaussian_kl))
+    wide = with_task(nn.Linear(4, 4), Task("regression", 2, variance=True))
+    with pytest.raises(ConfigError, match="squared_error teaches no variance, and the student gives one"):
+        trainer_of(tmp_path, wide, numbers, nn.Linear(4, 2), Objective(squared_error))
+    with pytest.raises(ConfigError, match="gaussian_kl needs the teacher's variance, and this teacher gives none"):
+        trainer_of(tmp_path, wide, numbers, nn.Linear(4, 2), Objective(gaussian_kl))
     classifier = LogisticRegression().fit(X.numpy(), TAGS[:, 0].numpy())
     with pytest.raises(ConfigError, match="The teacher is for classification, and the data has labels of regression"):
         trainer_of(tmp_path, nn.Linear(4, 2), numbers, classifier)

@@ -62,7 +62,7 @@ def test_several_columns_are_labels_of_0_and_1_or_numbers() -> None:
     assert np.array_equal(found.labels, np.stack([red, blue], 1))
     numbers = read({"red": red * 1.5, "blue": blue.astype(int)}, label_column=["red", "blue"])
     assert numbers.task == Task("regression", outputs=2)
-    with pytest.raises(DataError, match="are neither all 0 or 1 nor all numbers"):
+    with pytest.raises(DataError, match=r"neither all 0 or 1 \(or true and false\), as several labels are, nor all"):
         read({"red": red, "blue": RNG.choice(["x", "y"], ROWS)}, label_column=["red", "blue"])
 
 
@@ -79,12 +79,22 @@ def test_lists_of_names_and_vectors_of_0_and_1() -> None:
 
 
 def test_joined_names_are_several_labels_where_that_is_said() -> None:
-    tags = ["sad|old", "new", "", "old"]
+    tags = ["sad|old", "new", None, "old"]  # an empty cell of a csv file: none of the labels
     frame = {"a": [0.5, 1.0, 2.5, 3.0], "label": tags}
     found = table(datasets.Dataset.from_dict(frame), task="multi_label")["train"]
     assert found.label_names == ("new", "old", "sad")
     assert found.labels is not None
     assert found.labels.tolist() == [[0, 1, 1], [1, 0, 0], [0, 0, 0], [0, 1, 0]]
+
+
+def test_texts_that_are_hardly_classes_must_be_said_to_be() -> None:
+    tags = [["sad|old", "old", "new|sad", "new"][i % 4] for i in range(ROWS)]
+    with pytest.raises(DataError, match=r"holds names joined by .* such as 'sad\|old'"):
+        read({"label": tags})
+    assert read({"label": tags}, task="classification").num_classes == 4
+    prices = [f"${i}.50" for i in range(ROWS)]
+    with pytest.raises(DataError, match=r"300 different texts in 300 examples.*remove signs and separators"):
+        read({"label": prices})
 
 
 def test_labels_of_all_splits_have_places_and_others_are_refused_by_name(tmp_path: Path) -> None:

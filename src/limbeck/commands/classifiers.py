@@ -48,6 +48,8 @@ def prepare(
         teacher = training_teacher
 
     task = train.task or (None if student is None else task_of(student)) or CLASSES
+    if job.student.variance and not task.is_regression:
+        raise ConfigError(f"--variance is for numbers (regression), but the task is {task.kind}; remove it.")
     if job.split.jitter and task.kind == SEGMENTATION:
         raise ConfigError("--jitter shifts images, but not their masks; remove it.")
 
@@ -59,7 +61,7 @@ def prepare(
             if table_encoder_of(opened) is None:
                 with_table_encoder(opened, _encoder(job.student, train))
             if task_of(opened) is None:
-                with_units(opened, task, train)
+                with_units(opened, replace(task, variance=job.student.variance and task.is_regression), train)
         return in_float32(opened)
 
     def augment_of(seed: int) -> Any:
@@ -193,7 +195,7 @@ def _labelled_rows(train: TransferSet) -> Any:
 def refuse_options_of_mlp(options: StudentOptions) -> None:
     """Raises ConfigError for options that shape an mlp where the student is another model."""
     usual = StudentOptions()
-    names = [f"--{f.name}" for f in fields(options) if f.name not in ("student", "scale")]
+    names = [f"--{f.name}" for f in fields(options) if f.name not in ("student", "scale", "variance")]
     given = [name for name in names if getattr(options, name[2:]) != getattr(usual, name[2:])]
     if given and options.student != "mlp":
         raise ConfigError(
@@ -205,8 +207,6 @@ def refuse_options_of_mlp(options: StudentOptions) -> None:
 def _new_mlp(options: StudentOptions, train: TransferSet, task: Task) -> nn.Module:
     if task.kind == SEGMENTATION:
         raise ConfigError("Segmentation needs a network that gives a map of classes, not an mlp; pass --student.")
-    if options.variance and not task.is_regression:
-        raise ConfigError(f"--variance is for numbers (regression), but the task is {task.kind}; remove it.")
     if task.is_regression and train.labels is None:
         raise ConfigError("The data has no labels, so the units of an mlp's numbers are not known; pass --student.")
     if task.outputs is None and train.num_classes is None:

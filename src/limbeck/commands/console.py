@@ -140,7 +140,13 @@ def labels_counted(train: object) -> str | None:
         return None
     if labels.is_floating_point() or labels.ndim > 1:
         count = int(labelled_rows(labels).sum())
-        return f"Labels: {count:,} of {len(labels):,} training examples."
+        counted = f"Labels: {count:,} of {len(labels):,} training examples"
+        names = getattr(train, "label_names", None)
+        if labels.ndim != 2 or not names or len(names) != labels.shape[1] or labels.is_floating_point():
+            return f"{counted}."
+        ones = (labels == 1).sum(0).tolist()
+        shown = [f"{name}: {n:,}" for name, n in zip(names, ones, strict=True)][:MOST_CLASSES_COUNTED]
+        return f"{counted} ({', '.join(shown)})."
     known = labels[labels >= 0]
     counted = f"Labels: {len(known):,} of {len(labels):,} training examples"
     classes = getattr(train, "num_classes", None)

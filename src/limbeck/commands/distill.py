@@ -156,14 +156,16 @@ def _run(words: list[str], resources: ExitStack) -> None:
 def _for_task(job: DistillJob, objective: Objective, work: Work) -> tuple[DistillJob, Objective]:
     """The job and the objective with the divergence of the task, where the user did not choose one."""
     if work.task is None or not work.task.is_regression:
-        require_objective_of(objective, work.task)
+        require_objective_of(objective, work.task, work.teacher)
         return job, objective
     if "temperature" in job.given:
         raise ConfigError("Numbers are not softened, so --temperature has no effect on regression; remove it.")
     chosen = default_objective(work.task, work.teacher).divergence
     job = job.with_defaults({"divergence": getattr(chosen, "name", ""), "temperature": 1.0})
     objective = _objective(job)
-    require_objective_of(objective, work.task)
+    require_objective_of(objective, work.task, work.teacher)
+    if job.judge_by == "nll" and not work.task.variance:
+        raise ConfigError("--judge_by nll needs a variance of each number: pass --variance, or judge by another score.")
     return job, objective
 
 

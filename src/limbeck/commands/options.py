@@ -145,7 +145,11 @@ class StudentOptions:
         "scaling of a table's numbers: standard (mean 0, standard deviation 1 in the training part) or none; "
         "categories become one unit each, and missing values are filled and marked, in either case",
     )
-    variance: bool = _option(False, "regression: a new mlp gives a variance for each number too")
+    variance: bool = _option(
+        False,
+        "regression: the student gives a variance for each number too, a network of your own as its log in further "
+        "outputs",
+    )
     hidden: list[int] = _option(lambda: [800, 800], "units of each hidden layer of an mlp")
     dropout: float = _option(0.0, "probability of dropping a hidden unit of an mlp")
     input_dropout: float = _option(0.0, "probability of dropping an input of an mlp")

@@ -269,8 +269,11 @@ def _of_numbers(outputs: Tensor, task: Task, name: str) -> Tensor:
     width = task.outputs * (2 if task.variance else 1)
     if outputs.ndim != 2 or outputs.shape[1] != width:
         what = "a mean and a log-variance for each of" if task.variance else "one output for each of"
+        hint = ""
+        if outputs.ndim == 2 and outputs.shape[1] == 2 * task.outputs:
+            hint = " If these are means and log-variances, say so: --variance, or limbeck.Task(..., variance=True)."
         raise ShapeError(
-            f"{name} must give {what} {task.outputs} numbers, [n, {width}], but gave {list(outputs.shape)}."
+            f"{name} must give {what} {task.outputs} numbers, [n, {width}], but gave {list(outputs.shape)}.{hint}"
         )
     values = outputs.reshape(len(outputs), -1, task.outputs).movedim(1, -1)  # [n, D, 1 or 2]
     if not task.scale:

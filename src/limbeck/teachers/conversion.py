@@ -3,6 +3,8 @@
 What this file does not know: how each kind of teacher answers.
 """
 
+from typing import Any
+
 from torch import nn
 
 from limbeck.errors import ModelError
@@ -11,8 +13,6 @@ from limbeck.teachers.function import FunctionTeacher
 from limbeck.teachers.model import ModelTeacher, network_fingerprint
 from limbeck.teachers.protocol import (
     BaseTeacher,
-    HasPredictions,
-    HasProbabilities,
     Teacher,
     TeacherLike,
     WrappedTeacher,
@@ -39,10 +39,11 @@ def as_teacher(model: TeacherLike) -> BaseTeacher:
         return ModelTeacher(model)
     if isinstance(model, Teacher):
         return WrappedTeacher(model)
-    if isinstance(model, HasProbabilities):
-        return ClassifierTeacher(model)
-    if isinstance(model, HasPredictions):
-        return RegressorTeacher(model)
+    found: Any = model  # a pipeline or a search has the methods of what it fitted: its class does not tell
+    if hasattr(found, "predict_proba"):
+        return ClassifierTeacher(found)
+    if hasattr(found, "fit") and hasattr(found, "predict"):
+        return RegressorTeacher(found)
     if callable(model):
         return FunctionTeacher(model)
     raise ModelError(

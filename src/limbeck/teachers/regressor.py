@@ -29,7 +29,7 @@ class RegressorTeacher(FittedTeacher):
     """
 
     def __init__(self, regressor: HasPredictions):
-        estimator: Any = regressor
+        estimator: Any = getattr(regressor, "best_estimator_", regressor)  # of a search, whose predict gives no std
         last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator  # of a pipeline
         if getattr(last, "_estimator_type", "regressor") == "classifier" or hasattr(last, "classes_"):
             raise ModelError(

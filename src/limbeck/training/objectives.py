@@ -9,7 +9,7 @@ from torch import nn
 
 from limbeck.errors import ConfigError
 from limbeck.losses.objective import Objective
-from limbeck.losses.values import VALUE_DIVERGENCES, gaussian_cross_entropy, gaussian_kl, squared_error
+from limbeck.losses.values import VALUE_DIVERGENCES, ValueDivergence, gaussian_cross_entropy, gaussian_kl, squared_error
 from limbeck.networks.asking import networks_of
 from limbeck.networks.outputs import Task, settle_task, task_of
 from limbeck.teachers import BaseTeacher
@@ -29,10 +29,15 @@ def default_objective(task: Task | None, teacher: BaseTeacher | None) -> Objecti
     return Objective(divergence, 1.0, *weights)
 
 
-def require_objective_of(objective: Objective, task: Task | None) -> None:
-    """ConfigError where an objective of classes is given for numbers, or one of numbers for classes."""
+def require_objective_of(objective: Objective, task: Task | None, teacher: BaseTeacher | None) -> None:
+    """ConfigError where an objective of classes is given for numbers, or one of numbers for classes.
+
+    Also where it compares variances that student or teacher do not give, or leaves the student's unlearned.
+    """
     numbers = task is not None and task.is_regression
     if numbers == objective.of_values:
+        if task is not None and numbers and objective.soft_weight:
+            _require_variances(objective.divergence, task, teacher)
         return
     name = getattr(objective.divergence, "name", "")
     if numbers:
@@ -43,6 +48,25 @@ def require_objective_of(objective: Objective, task: Task | None) -> None:
     raise ConfigError(
         f"{name} compares numbers (regression), but the task is {'language' if task is None else task.kind}."
     )
+
+
+def _require_variances(divergence: object, task: Task, teacher: BaseTeacher | None) -> None:
+    assert isinstance(divergence, ValueDivergence)
+    if divergence.outputs == 2 and not task.variance:
+        raise ConfigError(
+            f"{divergence.name} compares variances, and the student gives none: give it one (--variance), or use "
+            "squared_error (--divergence)."
+        )
+    if divergence.outputs == 1 and task.variance:
+        raise ConfigError(
+            f"{divergence.name} teaches no variance, and the student gives one: use gaussian_kl or "
+            "gaussian_cross_entropy (--divergence), or a student without it."
+        )
+    if divergence.needs_variance and teacher is not None and not gives_variance(teacher):
+        raise ConfigError(
+            f"{divergence.name} needs the teacher's variance, and this teacher gives none: use gaussian_cross_entropy "
+            "(--divergence), or several teachers, whose spread is a variance."
+        )
 
 
 def settled_task(student: nn.Module, teacher: BaseTeacher | None, examples: object) -> Task:

@@ -190,7 +190,7 @@ class DistillTrainer(CheckpointedTrainer):
         if not is_language_model(student):
             task = settled_task(student, self.teacher, train_dataset if train_dataset is not None else eval_dataset)
         self.objective = objective or default_objective(task, self.teacher)
-        require_objective_of(self.objective, task)
+        require_objective_of(self.objective, task, self.teacher)
         self.impl = impl
         self.teacher_passes = self.teacher is not None and self.objective.soft_weight > 0
         if self.objective.soft_weight and self.teacher is None:

@@ -9,6 +9,7 @@ labels; of images, classes of pixels. Several columns are several labels where a
 What this file does not know: inputs, models.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ from limbeck.transfer import arrow
 from limbeck.transfer.classes import Classes, classes_of, whole_number
 from limbeck.transfer.features import read_features
 from limbeck.transfer.images import read_masks
+
+log = logging.getLogger("limbeck")
 
 SEPARATORS = ("|", ";", ",")
 """What joins several labels in one text, the first of them that occurs."""
@@ -147,8 +150,8 @@ def _guess(data: datasets.Dataset, columns: Sequence[str], of_words: bool) -> st
         if all(arrow.is_number(data, name) for name in columns):
             return REGRESSION
         raise DataError(
-            f"The columns {list(columns)} are neither all 0 or 1 nor all numbers; name one label column, or pass task "
-            "(--task)."
+            f"The columns {list(columns)} are neither all 0 or 1 (or true and false), as several labels are, nor all "
+            "numbers; correct them, or name one label column."
         )
     (name,) = columns
     feature = data.features[name]
@@ -161,6 +164,7 @@ def _guess(data: datasets.Dataset, columns: Sequence[str], of_words: bool) -> st
     values = arrow.column(data, name)
     if arrow.is_text(data, name):
         if arrow.share_of_numbers(values) < 1:
+            _require_classes(values, name)
             return CLASSIFICATION
         values = pc.cast(pc.utf8_trim_whitespace(values), "float64")
     if not (kinds.is_integer(values.type) or kinds.is_floating(values.type)):
@@ -177,6 +181,22 @@ def _guess(data: datasets.Dataset, columns: Sequence[str], of_words: bool) -> st
             'predict, or classes? Pass task="regression" or task="classification" (--task).'
         )
     return CLASSIFICATION
+
+
+def _require_classes(values: pa.Array, name: str) -> None:
+    """DataError where names look like several labels each, or like texts that hardly ever come back."""
+    known = pc.unique(values.drop_null()).to_pylist()
+    tags = {tag.strip() for value in known for tag in value.split("|")}
+    if sum("|" in value for value in known) >= 2 and len(tags) < len(known):
+        raise DataError(
+            f'{name!r} holds names joined by "|", such as {next(v for v in known if "|" in v)!r}: are they several '
+            'labels, or the name of one class? Pass task="multi_label" or task="classification" (--task).'
+        )
+    if len(known) > SEVERAL_VALUES and len(values) < 2 * len(known):
+        raise DataError(
+            f"{name!r} has {len(known):,} different texts in {len(values):,} examples, such as {known[0]!r:.60}: for "
+            'numbers remove signs and separators; if each is a class, pass task="classification" (--task).'
+        )
 
 
 def _require_one(columns: Sequence[str], kind: str) -> None:
@@ -250,6 +270,8 @@ def _tags(data: datasets.Dataset, column: str) -> list[list[str] | None]:
         return [None if row is None else [inner.names[place] for place in row] for row in rows]
     if arrow.is_list(data, column):
         return [None if row is None else [str(tag) for tag in row] for row in rows]
-    texts = [None if row is None else str(row) for row in rows]
+    if untagged := sum(row is None for row in rows):
+        log.warning("%d of %d examples have an empty %r: they have none of the labels.", untagged, len(rows), column)
+    texts = ["" if row is None else str(row) for row in rows]
     separator = next((s for s in SEPARATORS if any(text and s in text for text in texts)), SEPARATORS[0])
-    return [None if text is None else [tag.strip() for tag in text.split(separator) if tag.strip()] for text in texts]
+    return [[tag.strip() for tag in text.split(separator) if tag.strip()] for text in texts]

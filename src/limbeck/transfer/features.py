@@ -206,7 +206,12 @@ def _numbers(values: pa.Array, name: str, split: str, what: str) -> np.ndarray:
         raise DataError(
             f"{what} must be numbers, but {name!r} in {split} has {values[row].as_py()!r} in row {row} "
             f"({pc.sum(words.cast('int64')).as_py()} such in all); if it stands for a missing value, give missing "
-            "(--missing); else correct it, or remove the column from feature_columns."
+            "(--missing); else correct it"
+            + (
+                ", or remove the column from feature_columns."
+                if what == "Features"
+                else ": a number has no currency sign and no separator of thousands."
+            )
         )
     trimmed = pc.utf8_trim_whitespace(values)
     return np.asarray(pc.cast(pc.utf8_ltrim(trimmed, "+"), "float64").to_numpy(zero_copy_only=False))
