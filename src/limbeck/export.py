@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from limbeck.errors import ConfigError, ModelError, ShapeError
 from limbeck.files import publish
 from limbeck.losses.numbers import NO_LABEL
-from limbeck.networks.asking import Batch, inputs_of, label_names_of, logits_of, outputs_of
+from limbeck.networks.asking import Batch, inputs_of, label_names_of, outputs_of
 from limbeck.networks.cost import latency_ms, size_of
 from limbeck.networks.halves import is_language_model
-from limbeck.networks.outputs import as_positions, in_label_units, task_of
+from limbeck.networks.outputs import CLASSES, as_positions, in_label_units, task_of
 from limbeck.networks.pixels import innermost, with_processed_pixels
 from limbeck.networks.table import table_encoder_of
 from limbeck.results import EXPORT, Json, header
@@ -99,8 +99,8 @@ def export_onnx(
                 name: {"type": str(x.dtype).removeprefix("torch."), "shape": _shape(x)} for name, x in feed.items()
             },
             "features": _features(own),
-            "classes": None if (task := task_of(own)) is not None and task.is_regression else _classes(own, feed),
-            "task": "classification" if task is None else task.kind,
+            "classes": None if (positions := by_position(feed, wanted)) is None else positions.shape[-1],
+            "task": (task_of(own) or CLASSES).kind,
             "label_names": None if names is None else list(names),
             "opset": opset,
             "examples": count,
@@ -202,10 +202,6 @@ def _positions(model: nn.Module, feed: Feed, outputs: Tensor) -> Tensor | None:
     if task is not None and task.is_regression:
         return None
     return as_positions(outputs, task, feed, type(model).__name__)
-
-
-def _classes(model: nn.Module, feed: Feed) -> int:
-    return int(logits_of(model, feed).shape[-1])
 
 
 def _write(model: nn.Module, feed: Feed, path: Path) -> int:

@@ -51,6 +51,7 @@ def test_a_dot_lies_where_label_and_prediction_are() -> None:
 def test_what_is_missing_is_left_out(kind: str, gone: str) -> None:
     results = scored(kind)
     del results[gone]
-    html(results)
+    title = results["verdict"]["word"].capitalize()
+    assert Page(html(results)).all("h1")[0][1].startswith(title)
     results = copy.deepcopy(scored(kind)) | {gone: "nonsense"}
-    html(results)
+    assert Page(html(results)).all("h1")[0][1].startswith(title)

@@ -106,9 +106,9 @@ def prepare(
     def of_seed(seed: int, opened: nn.Module | None) -> tuple[nn.Module, Mapping[str, Any]]:
         return made(seed, opened)[0], with_trainer | {"augment": augment_of(seed)}
 
-    task = settled_task(student, training_teacher, train)
+    settled = settled_task(student, training_teacher, train)
     names = train.label_names
-    return Work(student, training_teacher, splits, with_trainer, baseline_train, measure, of_seed, names, task)
+    return Work(student, training_teacher, splits, with_trainer, baseline_train, measure, of_seed, names, settled)
 
 
 def _read_data(job: TrainingJob, readers: Sequence[object]) -> tuple[dict[str, TransferSet], Any]:

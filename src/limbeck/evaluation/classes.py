@@ -64,7 +64,7 @@ from limbeck.networks.table import require_table
 from limbeck.networks.tasks import require_several_classes, require_supported_tasks
 from limbeck.networks.texts import check_texts
 from limbeck.teachers import as_teacher, fingerprint_of
-from limbeck.teachers.protocol import TeacherLike
+from limbeck.teachers.protocol import TeacherLike, models_of
 
 __all__ = ["Predictions", "compare", "evaluate", "predict"]
 
@@ -259,8 +259,10 @@ def _settled(models: Mapping[str, Sequence[Any]], test: object) -> Task:
     known: list[tuple[str, object]] = []
     for role, members in models.items():
         for model in members:
-            known += [(role, network) for network in networks_of(model) or []]
-            known += [] if isinstance(model, nn.Module) or role != "teacher" else [(role, as_teacher(model))]
+            if role == "teacher" and not isinstance(model, nn.Module):  # as_teacher would freeze the user's module
+                known += models_of(as_teacher(model))
+            else:
+                known += [(role, network) for network in networks_of(model) or []]
     return settle_task(known, test)
 
 

@@ -1,6 +1,6 @@
 """Scores of tasks beyond one class an example: several labels, classes of pixels, numbers.
 
-    label_scores(labels, probs, nll, weights)["f1_macro"]       # [R], for weights [R, n]
+    label_scores(labels, probs, weights)["f1_macro"]            # [R], for weights [R, n]
     pixel_scores(confusion, nll, weights)["miou"]
     number_scores(labels, mean, log_variance, weights)["r2"]
 
@@ -9,12 +9,11 @@
 What this file does not know: models, how weights are drawn, verdicts.
 """
 
-import math
-
 import numpy as np
 
 from limbeck.evaluation.scores import CLASS_SCORES, Score, Values, mean_of_known, roc_auc
 from limbeck.losses.numbers import NO_LABEL
+from limbeck.losses.targets.gaussian import LOG_2_PI
 from limbeck.networks.outputs import CLASSIFICATION, MULTI_LABEL, REGRESSION, SEGMENTATION
 
 LABEL_SCORES = (
@@ -46,7 +45,6 @@ TASK_SCORES = {
 }
 """The scores of each task. The first is the one that a verdict is about by default; `better=0` cannot be judged by."""
 
-LOG_2_PI = math.log(2 * math.pi)
 Z_95 = 1.959963984540054
 
 

@@ -10,6 +10,11 @@ LEAST_TEMPERATURE, MOST_TEMPERATURE = 2.0**-16, 2.0**16
 """The temperatures of an objective: at the highest, logits that differ by 1 still differ by 16 steps of float32."""
 
 
+def has_label(labels: Tensor) -> Tensor:
+    """Which labels are known, bool of their shape: classes other than -100, numbers (regression) other than nan."""
+    return ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
+
+
 def widened(x: Tensor) -> Tensor:
     """`x` in float32, or as it is in float64: the dtype of every softmax, logarithm and sum."""
     return x if x.dtype == torch.float64 else x.float()

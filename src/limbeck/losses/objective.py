@@ -23,7 +23,7 @@ from limbeck.losses.divergences import (
     skewed_kl,
     skewed_reverse_kl,
 )
-from limbeck.losses.numbers import LEAST_TEMPERATURE, MOST_TEMPERATURE, NO_LABEL, widened
+from limbeck.losses.numbers import LEAST_TEMPERATURE, MOST_TEMPERATURE, has_label, widened
 from limbeck.losses.targets import SoftTargets, as_targets
 from limbeck.losses.targets.gaussian import require_gaussian
 from limbeck.losses.terms import HardTerm, SoftTerm, Term
@@ -415,7 +415,7 @@ def _counts(
     if labels is None:
         with_label = torch.zeros_like(every)
     else:
-        labelled = (~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL).to(every.dtype)
+        labelled = has_label(labels).to(every.dtype)
         with_label = (labelled if weights is None else labelled * weights).sum()
     return Counts(**{term.name: with_label if term.needs_labels else every for term in terms})
 

@@ -112,11 +112,11 @@ def positions_of(batch: Batch, axes: int, task: Task | None = None) -> Positions
         examples `[n]` then hold for each of theirs.
     """
     labels, mask, weights = (batch.get(name) for name in ("labels", "mask", "weights"))
-    if axes == 2 and mask is None and "attention_mask" in batch and not (task and task.outputs):
-        mask = batch["attention_mask"].bool()
-    first = next(v for v in batch.values() if isinstance(v, Tensor) and v.ndim >= min(axes, 1))
+    first = next(v for v in batch.values() if isinstance(v, Tensor) and v.ndim)
     shape = None if task is None else positions_shape(task, batch, len(first))
     if shape is None:
+        if axes == 2 and mask is None and "attention_mask" in batch:
+            mask = batch["attention_mask"].bool()
         first = next(v for v in batch.values() if isinstance(v, Tensor) and v.ndim >= axes)
         return Positions(tuple(first.shape[:axes]), labels, mask, weights, first.device)
     if labels is not None:

@@ -36,7 +36,7 @@ from limbeck.store.opened import Labelled, open_stored
 from limbeck.store.rows import rows_of
 from limbeck.store.writing import Writer, bytes_per_position, found_plan, require_room
 from limbeck.teachers import BaseTeacher, as_teacher
-from limbeck.teachers.protocol import Augment, TeacherLike
+from limbeck.teachers.protocol import Augment, TeacherLike, models_of
 from limbeck.transfer.rows import TransferSet
 from limbeck.transfer.text.vocabulary import shared_vocabulary, template_hash, tokenizer_hash
 
@@ -177,8 +177,7 @@ def label(
 
 def _require_classes(teacher: BaseTeacher, transfer_set: object) -> None:
     """ConfigError where the teacher's answers are not distributions over classes of examples or tokens."""
-    members: list[tuple[str, object]] = [("teacher", network) for network in networks_of(teacher) or []]
-    task = settle_task([*members, ("teacher", teacher)], transfer_set)
+    task = settle_task(models_of(teacher), transfer_set)
     if task.kind != CLASSIFICATION:
         raise ConfigError(
             f"Targets of {task.kind} cannot be stored: a stored set has one distribution over classes for an example "

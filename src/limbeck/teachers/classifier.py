@@ -140,9 +140,14 @@ def _names_of_classes(classes: np.ndarray) -> tuple[str, ...] | None:
     return None
 
 
+def last_step(estimator: Any) -> Any:
+    """The last step of a pipeline; any other estimator itself."""
+    return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+
+
 def _number_of_labels(classifier: Any) -> int | None:
     """The number of labels of 0 and 1 that a classifier was fitted on; None where it was fitted on one label."""
-    last = classifier.steps[-1][1] if hasattr(classifier, "steps") else classifier  # of a pipeline
+    last = last_step(classifier)
     last = getattr(last, "best_estimator_", last)  # of a search
     classes = last.classes_
     if isinstance(classes, list):  # one array of classes per label

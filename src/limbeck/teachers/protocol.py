@@ -35,7 +35,6 @@ class Teacher(Protocol):
         ...
 
 
-@runtime_checkable
 class HasProbabilities(Protocol):
     """A fitted classifier of scikit-learn, or of a library with its interface."""
 
@@ -44,7 +43,6 @@ class HasProbabilities(Protocol):
         ...
 
 
-@runtime_checkable
 class HasPredictions(Protocol):
     """A fitted regressor of scikit-learn, or of a library with its interface."""
 
@@ -274,6 +272,11 @@ class CutTeacher(WrappedTeacher):
     def cut(self, classes: int) -> BaseTeacher:
         """A teacher cut to the smaller of the two numbers of classes."""
         return CutTeacher(self.teacher, min(require_classes(classes), self.classes))
+
+
+def models_of(teacher: BaseTeacher) -> list[tuple[str, object]]:
+    """A teacher's networks and itself, as `limbeck.networks.outputs.settle_task` takes them."""
+    return [("teacher", model) for model in (*(networks_of(teacher) or ()), teacher)]
 
 
 def targets_by_task(positions: Tensor, task: Task | None) -> SoftTargets:

@@ -15,7 +15,7 @@ from limbeck.networks.asking import Batch, Examples, device_of, is_placed, netwo
 from limbeck.networks.outputs import Task, settle_task
 from limbeck.networks.positions import Positions
 from limbeck.teachers.conversion import as_teacher
-from limbeck.teachers.protocol import BaseTeacher, TeacherLike
+from limbeck.teachers.protocol import BaseTeacher, TeacherLike, models_of
 
 
 def record(
@@ -32,8 +32,7 @@ def record(
     teacher = as_teacher(teacher)
     sets = transfer_set if isinstance(transfer_set, Sequence) else [transfer_set]
     if sets:
-        members: list[tuple[str, object]] = [("teacher", network) for network in networks_of(teacher) or []]
-        settle_task([*members, ("teacher", teacher)], sets[0])
+        settle_task(models_of(teacher), sets[0])
     networks = [network for network in networks_of(teacher) or [] if not is_placed(network)]
     device = next(filter(None, map(device_of, networks)), torch.device("cpu"))
     targets, ids = [], []

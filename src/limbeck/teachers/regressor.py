@@ -15,7 +15,7 @@ from limbeck.losses.targets import GaussianTargets
 from limbeck.networks.asking import Batch, teacher_view
 from limbeck.networks.outputs import REGRESSION, Task
 from limbeck.networks.positions import Positions
-from limbeck.teachers.classifier import FittedTeacher
+from limbeck.teachers.classifier import FittedTeacher, last_step
 from limbeck.teachers.protocol import HasPredictions
 
 
@@ -30,7 +30,7 @@ class RegressorTeacher(FittedTeacher):
 
     def __init__(self, regressor: HasPredictions):
         estimator: Any = getattr(regressor, "best_estimator_", regressor)  # of a search, whose predict gives no std
-        last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator  # of a pipeline
+        last = last_step(estimator)
         if getattr(last, "_estimator_type", "regressor") == "classifier" or hasattr(last, "classes_"):
             raise ModelError(
                 f"{type(last).__name__} is a classifier without predict_proba, so it has no probabilities to teach; "
@@ -65,7 +65,7 @@ class RegressorTeacher(FittedTeacher):
 
     def _number_of_outputs(self) -> int:
         """How many numbers it gives for an example, as its fitted attributes tell."""
-        last: Any = self.estimator.steps[-1][1] if hasattr(self.estimator, "steps") else self.estimator
+        last = last_step(self.estimator)
         last = getattr(
             last, "best_estimator_", getattr(last, "regressor_", last)
         )  # of a search, of transformed targets

@@ -13,6 +13,7 @@ from limbeck.losses.values import VALUE_DIVERGENCES, ValueDivergence, gaussian_c
 from limbeck.networks.asking import networks_of
 from limbeck.networks.outputs import Task, settle_task, task_of
 from limbeck.teachers import BaseTeacher
+from limbeck.teachers.protocol import models_of
 
 
 def default_objective(task: Task | None, teacher: BaseTeacher | None) -> Objective:
@@ -71,10 +72,7 @@ def _require_variances(divergence: object, task: Task, teacher: BaseTeacher | No
 
 def settled_task(student: nn.Module, teacher: BaseTeacher | None, examples: object) -> Task:
     """The task of a run, with the student's own variance and units; noted on student and teacher (`settle_task`)."""
-    members: list[tuple[str, object]] = [("student", student)]
-    if teacher is not None:
-        members += [("teacher", network) for network in networks_of(teacher) or []] + [("teacher", teacher)]
-    task = settle_task(members, examples)
+    task = settle_task([("student", student), *(() if teacher is None else models_of(teacher))], examples)
     own = task_of(student)
     return task if own is None else replace(task, variance=own.variance, center=own.center, scale=own.scale)
 

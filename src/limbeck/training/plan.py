@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import ConfigError, DataError, ModelError, ShapeError, TargetError
 from limbeck.losses.divergences import forward_kl
-from limbeck.losses.numbers import NO_LABEL
+from limbeck.losses.numbers import has_label
 from limbeck.losses.objective import Objective
 from limbeck.losses.targets import SoftTargets, given_logits, is_complete
 from limbeck.losses.targets.gaussian import require_gaussian
@@ -198,7 +198,7 @@ def check_classes(
         if isinstance(labels, Tensor) and not task.is_regression:
             check_labels(labels, classes, f" of the {who} set")
     labels = getattr(sets["transfer"], "labels", None)
-    if objective.hard_weight and isinstance(labels, Tensor) and bool(((labels == NO_LABEL) | labels.isnan()).all()):
+    if objective.hard_weight and isinstance(labels, Tensor) and not has_label(labels).any():
         raise ConfigError("hard_weight is above 0 but no example has a label; pass labels, or hard_weight=0.")
     if "labels" in batch and not task.is_regression:
         check_labels(batch["labels"], classes)  # for sets without an attribute `labels`

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from limbeck.errors import DataError
-from limbeck.losses.numbers import NO_LABEL
+from limbeck.losses.numbers import NO_LABEL, has_label
 from limbeck.networks.outputs import KINDS, MULTI_LABEL, REGRESSION, SEGMENTATION, Task
 
 
@@ -53,8 +53,7 @@ def labels_by_task(labels: Any, task: Task | str | None, length: int) -> tuple[T
 
 def labelled_rows(labels: Tensor) -> Tensor:
     """`[N]` bool: the examples with a label, or with any of several, of `labels [N, ...]`."""
-    known = ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
-    return known.reshape(len(labels), -1).any(1)
+    return has_label(labels).reshape(len(labels), -1).any(1)
 
 
 def whole_numbers(what: str, values: Any, length: int) -> Tensor:
